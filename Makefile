@@ -1,0 +1,39 @@
+# Every target sets up what it needs; .venv is made once and again when its recipe changes.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: run test test-fast lint format bench clean
+
+run: .venv/.ready
+	$(BIN)/adaptive-ray run configs/quickstart.yaml $(ARGS)
+
+test: .venv/.ready
+	$(BIN)/pytest $(ARGS)
+
+test-fast: .venv/.ready
+	$(BIN)/pytest -m "not slow and not gpu" $(ARGS)
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[benchmarks]'
+	$(BIN)/python benchmarks/forecast.py
+	$(BIN)/python benchmarks/loss_memory.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/startup.py
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[embedded,dev]'
+	touch $@
