@@ -1,0 +1,42 @@
+"""Which batch size next: candidates, forecasts, races, and a Ray Tune scheduler that runs them.
+
+Everything but ``LossExtrapolationScheduler`` needs numpy alone; Ray is imported when that name is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from schedulers.candidate import Candidate
+from schedulers.extrapolation import (
+    PREDICTORS,
+    Forecast,
+    Forecaster,
+    JointForecaster,
+    LastValueForecaster,
+    PerCurveForecaster,
+)
+from schedulers.race import Decision, Race, State
+
+if TYPE_CHECKING:
+    from schedulers.tune import LossExtrapolationScheduler
+
+__all__ = [
+    "PREDICTORS",
+    "Candidate",
+    "Decision",
+    "Forecast",
+    "Forecaster",
+    "JointForecaster",
+    "LastValueForecaster",
+    "LossExtrapolationScheduler",
+    "PerCurveForecaster",
+    "Race",
+    "State",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LossExtrapolationScheduler":
+        from schedulers.tune import LossExtrapolationScheduler
+
+        return LossExtrapolationScheduler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

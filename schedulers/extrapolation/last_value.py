@@ -1,0 +1,20 @@
+"""The baseline: whoever is ahead now stays ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from schedulers.extrapolation.base import Array, Curves, Forecast, Forecaster, clean, last_value
+
+
+class LastValueForecaster(Forecaster):
+    """Forecasts the last loss of each curve, whatever lies ahead."""
+
+    def __init__(self) -> None:
+        self._curves: dict[Hashable, tuple[Array, Array]] = {}
+
+    def fit(self, curves: Curves) -> None:
+        self._curves = clean(curves)
+
+    def forecast(self, key: Hashable, at: float) -> Forecast:
+        return last_value(*self._curves[key], at)

@@ -1,0 +1,28 @@
+"""Each curve on its own: a power law per candidate, nothing shared."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from schedulers.extrapolation.base import Curves, Forecast, Forecaster
+from schedulers.extrapolation.joint import JointForecaster
+
+
+class PerCurveForecaster(Forecaster):
+    """Fits ``g(s) = a + b (s + t0)^-c`` to every curve alone.
+
+    The usual way to extrapolate learning curves (Domhan et al., IJCAI 2015). It is kept for comparison: early in a
+    run the steepest curve is forecast to end lowest, and a large batch's is the steepest.
+    """
+
+    def __init__(self) -> None:
+        self._fits: dict[Hashable, JointForecaster] = {}
+
+    def fit(self, curves: Curves) -> None:
+        self._fits = {}
+        for key, curve in curves.items():
+            self._fits[key] = JointForecaster()
+            self._fits[key].fit({key: curve})
+
+    def forecast(self, key: Hashable, at: float) -> Forecast:
+        return self._fits[key].forecast(key, at)

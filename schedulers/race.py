@@ -1,0 +1,281 @@
+"""A race between candidates: fed with reports, it answers who goes on, who is dropped and why, and who has won.
+
+Pure: it knows neither Ray nor torch, so a race can be replayed on recorded curves in milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from schedulers.extrapolation import Forecast, Forecaster, JointForecaster
+
+
+class State(StrEnum):
+    """Where a candidate stands in its race."""
+
+    RACING = "racing"  # trains
+    WAITING = "waiting"  # has spent its window, and waits for the others
+    DROPPED = "dropped"  # out; its reason says why
+    WON = "won"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A change of one candidate's state, with the numbers it was taken on.
+
+    Args:
+        key: The candidate.
+        state: Its new state.
+        reason: Why, in words.
+        samples: Samples it has seen.
+        loss: Its last loss (nan before the first).
+        forecast: Its expected loss at the end of the budget.
+        probability_best: The probability that it ends lowest.
+        log_rate: The logarithm of its progress rate, and the standard deviation (None: the forecaster has no rates).
+        throughput: Samples per second.
+    """
+
+    key: Hashable
+    state: State
+    reason: str
+    samples: float
+    loss: float
+    forecast: Forecast
+    probability_best: float
+    log_rate: tuple[float, float] | None
+    throughput: float
+
+
+@dataclass
+class _Lane:
+    state: State = State.RACING
+    reason: str = ""
+    samples: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def alive(self) -> bool:
+        return self.state is not State.DROPPED
+
+    @property
+    def throughput(self) -> float:
+        """Samples per second between the first and the last report (the first holds the start-up)."""
+        if len(self.samples) < 2 or self.seconds[-1] <= self.seconds[0]:
+            return math.nan
+        return (self.samples[-1] - self.samples[0]) / (self.seconds[-1] - self.seconds[0])
+
+
+class Race:
+    """K candidates on one window of training; the lowest forecast at the end of the budget wins.
+
+    After each report the curves are fitted anew. A candidate whose probability of ending lowest falls below
+    ``drop_below`` is dropped at once; the race ends when one is left, or when all that are left have spent the window.
+
+    Args:
+        candidates: The keys of the candidates; ``enter`` adds more.
+        budget: The whole run, in samples (``axis="samples"``) or seconds (``axis="seconds"``).
+        window: What a candidate may spend in the race, in the same unit.
+        axis: What is scarce. With ``seconds`` each candidate is forecast at the number of samples that it would
+            reach at its own measured throughput, so the product of progress rate and throughput (goodput) decides.
+        drop_below: A probability in [0, 1); 0 never drops anyone before the window is spent.
+        forecaster: Extrapolates the curves; the joint fit by default.
+        min_reports: Nobody is dropped before every racing candidate has reported this often.
+
+    Raises:
+        ValueError: A candidate appears twice, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        candidates: Iterable[Hashable] = (),
+        *,
+        budget: float,
+        window: float,
+        axis: str = "samples",
+        drop_below: float = 0.05,
+        forecaster: Forecaster | None = None,
+        min_reports: int = 4,
+    ) -> None:
+        if not 0 < window <= budget or not math.isfinite(budget):
+            raise ValueError(
+                f"a window of {window:,} does not fit into a budget of {budget:,}: it must be in (0, budget]"
+            )
+        if axis not in ("samples", "seconds"):
+            raise ValueError(f"axis {axis!r} is unknown: use 'samples' or 'seconds'")
+        if not 0 <= drop_below < 1:
+            raise ValueError(f"drop_below {drop_below} is no probability in [0, 1)")
+        if min_reports < 1:
+            raise ValueError(f"min_reports {min_reports} is below 1")
+        self.budget, self.window, self.axis = budget, window, axis
+        self.drop_below, self.min_reports = drop_below, min_reports
+        self.forecaster = forecaster if forecaster is not None else JointForecaster()
+        self._lanes: dict[Hashable, _Lane] = {}
+        for key in candidates:
+            if key in self._lanes:
+                raise ValueError(f"candidate {key!r} appears twice")
+            self.enter(key)
+
+    # --- what happens -------------------------------------------------------------------------------------------
+
+    def enter(self, key: Hashable) -> None:
+        """Adds a candidate. One that failed and was started anew is in the race again."""
+        lane = self._lanes.setdefault(key, _Lane())
+        if lane.state is State.DROPPED and not self.over:
+            lane.state, lane.reason = State.RACING, ""
+
+    def report(self, key: Hashable, samples: float, loss: float, seconds: float = math.nan) -> list[Decision]:
+        """Takes a candidate's loss after ``samples`` samples and ``seconds`` of training.
+
+        Reports of candidates that are out of the race, and reports that do not lie ahead of the last one (a
+        restarted trial repeats itself), change nothing.
+
+        Returns:
+            Every change of state that follows, of this or of other candidates; empty: everybody goes on.
+        """
+        lane = self._lanes.get(key)
+        if lane is None or not lane.alive:
+            return []
+        if not math.isfinite(loss):
+            return self.fail(key, f"its loss became {loss} after {samples:,.0f} samples")
+        if self.over or (lane.samples and samples <= lane.samples[-1]):
+            return []
+        lane.samples.append(float(samples))
+        lane.losses.append(float(loss))
+        lane.seconds.append(float(seconds))
+        self._refit()
+        decisions = self._drop_the_hopeless()
+        spent = samples if self.axis == "samples" else seconds
+        if lane.state is State.RACING and spent >= self.window:
+            decisions.append(self._move(key, State.WAITING, f"has spent the window of {self.window:,.0f} {self.axis}"))
+        return decisions + self._finish()
+
+    def fail(self, key: Hashable, reason: str) -> list[Decision]:
+        """Drops a candidate that cannot go on; the race goes on without it. A winner that fails leaves no survivor."""
+        lane = self._lanes.get(key)
+        if lane is None or not lane.alive:
+            return []
+        dropped = self._move(key, State.DROPPED, reason)
+        self._refit()
+        return [dropped, *self._finish()]
+
+    def complete(self, key: Hashable) -> list[Decision]:
+        """Takes note that a candidate will report no more; it stays in the race with what it has shown."""
+        lane = self._lanes.get(key)
+        if lane is None or self.over or lane.state is not State.RACING:
+            return []
+        return [self._move(key, State.WAITING, "has come to its end"), *self._finish()]
+
+    # --- how things stand ---------------------------------------------------------------------------------------
+
+    @property
+    def keys(self) -> list[Hashable]:
+        return list(self._lanes)
+
+    @property
+    def alive(self) -> list[Hashable]:
+        """The candidates that may still win, or have won."""
+        return [key for key, lane in self._lanes.items() if lane.alive]
+
+    @property
+    def winner(self) -> Hashable | None:
+        return next((key for key, lane in self._lanes.items() if lane.state is State.WON), None)
+
+    @property
+    def over(self) -> bool:
+        """True when someone has won, or nobody is left."""
+        return bool(self._lanes) and (self.winner is not None or not self.alive)
+
+    def state(self, key: Hashable) -> State:
+        return self._lanes[key].state
+
+    def standings(self) -> list[Decision]:
+        """How every candidate stands now, in the order of entry."""
+        chances = self._chances()
+        return [self._decision(key, chances) for key in self._lanes]
+
+    def failures(self) -> dict[Hashable, str]:
+        """The reason of every dropped candidate."""
+        return {key: lane.reason for key, lane in self._lanes.items() if lane.state is State.DROPPED}
+
+    # --- how it decides -----------------------------------------------------------------------------------------
+
+    def _refit(self) -> None:
+        curves = {key: (lane.samples, lane.losses) for key, lane in self._lanes.items()}
+        self.forecaster.fit(curves)
+
+    def horizon(self, key: Hashable) -> float:
+        """The number of samples at which a candidate's forecast counts."""
+        if self.axis == "samples":
+            return self.budget
+        lane = self._lanes[key]
+        if not lane.samples or math.isnan(lane.throughput):
+            return math.nan
+        return lane.samples[-1] + lane.throughput * max(self.budget - lane.seconds[-1], 0.0)
+
+    def _chances(self) -> dict[Hashable, float]:
+        horizons = {key: self.horizon(key) for key in self.alive if self._lanes[key].samples}
+        known = {key: at for key, at in horizons.items() if math.isfinite(at)}
+        return self.forecaster.probability_best(known) if known else {}
+
+    def _drop_the_hopeless(self) -> list[Decision]:
+        decisions: list[Decision] = []
+        while len(self.alive) > 1 and min(len(self._lanes[key].samples) for key in self.alive) >= self.min_reports:
+            chances = self._chances()
+            worst = min(chances, key=lambda key: chances[key], default=None)
+            if worst is None or chances[worst] >= self.drop_below:
+                break
+            reason = f"its chance of ending lowest is {chances[worst]:.1%}, below {self.drop_below:.0%}"
+            decisions.append(self._move(worst, State.DROPPED, reason))
+        return decisions
+
+    def _finish(self) -> list[Decision]:
+        alive = self.alive
+        if len(alive) == 1:
+            return [self._move(alive[0], State.WON, "is the last one left" if len(self._lanes) > 1 else "runs alone")]
+        if not alive or any(self._lanes[key].state is State.RACING for key in alive):
+            return []
+        chances = self._chances()
+        best = max(alive, key=lambda key: chances.get(key, 0.0))
+        expected = self._forecast(best)
+        decisions = [
+            self._move(
+                key,
+                State.DROPPED,
+                f"is forecast to end at {self._forecast(key).mean:.3f}, the winner at {expected.mean:.3f}",
+            )
+            for key in alive
+            if key != best
+        ]
+        decisions.append(self._move(best, State.WON, f"has the lowest forecast, {expected.mean:.3f}", chances))
+        return decisions
+
+    def _forecast(self, key: Hashable) -> Forecast:
+        at = self.horizon(key)
+        if not self._lanes[key].samples or math.isnan(at):
+            return Forecast(math.nan, math.inf)
+        return self.forecaster.forecast(key, at)
+
+    def _move(self, key: Hashable, state: State, reason: str, chances: dict[Hashable, float] | None = None) -> Decision:
+        decision_numbers = chances if chances is not None else self._chances()
+        lane = self._lanes[key]
+        lane.state, lane.reason = state, reason
+        return self._decision(key, decision_numbers)
+
+    def _decision(self, key: Hashable, chances: dict[Hashable, float]) -> Decision:
+        lane = self._lanes[key]
+        rates = self.forecaster.rates() if isinstance(self.forecaster, JointForecaster) else {}
+        return Decision(
+            key=key,
+            state=lane.state,
+            reason=lane.reason,
+            samples=lane.samples[-1] if lane.samples else 0.0,
+            loss=lane.losses[-1] if lane.losses else math.nan,
+            forecast=self._forecast(key),
+            probability_best=chances.get(key, 0.0),
+            log_rate=rates.get(key),
+            throughput=lane.throughput,
+        )

@@ -1,0 +1,16 @@
+"""Made-up loss curves with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def shared_curve(progress: np.ndarray) -> np.ndarray:
+    """The curve that all candidates walk down; progress in samples."""
+    return 2.0 + 1.5 * (progress / 10_000 + 0.1) ** -0.5
+
+
+def walk(rate: float, until: float, points: int = 20, noise: float = 0.0, seed: int = 0):  # type: ignore[no-untyped-def]
+    """Samples and losses of a candidate with a progress rate."""
+    samples = np.linspace(until / points, until, points)
+    return samples, shared_curve(rate * samples) + noise * np.random.default_rng(seed).standard_normal(points)
