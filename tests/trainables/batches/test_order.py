@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.batches import SampleStream, share
+
+lengths = st.integers(1, 40)
+seeds = st.integers(0, 2**32)
+batches = st.lists(st.integers(1, 60), min_size=1, max_size=20)
+
+
+@given(
+    lengths,
+    seeds,
+    st.lists(st.tuples(st.integers(1, 60), st.sampled_from([1, 2, 3, 4, 7]), st.booleans()), min_size=1, max_size=20),
+)
+def test_every_epoch_has_each_index_once_whatever_happens(
+    length: int, seed: int, schedule: list[tuple[int, int, bool]]
+) -> None:
+    """Whatever the batch sizes, the numbers of workers that share them, and the interruptions."""
+    streams: list[SampleStream] = []
+    taken: list[int] = []
+    seen = 0
+    for batch, workers, interrupted in schedule:
+        if interrupted or len(streams) != workers:  # all that survives is the number of images seen
+            streams = [SampleStream(length, seed) for _ in range(workers)]
+        parts = [stream.take(seen, batch)[share(batch, worker, workers)] for worker, stream in enumerate(streams)]
+        assert sum(map(len, parts)) == batch
+        assert all(part.dtype == np.int64 for part in parts)
+        taken += np.concatenate(parts).tolist()
+        seen += batch
+    for start in range(0, seen, length):
+        epoch = taken[start : start + length]
+        if len(epoch) == length:
+            assert sorted(epoch) == list(range(length))
+        assert len(set(epoch)) == len(epoch)
+
+
+@given(lengths, seeds, batches, batches)
+def test_the_stream_is_the_same_for_all_batch_sizes(length: int, seed: int, ones: list[int], others: list[int]) -> None:
+    def first(count: int, sizes: list[int]) -> list[int]:
+        stream, taken = SampleStream(length, seed), []
+        for size in sizes:
+            taken += stream.take(len(taken), size).tolist()
+        return taken[:count]
+
+    common = min(sum(ones), sum(others))
+    assert first(common, ones) == first(common, others)
+
+
+@given(lengths, seeds, st.lists(st.tuples(st.integers(0, 200), st.integers(1, 60)), min_size=1, max_size=8))
+def test_any_part_can_be_taken_in_any_order(length: int, seed: int, parts: list[tuple[int, int]]) -> None:
+    whole = SampleStream(length, seed).take(0, 260)
+    stream = SampleStream(length, seed)
+    for position, count in parts:
+        np.testing.assert_array_equal(stream.take(position, count), whole[position : position + count])
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    epochs = SampleStream(50, 3).take(0, 150).reshape(3, 50)
+    other = SampleStream(50, 4).take(0, 50)
+    orders = [*epochs.tolist(), other.tolist(), list(range(50))]
+    assert len({tuple(order) for order in orders}) == 5
+    # Not one seed's second epoch as the next seed's first.
+    assert other.tolist() != SampleStream(50, 3).take(50, 50).tolist()
+
+
+def test_every_place_is_equally_likely() -> None:
+    first = np.array([SampleStream(5, seed).take(0, 5) for seed in range(2000)])
+    counts = np.array([[(first[:, place] == index).sum() for index in range(5)] for place in range(5)])
+    assert np.abs(counts - 400).max() < 4.5 * np.sqrt(400 * 0.8)  # 4.5 standard deviations
+
+
+def test_what_was_taken_can_be_written_to() -> None:
+    stream = SampleStream(10, 0)
+    taken = stream.take(0, 4)
+    expected = taken.copy()
+    taken[:] = -1
+    np.testing.assert_array_equal(stream.take(0, 4), expected)
+
+
+@given(st.integers(0, 500), st.integers(1, 64))
+def test_shares_partition_the_batch_evenly(count: int, workers: int) -> None:
+    rows = [list(range(count)[share(count, worker, workers)]) for worker in range(workers)]
+    assert [row for part in rows for row in part] == list(range(count))
+    sizes = [len(part) for part in rows]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(("workers", "sizes"), [(1, [13]), (2, [6, 7]), (4, [3, 3, 3, 4]), (13, [1] * 13)])
+def test_shares_of_thirteen(workers: int, sizes: list[int]) -> None:
+    assert [len(range(13)[share(13, worker, workers)]) for worker in range(workers)] == sizes

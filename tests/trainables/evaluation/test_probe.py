@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trainables.evaluation.probe import ProbeScores, pixel_features, probe
+
+
+def clusters(n: int, classes: int = 4, d: int = 8, spread: float = 0.1, seed: int = 0):  # type: ignore[no-untyped-def]
+    """Features around one direction a class, and their labels."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, n)
+    features = np.eye(d)[labels] + spread * random.standard_normal((n, d))
+    return features.astype(np.float32), labels.astype(np.int64)
+
+
+def test_separable_clusters_are_told_apart() -> None:
+    assert probe(*clusters(200), *clusters(100, seed=1)) == ProbeScores(linear=1.0, knn=1.0)
+
+
+def test_random_labels_stay_near_chance() -> None:
+    random = np.random.default_rng(0)
+    features = random.standard_normal((1200, 8)).astype(np.float32)
+    labels = random.integers(0, 4, 1200)
+    scores = probe(features[:600], labels[:600], features[600:], labels[600:])
+    assert scores.linear == pytest.approx(0.25, abs=0.07)  # 4 standard deviations
+    assert scores.knn == pytest.approx(0.25, abs=0.07)
+
+
+def test_scores_are_shares_of_the_test_images() -> None:
+    features, labels = clusters(200)
+    test, test_labels = clusters(100, seed=1)
+    test_labels[:30] = (test_labels[:30] + 1) % 4
+    assert probe(features, labels, test, test_labels) == ProbeScores(linear=0.7, knn=0.7)
+
+
+def test_neighbours_are_near_by_angle() -> None:
+    features, labels = clusters(200, spread=0.3)
+    test, test_labels = clusters(200, spread=0.3, seed=1)
+    lengths = np.random.default_rng(2).uniform(0.01, 100, (200, 1)).astype(np.float32)
+    plain = probe(features, labels, test, test_labels).knn
+    assert 0.5 < plain < 1
+    assert probe(features * lengths, labels, test * lengths[::-1], test_labels).knn == pytest.approx(plain, abs=0.011)
+
+
+def test_the_linear_probe_does_not_mind_units() -> None:
+    features, labels = clusters(200, spread=0.4)
+    test, test_labels = clusters(200, spread=0.4, seed=1)
+    units = np.logspace(-3, 3, 8, dtype=np.float32)
+    plain = probe(features, labels, test, test_labels).linear
+    assert 0.5 < plain < 1
+    assert probe(features * units + 5, labels, test * units + 5, test_labels).linear == pytest.approx(plain, abs=0.011)
+
+
+def test_twenty_neighbours_vote() -> None:
+    """Nearest are 9 of class 1 (together 9 / 0.1 = 90), then 11 of class 0 (11 / 0.105 = 105), then class 1 again."""
+    angles = np.concatenate([np.full(9, 0.1), np.full(11, 0.105), np.full(30, 0.11)])
+    labels = np.array([1] * 9 + [0] * 11 + [1] * 30)
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    test = np.array([[1.0, 0.0]], dtype=np.float32)
+    assert probe(features, labels, test, np.array([0])).knn == 1.0
+
+
+def test_needs_no_twenty_images() -> None:
+    assert probe(*clusters(12), *clusters(30, seed=1)).knn == 1.0
+
+
+def test_pixels_become_the_training_images_components() -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (300, 3, 8, 8), dtype=np.uint8)
+    train, test = pixel_features(images[:200], images[200:])
+    assert train.shape == (200, 128)
+    assert test.shape == (100, 128)
+    assert np.abs(train.mean(0)).max() < 1e-5  # centred where they were fitted
+    assert (np.diff(train.var(0)) < 1e-3).all()  # the first holds the most
+    again, _ = pixel_features(images[:200], images[200:])
+    assert np.array_equal(train, again)
+
+
+def test_few_small_images_keep_all_their_pixels() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), dtype=np.uint8)
+    train, test = pixel_features(images[:30], images[30:])
+    assert train.shape == (30, 16)
+    assert test.shape == (20, 16)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from tests.trainables.images import noise_images
+from trainables.simclr import Encoder, EncoderSettings, SimCLR, build_encoder
+
+SMALL = EncoderSettings(width=8, depth=1, projection_hidden=6, projection_features=3)
+
+
+def seeded(settings: EncoderSettings = SMALL, channels: int = 3, seed: int = 0) -> SimCLR:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return SimCLR(settings, channels)
+
+
+@pytest.mark.parametrize(("channels", "width", "depth", "size"), [(1, 8, 1, 8), (3, 12, 2, 13)])
+def test_shapes(channels: int, width: int, depth: int, size: int) -> None:
+    settings = EncoderSettings(width=width, depth=depth, projection_hidden=6, projection_features=3)
+    model, images = seeded(settings, channels), torch.rand(5, channels, size, size)
+    assert model.encoder(images).shape == (5, settings.features) == (5, 4 * width)
+    assert model(images).shape == (5, 3)
+    # He et al. 2016, 4.2: 6n layers after the stem, of 3 x 3; a projection where a stage begins, twice.
+    kernels = [module.kernel_size for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert kernels.count((3, 3)) == 6 * depth + 1
+    assert kernels.count((1, 1)) == 2
+    assert model.encoder.blocks(model.encoder.stem(images)).shape[2:] == (math.ceil(size / 4),) * 2
+
+
+def test_the_representation_is_what_the_head_sees() -> None:
+    model, images = seeded().eval(), torch.rand(3, 3, 8, 8)
+    assert torch.equal(model(images), model.head(model.encoder(images)))
+
+
+def test_what_a_seed_gives_never_changes() -> None:
+    """Computed when the small residual network was the only one: runs go on and encoders load across versions."""
+    model, images = seeded(), noise_images(4, 8).float() / 255
+    names = list(model.encoder.state_dict())
+    assert names[:3] == ["stem.0.weight", "stem.1.weight", "stem.1.bias"]
+    assert {name.partition(".")[0] for name in names} == {"stem", "blocks"}
+    assert len(model.state_dict()) == 58
+    representations = model.encoder(images).detach().double()
+    assert float(representations.sum()) == pytest.approx(72.56407985463738, rel=1e-5)
+    assert float(model.encoder(images).detach().double().square().sum()) == pytest.approx(60.3180169014507, rel=1e-5)
+
+
+def test_initialisation_is_drawn_from_the_seed() -> None:
+    one, same, other = seeded(seed=1), seeded(seed=1), seeded(seed=2)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(one.encoder.stem[0].weight, other.encoder.stem[0].weight)
+
+
+def test_convolutions_keep_the_gradients_variance() -> None:
+    encoder = seeded(EncoderSettings(width=32, depth=2)).encoder
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            expected = math.sqrt(2 / (module.out_channels * module.kernel_size[0] ** 2))  # He et al. 2015, equation 14
+            assert float(module.weight.detach().std()) == pytest.approx(expected, rel=0.1)
+            assert module.bias is None
+
+
+def test_every_weight_learns() -> None:
+    model = seeded()
+    model(torch.rand(4, 3, 8, 8)).square().sum().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert float(p.grad.abs().max()) > 0, name
+
+
+def test_a_mid_grey_image_is_the_origin() -> None:
+    encoder = seeded().encoder.eval()
+    assert torch.equal(encoder(torch.full((1, 3, 8, 8), 0.5)), torch.zeros(1, 32))
+    assert float(encoder(torch.full((1, 3, 8, 8), 0.6)).detach().abs().max()) > 0
+
+
+def calibrated() -> Encoder:
+    encoder = seeded().encoder
+    encoder(noise_images(16, 8, seed=5).float() / 255)  # running statistics other than zeros and ones
+    return encoder
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 512])
+def test_embeds_in_evaluation_mode_whatever_the_batch(batch_size: int) -> None:
+    encoder, images = calibrated(), noise_images(7, 8)
+    embedded = encoder.embed(images, batch_size)
+    assert embedded.dtype == torch.float32
+    assert not embedded.requires_grad
+    expected = encoder.eval()(images.float() / 255).detach()
+    torch.testing.assert_close(embedded, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_embedding_leaves_the_encoder_as_it_was(training: bool) -> None:
+    encoder = calibrated().train(training)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder.embed(noise_images(4, 8))
+    assert all(module.training is training for module in encoder.modules())
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_embeds_nothing() -> None:
+    assert calibrated().embed(noise_images(4, 8)[:0]).shape == (0, 32)
+
+
+def test_build_encoder_remembers_how() -> None:
+    encoder = build_encoder(SMALL, channels=1)
+    assert encoder.settings == SMALL
+    assert encoder.channels == encoder.stem[0].in_channels == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"widht": 8}, {"width": 7}, {"depth": 0}, {"projection_features": 1}, {"stem": "small"}]
+)
+def test_refuses_settings_that_are_none(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        EncoderSettings.model_validate(wrong)

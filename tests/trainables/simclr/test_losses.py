@@ -1,0 +1,110 @@
+"""Losses by name, and the decoupled one against its equation."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tests.trainables.workers import Workers
+from trainables.simclr import LOSSES, dcl, nt_xent
+from trainables.simclr.losses import chance_level, loss_named
+
+
+def projections(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    z = torch.randn(2, n, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return z[0].requires_grad_(), z[1].requires_grad_()
+
+
+def written_out(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
+    """Yeh et al. 2022, equation 6, anchor by anchor."""
+    z = [row / row.norm() for row in (*z_a, *z_b)]
+    n = len(z_a)
+    loss = torch.zeros((), dtype=torch.float64)
+    for i in range(2 * n):
+        partner = (i + n) % (2 * n)
+        negatives = torch.zeros((), dtype=torch.float64)
+        for k in range(2 * n):
+            if k not in (i, partner):
+                negatives = negatives + torch.exp(torch.dot(z[i], z[k]) / temperature)
+        loss = loss - torch.dot(z[i], z[partner]) / temperature + torch.log(negatives)
+    return loss / (2 * n)
+
+
+def value_and_gradients(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+    return loss.detach(), *torch.autograd.grad(loss, leaves)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 14])
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_dcl_equals_its_equation(chunk: int | None, temperature: float) -> None:
+    z_a, z_b = projections(7)
+    actual = value_and_gradients(dcl(z_a, z_b, temperature, chunk=chunk), z_a, z_b)
+    expected = value_and_gradients(written_out(z_a, z_b, temperature), z_a, z_b)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def share_of_a_worker(z_a: Tensor, z_b: Tensor, sizes: list[int], name: str, told: bool) -> tuple[Tensor, ...]:
+    """Runs in a worker: the loss, and the gradient of this worker's rows."""
+    z_a, z_b = (z.split(sizes)[dist.get_rank()].clone().requires_grad_() for z in (z_a, z_b))
+    return value_and_gradients(LOSSES[name](z_a, z_b, 0.3, shares=sizes if told else None), z_a, z_b)
+
+
+@pytest.mark.parametrize("sizes", [[4, 4], [3, 3, 2, 3]], ids=str)
+@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("told", [False, True])
+def test_workers_get_the_loss_of_one(workers: Workers, sizes: list[int], name: str, told: bool) -> None:
+    z_a, z_b = projections(sum(sizes))
+    loss, *expected = value_and_gradients(LOSSES[name](z_a, z_b, 0.3), z_a, z_b)
+    parts = workers.run(len(sizes), share_of_a_worker, z_a.detach(), z_b.detach(), sizes, name, told)
+    for value, _, _ in parts:
+        torch.testing.assert_close(value, loss, rtol=0, atol=1e-12)
+    for view, gradient in zip((1, 2), expected, strict=True):
+        mean = torch.cat([part[view] for part in parts]) / len(sizes)
+        torch.testing.assert_close(mean, gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("n", [2, 64])
+def test_chance_is_where_all_look_the_same(name: str, n: int) -> None:
+    z = torch.ones(n, 3, dtype=torch.float64)
+    assert float(loss_named(name)(z, z, 0.2)) == pytest.approx(chance_level(name, n), abs=1e-12)
+
+
+def test_ones_own_loss_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_losses.py").write_text("def mine(z_a, z_b, temperature, **_):\n    return (z_a - z_b).sum()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    loss = loss_named("my_losses:mine")
+    assert float(loss(torch.ones(2, 2), torch.zeros(2, 2), 0.5)) == 4.0
+    assert math.isnan(chance_level("my_losses:mine", 8))
+    sys.modules.pop("my_losses")
+
+
+@pytest.mark.parametrize("name", ["ntxent", "nowhere.at_all:loss", "math:nothing", ":", "math:"])
+def test_refuses_what_is_no_loss_and_names_it(name: str) -> None:
+    with pytest.raises(ValueError, match="loss") as caught:
+        loss_named(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_an_unknown_name_comes_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"use one of nt_xent, dcl, or package\.module:function"):
+        loss_named("simclr")
+
+
+def test_without_a_weight_on_the_positive_small_batches_learn_more() -> None:
+    """NT-Xent's gradient shrinks with the positive's own share of the denominator; DCL's does not (Yeh et al., 3)."""
+    torch.manual_seed(0)
+    z_a = torch.eye(3, dtype=torch.float64)
+    z_b = z_a + 0.1 * torch.randn(3, 3, dtype=torch.float64)
+    sizes = []
+    for loss in (nt_xent, dcl):
+        z = z_a.clone().requires_grad_()
+        sizes.append(float(torch.autograd.grad(loss(z, z_b, 0.1), z)[0].norm()))
+    assert sizes[1] > 10 * sizes[0]

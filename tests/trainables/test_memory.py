@@ -1,0 +1,141 @@
+"""Micro-batches that fit: the prediction against what a process really takes, and a real limit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.trainables.workers import Workers
+from trainables.memory import available_memory, kept_bytes, largest_micro_batch
+from trainables.simclr import EncoderSettings, SimCLR
+
+CPU = torch.device("cpu")
+SHAPE = (3, 32, 32)
+
+
+def network(width: int = 16, depth: int = 1) -> SimCLR:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SimCLR(EncoderSettings(width=width, depth=depth), 3)
+
+
+def test_some_memory_is_left_and_less_of_it_for_one_of_several_threads() -> None:
+    torch.set_num_threads(1)
+    one = available_memory(CPU)
+    torch.set_num_threads(2)
+    both = available_memory(CPU)
+    assert 2**28 < one <= both * 1.1
+    assert both < 2**45
+
+
+def test_what_fits_is_left_whole_and_the_network_as_it_was() -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    assert largest_micro_batch(model, SHAPE, 96, CPU, nullcontext()) == 96
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_the_kept_bytes_grow_with_the_images_alone() -> None:
+    model = network()
+    sizes = [kept_bytes(model, torch.empty(2 * n, *SHAPE, device="meta"), nullcontext()) for n in (2, 4, 8)]
+    assert (sizes[2] - sizes[1]) == pytest.approx(2 * (sizes[1] - sizes[0]), rel=0.01)
+    wider = kept_bytes(network(width=32), torch.empty(16, *SHAPE, device="meta"), nullcontext())
+    assert wider == pytest.approx(2 * sizes[2], rel=0.1)
+
+
+MEASURE = """
+import re, torch
+from pathlib import Path
+from contextlib import nullcontext
+from trainables.memory import kept_bytes
+from trainables.simclr import EncoderSettings, SimCLR
+torch.set_num_threads(1)
+model = SimCLR(EncoderSettings(width=16, depth=1), 3).to(memory_format=torch.channels_last)
+def step(n):
+    views = torch.zeros(2 * n, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    model(views).sum().backward()
+def peak():  # getrusage's would begin with that of the process which started this one
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+step(2)
+before = peak()
+step(512)
+taken = peak() - before
+print(taken / kept_bytes(model, torch.empty(1024, 3, 32, 32, device="meta"), nullcontext()))
+"""
+
+
+@pytest.mark.slow
+def test_a_real_step_takes_what_is_predicted() -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    assert 0.9 < float(done.stdout) < 1.2  # 1.2 is what is allowed for
+
+
+LIMITED = """
+import resource, sys, numpy as np, torch
+from pathlib import Path
+torch.set_num_threads(1)
+torch.arange(10).sum()
+from trainables.training import TrainingData, train
+pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+limit = pages + int(float(sys.argv[1]) * 2**20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+images = np.random.default_rng(0).integers(0, 256, (1024, 3, 32, 32), dtype=np.uint8)
+seen = []
+settings = {"encoder": {"width": int(sys.argv[2]), "depth": 1}, "batch_size": 1024, "budget": 1024,
+            "evaluate_every": 1024, "precision": "float32"}
+try:
+    train(settings, TrainingData(images, images[:32]), lambda m, checkpoint=None: seen.append(m))
+except MemoryError as error:
+    print(error)
+else:
+    print(seen[-1]["micro_batch"], seen[-1]["train_loss"])
+"""
+
+
+def limited(megabytes: int, width: int) -> str:
+    command = [sys.executable, "-c", LIMITED, str(megabytes), str(width)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_under_a_real_limit_the_batch_is_cut_and_the_step_is_made() -> None:
+    # The whole batch would need 1.3 GB, and asking for it would fail: this process may have 1.2.
+    micro_batch, loss = limited(1200, 16).split()
+    assert int(micro_batch) in (128, 256, 512)
+    assert 4 < float(loss) < 10  # about ln(2047)
+
+
+@pytest.mark.slow
+def test_what_fits_nowhere_is_said_with_the_way_out() -> None:
+    text = limited(200, 192)
+    assert text.startswith("out of memory: not even 2 images of 32 x 32 pixels fit into")
+    assert "smaller encoder" in text
+
+
+def micro_batch_of_a_worker(threads: list[int]) -> int:
+    """Runs in a worker; each is told another share of the cores, and so finds another size."""
+    torch.set_num_threads(threads[dist.get_rank()])
+    try:
+        return largest_micro_batch(network(width=64), (3, 256, 256), 1 << 12, CPU, nullcontext())
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_workers_agree_on_the_smallest(workers: Workers) -> None:
+    alone = workers.run(1, micro_batch_of_a_worker, [1])
+    assert 2 <= alone[0] < 1 << 12
+    together = workers.run(2, micro_batch_of_a_worker, [2, 1])
+    assert len(set(together)) == 1
+    assert together[0] <= alone[0] * 2

@@ -1,0 +1,211 @@
+"""The encoder: a small residual network or a backbone of torchvision, and SimCLR's projection head on top of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from torch import Tensor, nn
+
+from trainables.simclr.backbones import build_backbone, describe
+from trainables.simclr.batchnorm import GlobalBatchNorm2d
+from trainables.simclr.pretrained import load_pretrained, load_state, normalisation, read_weights
+
+
+class EncoderSettings(BaseModel):
+    """The network that is trained, the weights it starts from, and its projection head."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    backbone: str = Field("cifar_resnet", description="cifar_resnet, or a classification network of torchvision.models")
+    stem: Literal["cifar", "imagenet"] = Field(
+        "cifar", validate_default=True, description="cifar: keeps small images' resolution; not for cifar_resnet"
+    )
+    weights: str | None = Field(None, description="null: random; torchvision: its default ones; or a file")
+    # Below 8 channels oneDNN (torch 2.15, channels_last on a CPU) corrupts the heap in the strided 1x1 shortcut.
+    width: int = Field(16, ge=8, le=1024, description="cifar_resnet: channels of the first stage; doubled by each next")
+    depth: int = Field(3, ge=1, le=64, description="cifar_resnet: blocks a stage; 3 stages of 2 convolutions a block")
+    projection_hidden: int = Field(64, ge=1, description="width of the projection head's hidden layer")
+    projection_features: int = Field(32, ge=2, description="dimensions in which the loss compares images")
+
+    @field_validator("backbone")
+    @classmethod
+    def _known(cls, backbone: str) -> str:
+        if backbone != "cifar_resnet":
+            describe(backbone)
+        return backbone
+
+    @field_validator("stem")
+    @classmethod
+    def _possible(cls, stem: str, info: ValidationInfo) -> str:
+        backbone = info.data.get("backbone", "cifar_resnet")  # missing: it is wrong itself
+        if stem == "cifar" and backbone != "cifar_resnet" and describe(backbone).patches:
+            raise ValueError(f"{backbone} cuts images into patches; use stem: imagenet")
+        return stem
+
+    @field_validator("weights")
+    @classmethod
+    def _found_from_anywhere(cls, weights: str | None, info: ValidationInfo) -> str | None:
+        if weights == "torchvision" and info.data.get("backbone") == "cifar_resnet":
+            raise ValueError("torchvision has no weights of cifar_resnet; use null or a file")
+        if weights is None or weights == "torchvision":
+            return weights
+        if Path(weights).suffix not in (".safetensors", ".pt", ".pth"):
+            raise ValueError("use null, torchvision, or a file named *.safetensors, *.pt or *.pth")
+        return str(Path(weights).expanduser().absolute())  # workers start in other folders
+
+    @property
+    def features(self) -> int:
+        """Dimensions of the representation: channels of the last stage, or the removed classifier's inputs."""
+        return 4 * self.width if self.backbone == "cifar_resnet" else describe(self.backbone).features
+
+
+class _Block(nn.Module):
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.norm1 = GlobalBatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.norm2 = GlobalBatchNorm2d(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            conv = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, GlobalBatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x), inplace=True)
+
+
+class Encoder(nn.Module):
+    """Images in [0, 1], float [n, C, H, W] -> representations [n, features]. ``build_encoder`` makes one."""
+
+    def __init__(self, settings: EncoderSettings, channels: int) -> None:
+        super().__init__()
+        self.settings, self.channels = settings, channels
+
+    @torch.no_grad()
+    def embed(self, images: Tensor, batch_size: int = 512) -> Tensor:
+        """uint8 images [n, C, H, W] -> float32 representations [n, features] on the CPU, in evaluation mode."""
+        was_training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        parts = [self(part.to(device).float() / 255).float().cpu() for part in images.split(batch_size)]
+        self.train(was_training)
+        return torch.cat(parts) if parts else torch.empty(0, self.settings.features)
+
+    def load_weights(self, state: dict[str, Tensor]) -> None:
+        """Loads a state dict of this encoder.
+
+        Raises:
+            ValueError: It is of another network.
+        """
+        load_state(self, state)
+
+
+class CIFARResNet(Encoder):
+    """A residual network of three stages for small images (He et al. 2016, 4.2)."""
+
+    def __init__(self, settings: EncoderSettings, channels: int) -> None:
+        super().__init__(settings, channels)
+        width = settings.width
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, 1, 1, bias=False), GlobalBatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        blocks: list[nn.Module] = []
+        channels_in = width
+        for stage in range(3):
+            for block in range(settings.depth):
+                channels_out = width * 2**stage
+                blocks.append(_Block(channels_in, channels_out, stride=2 if stage > 0 and block == 0 else 1))
+                channels_in = channels_out
+        self.blocks = nn.Sequential(*blocks)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        x: Tensor = self.blocks(self.stem((images - 0.5) * 4.0))  # roughly zero mean and unit variance
+        return x.mean((2, 3))
+
+
+class TorchvisionEncoder(Encoder):
+    """A backbone of torchvision. What its weights take for zero mean and unit variance is part of its state."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: EncoderSettings, channels: int, image_size: int | None) -> None:
+        super().__init__(settings, channels)
+        self.backbone = build_backbone(settings.backbone, stem=settings.stem, channels=channels, image_size=image_size)
+        self.register_buffer("mean", torch.full((channels, 1, 1), 0.5))
+        self.register_buffer("std", torch.full((channels, 1, 1), 0.25))
+
+    def forward(self, images: Tensor) -> Tensor:
+        representations: Tensor = self.backbone((images - self.mean) / self.std)
+        return representations
+
+    def load_weights(self, state: dict[str, Tensor]) -> None:
+        """Loads a state dict of this encoder, or one of the whole network as torchvision has it.
+
+        Raises:
+            ValueError: It is of another network.
+        """
+        if state.keys() & self.state_dict().keys():
+            super().load_weights(state)
+            return
+        load_pretrained(self.backbone, state, self.settings.stem)
+        for buffer, colours in zip((self.mean, self.std), normalisation(self.settings.backbone), strict=True):
+            buffer.copy_((colours if self.channels == 3 else colours.mean()).view(-1, 1, 1))
+
+
+class SimCLR(nn.Module):
+    """Encoder and projection head (Chen et al. 2020, section 2): the head is used in training only.
+
+    The arguments are those of ``build_encoder``.
+    """
+
+    def __init__(
+        self, settings: EncoderSettings, channels: int, *, image_size: int | None = None, pretrained: bool = True
+    ) -> None:
+        super().__init__()
+        self.encoder: Encoder = build_encoder(settings, channels, image_size=image_size, pretrained=pretrained)
+        self.head = nn.Sequential(
+            nn.Linear(settings.features, settings.projection_hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(settings.projection_hidden, settings.projection_features),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] [n, C, H, W] -> projections [n, projection_features], not normalised."""
+        projections: Tensor = self.head(self.encoder(images))
+        return projections
+
+
+def build_encoder(
+    settings: EncoderSettings, channels: int = 3, *, image_size: int | None = None, pretrained: bool = True
+) -> Encoder:
+    """An encoder with the weights that it starts from; random ones come from torch's default generator.
+
+    Args:
+        settings: Which network, and which weights.
+        channels: Of the images.
+        image_size: Their side in pixels. Vision transformers are made for one; others are tried with it. None: untried.
+        pretrained: False leaves the weights random whatever the settings say, for one whose own are loaded next.
+
+    Raises:
+        ValueError: The backbone cannot take the images, or the weights cannot be had or do not fit it.
+    """
+    if settings.backbone == "cifar_resnet":
+        encoder: Encoder = CIFARResNet(settings, channels)
+    else:
+        encoder = TorchvisionEncoder(settings, channels, image_size)
+    if pretrained and settings.weights is not None:
+        try:
+            encoder.load_weights(read_weights(settings.backbone, settings.weights))
+        except ValueError as error:
+            raise ValueError(f"weights {settings.weights}: {error}") from None
+    return encoder

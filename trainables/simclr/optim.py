@@ -1,0 +1,111 @@
+"""Optimizers whose schedules are pure functions of progress: the share of the budget's samples that has been seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+
+class OptimizerSettings(BaseModel):
+    """How weights are updated, and how the learning rate follows the batch size and the progress."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: Literal["sgd", "lars", "adamw"] = Field("sgd", description="the update rule")
+    learning_rate: float = Field(0.5, gt=0, description="the peak, at a batch of base_batch images")
+    base_batch: int = Field(256, ge=1, description="images in the batch that learning_rate is meant for")
+    rule: Literal["sqrt", "linear", "none"] = Field("sqrt", description="how the rate grows with the batch size")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the budget in which the rate rises from 0")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and lars; adamw's first beta")
+    weight_decay: float = Field(1e-4, ge=0, description="on weights; never on biases and norms")
+
+    def learning_rate_at(self, progress: float, batch_size: int) -> float:
+        """The learning rate after ``progress`` (0 to 1) of the budget, for a global batch of ``batch_size``.
+
+        Linear warm-up, then half a cosine to 0 (Loshchilov & Hutter 2017). The batch size multiplies it by
+        (B / base_batch)^(1/2), ^1 or ^0: rule ``sqrt`` (Krizhevsky 2014), ``linear`` (Goyal et al. 2017) or ``none``.
+        """
+        power: float = {"sqrt": 0.5, "linear": 1.0, "none": 0.0}[self.rule]
+        peak: float = self.learning_rate * (batch_size / self.base_batch) ** power
+        if progress < self.warmup:
+            return peak * progress / self.warmup
+        done = min((progress - self.warmup) / (1 - self.warmup), 1.0)
+        return peak * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim.Optimizer:
+    """An optimizer for ``model``, in two groups: weights, then biases and norms (no decay, no LARS scaling)."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": settings.weight_decay, "adapt": True},
+        {"params": others, "weight_decay": 0.0, "adapt": False},
+    ]
+    if settings.name == "lars":
+        return LARS(groups, momentum=settings.momentum)
+    fused = all(p.is_cuda for p in model.parameters())  # one kernel instead of hundreds
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, betas=(settings.momentum, 0.999), fused=fused)
+    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, fused=fused)
+
+
+def set_progress(
+    optimizer: torch.optim.Optimizer, settings: OptimizerSettings, progress: float, batch_size: int
+) -> float:
+    """Sets the learning rate for the coming step and returns it."""
+    rate = settings.learning_rate_at(progress, batch_size)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def correct_momentum(
+    optimizer: torch.optim.Optimizer, settings: OptimizerSettings, batch_before: int, batch_now: int
+) -> None:
+    """Brings the momentum of past steps to the learning rate of a new batch size (Goyal et al. 2017, remark 3).
+
+    Only LARS's velocity holds the learning rate it was gathered with, and is multiplied by the new rate over the old.
+    torch's SGD and AdamW keep gradients alone and multiply by the rate afterwards: they are corrected by construction.
+    """
+    ratio = settings.learning_rate_at(settings.warmup, batch_now) / settings.learning_rate_at(
+        settings.warmup, batch_before
+    )
+    if isinstance(optimizer, LARS) and ratio != 1:
+        for state in optimizer.state.values():
+            state["momentum_buffer"] *= ratio
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017, algorithm 1).
+
+        v <- m v + lr * trust * |w| / (|g| + decay |w|) * (g + decay w);   w <- w - v
+
+    The learning rate stands inside the momentum, as in the paper. Groups with ``adapt`` False are plain SGD.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.0, momentum: float = 0.9, trust: float = 1e-3) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": 0.0, "adapt": True})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update; a closure is not supported."""
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            gradients: list[Tensor] = [p.grad for p in weights]
+            updates = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+            if group["adapt"]:
+                size, slope = torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(gradients))
+                local = group["trust"] * size / (slope + group["weight_decay"] * size)
+                # A zero weight or gradient has no scale to adapt to; torch.where does not wait for the device.
+                torch._foreach_mul_(updates, list(torch.where((size > 0) & (slope > 0), local, 1.0).unbind()))
+            velocities = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in weights]
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, updates, alpha=group["lr"])
+            torch._foreach_sub_(weights, velocities)

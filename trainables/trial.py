@@ -1,0 +1,58 @@
+"""One candidate as a Ray Tune trial: a function that runs a Ray Train run and passes its reports on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray.train
+import ray.train.torch
+from ray import ObjectRef, tune
+from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from trainables.worker import train_worker
+
+
+def run_trial(config: dict[str, Any], *, settings: dict[str, Any], data: list[ObjectRef], storage: str) -> None:
+    """Trains ``config["batch_size"]``; a changed ``workers``, ``resume_from`` and ``run_tag`` make it a later phase.
+
+    Args:
+        config: ``batch_size``; ``workers``, and for each ``cpus``, ``gpus`` and ``threads``; ``resume_from`` (path of
+            a checkpoint, or None); ``run_tag`` (a Ray Train run's name is its identity: a phase needs its own).
+        settings: Of ``TrainSettings``, without the batch size.
+        data: One reference to ``TrainingData`` (in a list, so that Ray passes the reference on and not the data).
+        storage: Where runs and checkpoints are kept; all nodes must reach it.
+
+    Raises:
+        RuntimeError: The run failed; the message is the first worker's error.
+    """
+    trial_id = tune.get_context().get_trial_id()
+    resources = {"CPU": config["cpus"]}
+    if config["gpus"]:
+        resources["GPU"] = config["gpus"]
+    trainer = ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "settings": {**settings, "batch_size": config["batch_size"]},
+            "data": data[0],
+            "threads": config["threads"],
+            "gpus": config["gpus"],
+            "resume_from": config["resume_from"],
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config["workers"], use_gpu=bool(config["gpus"]), resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"{trial_id}-{config['run_tag']}",
+            storage_path=storage,
+            callbacks=[TuneReportCallback()],
+            # The last checkpoint must outlive the next ones: a pause may come while they are under way.
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=3),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        causes = getattr(error, "worker_failures", None) or {}
+        cause = next(iter(causes.values()), error)
+        raise RuntimeError(f"{type(cause).__name__}: {cause}".strip().splitlines()[-1]) from None

@@ -1,0 +1,37 @@
+"""What runs in each Ray Train worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from trainables.training import train
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Trains with this worker's share of every batch.
+
+    Args:
+        config: ``settings`` (of ``TrainSettings``), ``data`` (reference to ``TrainingData`` in the object store),
+            ``threads`` (CPU threads of this worker), ``gpus`` (its share of a GPU), ``resume_from`` (path of a
+            checkpoint, or None).
+    """
+    torch.set_num_threads(config["threads"])  # several trials share a machine and must not fight for its cores
+    interrupted = ray.train.get_checkpoint()  # this very run failed before and is tried again
+    start = interrupted or (ray.train.Checkpoint(config["resume_from"]) if config["resume_from"] else None)
+
+    def report(metrics: dict[str, Any], checkpoint: str | None = None) -> None:
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None)
+
+    data, device = ray.get(config["data"]), ray.train.torch.get_device()
+    if device.type == "cuda" and config["gpus"] < 1:  # trials that share a GPU share its memory
+        torch.cuda.set_per_process_memory_fraction(config["gpus"], device)
+    if start is None:
+        train(config["settings"], data, report, device=device)
+        return
+    with start.as_directory() as directory:
+        train(config["settings"], data, report, resume_from=directory, device=device)
