@@ -1,0 +1,18 @@
+"""Pretrains SimCLR encoders on Ray without anyone choosing the batch size."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adaptive_ray.encoders import load_encoder
+
+__all__ = ["__version__", "load_encoder"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_encoder":  # imports torch: not before it is needed
+        from adaptive_ray.encoders import load_encoder
+
+        return load_encoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

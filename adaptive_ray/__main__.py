@@ -1,0 +1,3 @@
+from adaptive_ray.cli import main
+
+main()

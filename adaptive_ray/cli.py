@@ -1,0 +1,174 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+# Set before Ray and MLflow are imported: a tool that is run on private data does not report home.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from adaptive_ray import __version__
+from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, UserError
+
+app = typer.Typer(
+    help="Pretrains SimCLR encoders on Ray without anyone choosing the batch size.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="a YAML file, such as configs/quickstart.yaml")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="changes a setting, e.g. trial.workers=2")
+]
+Address = Annotated[
+    str | None, typer.Option(help="of a running Ray cluster; else RAY_ADDRESS, else one is started here")
+]
+
+
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Argument(help="a YAML file, such as configs/quickstart.yaml")] = None,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="of the run; default: time and data set")] = None,
+    runs_dir: Annotated[Path | None, typer.Option(help="where results stand; default: the configuration's")] = None,
+    address: Address = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="goes on with an interrupted run")] = None,
+) -> None:
+    """Races the candidates, trains the winner, and shows why it won."""
+    if (config is None) == (resume is None):
+        raise UserError("give either a configuration file or --resume RUN")
+    if resume is not None and (overrides or name or runs_dir):
+        raise UserError("--resume goes on with the run's own settings; leave out --set, --name and --runs-dir")
+    console = _console()
+    with console.status("loading"):
+        from adaptive_ray.config import load_config
+        from adaptive_ray.experiment import Experiment, open_run
+        from adaptive_ray.run_directory import RunDirectory
+
+        if resume is not None:
+            directory, settings = open_run(resume)
+            experiment = Experiment(settings, address=address)
+        else:
+            assert config is not None
+            settings = load_config(config, overrides or [], name=name, runs_dir=runs_dir)
+            experiment = Experiment(settings, address=address)
+            default = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.dataset.name}"
+            directory = RunDirectory.create(settings, settings.name or default)
+    result = experiment.run(directory, console)
+    _show(console, directory, result, settings)
+
+
+@app.command()
+def plan(config: ConfigFile, overrides: Overrides = None, address: Address = None) -> None:
+    """Prints what would run and what it would cost, without running it."""
+    console = _console()
+    from adaptive_ray.config import load_config
+    from adaptive_ray.experiment import Experiment
+
+    settings = load_config(config, overrides or [])
+    experiment = Experiment(settings, address=address)
+    p = experiment.plan
+    channels, height, width = experiment.data.shape
+    table = Table(title=f"{settings.dataset.name}: {p.epoch:,} training images, {channels} x {height} x {width}")
+    for title in ("batch size", "steps in the race", "steps if it wins", "learning rate"):
+        table.add_column(title, justify="right")
+    for candidate in p.candidates:
+        size = candidate.batch_size
+        rate = settings.simclr.optimizer.learning_rate_at(settings.simclr.optimizer.warmup, size)
+        table.add_row(f"{size:,}", f"{-(-p.window // size):,}", f"{p.steps(candidate):,}", f"{rate:.2g}")
+    console.print(table)
+    sweep = len(p.candidates)
+    console.print(
+        f"race: {p.window:,} samples each, a report every {p.evaluate_every:,}\n"
+        f"budget: {p.budget:,} samples ({p.budget / p.epoch:.3g} epochs)\n"
+        f"cost: at most {1 + p.explore_limit / p.budget:.2f} times one full run (a sweep over the candidates: {sweep})"
+    )
+    if experiment.layout:
+        race, stretch = experiment.layout.race, experiment.layout.stretch
+        device = f"{race.gpus:.3g} GPU" if race.gpus else f"{race.cpus:.3g} CPU cores"
+        console.print(f"workers: {sweep} x {race.count} in the race ({device} each), {stretch.count} for the winner")
+
+
+@app.command()
+def report(run_directory: Annotated[Path, typer.Argument(help="runs/NAME of a finished run")]) -> None:
+    """Rebuilds report.html from a run's directory."""
+    from adaptive_ray.report import write_report
+    from adaptive_ray.run_directory import RunDirectory
+
+    _console().print(str(write_report(RunDirectory.open(run_directory))), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def version() -> None:
+    """Prints the version."""
+    _console().print(__version__, highlight=False)
+
+
+def _show(console: Console, directory: Any, result: dict[str, Any], settings: Any) -> None:
+    from adaptive_ray.progress import results_table
+    from adaptive_ray.report import last_decisions
+
+    console.print()
+    console.print(results_table(last_decisions(directory.decisions())))
+    console.print(f"\n[bold green]chosen batch size: {result['chosen_batch_size']}[/]\n", highlight=False)
+    table = Table(box=None, padding=(0, 3, 0, 0))
+    for title in ("held-out accuracy", "trained", "untrained", "raw pixels"):
+        table.add_column(title, justify="right" if title != "held-out accuracy" else "left")
+    for title, kind in (("linear probe", "probe"), ("20 nearest neighbours", "knn")):
+        values = [result[f"{prefix}{kind}_accuracy"] for prefix in ("", "untrained_", "pixel_")]
+        table.add_row(title, *(f"{100 * value:.1f} %" for value in values))
+    console.print(table)
+    console.print(
+        f"\nspent on exploring: {100 * result['explore_fraction']:.0f} % of the run "
+        f"({result['samples_explored']:,} of {result['budget']:,} samples) · {result['seconds']:.0f} s in all",
+        highlight=False,
+    )
+    lines = {"results": directory.path, "picture": directory.path / "report.html"}
+    if settings.tracking.enabled and settings.tracking.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
+        lines["MLflow"] = f"mlflow ui --backend-store-uri sqlite:///{directory.path.parent / 'mlflow.db'}"
+    for title, text in lines.items():
+        console.print(f"{title}: {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: user errors become one line on stderr and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a stopped job, also in the background, ends as Ctrl-C does
+        signal.signal(number, _stop)
+    try:
+        code = app(standalone_mode=False)
+    except AdaptiveRayError as error:
+        print(f"adaptive-ray: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("adaptive-ray: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:  # typer's own usage errors; its click may be vendored, hence by their method
+        if not hasattr(error, "format_message"):
+            raise
+        print(f"adaptive-ray: {error.format_message()}", file=sys.stderr)
+        sys.exit(2)
+    if isinstance(code, int) and code:  # --help and an interruption come back as a number
+        if code == InterruptedRunError.exit_code:
+            print("adaptive-ray: interrupted", file=sys.stderr)
+        sys.exit(code)

@@ -1,0 +1,233 @@
+"""An experiment's configuration: composes the components' settings, reads YAML, and explains what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from adaptive_ray.datasets import DatasetSettings
+from adaptive_ray.errors import UserError
+from schedulers import PREDICTORS, Candidate
+from trainables.training import SimCLRSettings
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Amount(_Settings):
+    """A number of samples (images, not views), given as such or in epochs of the training images."""
+
+    samples: int | None = Field(None, ge=1, description="images")
+    epochs: float | None = Field(None, gt=0, description="passes over the training images")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.samples is None) == (self.epochs is None):
+            raise ValueError("give either samples or epochs")
+        return self
+
+    def of(self, images: int) -> int:
+        """The number of samples, with ``images`` in an epoch."""
+        return self.samples if self.samples is not None else math.ceil((self.epochs or 0) * images)
+
+
+class RaceSettings(_Settings):
+    """How long candidates train side by side, and how one of them is chosen."""
+
+    window: Amount = Field(default_factory=lambda: Amount(epochs=10), description="what each candidate may spend")
+    evaluations: int = Field(12, ge=4, le=1000, description="reports of each candidate within the window")
+    drop_below: float = Field(0.05, ge=0, lt=1, description="a candidate less probable than this to win is dropped")
+    predictor: str = Field("joint", description="extrapolates the loss curves: joint, per_curve or last_value")
+
+    @field_validator("predictor")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in PREDICTORS:
+            raise ValueError(f"use one of {', '.join(PREDICTORS)}")
+        return name
+
+
+class TrialSettings(_Settings):
+    """The workers of one candidate during the race."""
+
+    workers: int = Field(1, ge=1, description="Ray Train workers of each candidate; they share every batch")
+    cpus: float = Field(1, gt=0, description="CPU cores of a worker; less when a race needs more than there are")
+    gpu: Literal["auto"] | bool = Field("auto", description="one GPU a worker; auto: if the cluster has any")
+
+
+class StretchSettings(_Settings):
+    """The winner's way from the end of the race to the end of the budget."""
+
+    workers: Literal["auto"] | int = Field("auto", description="Ray Train workers; auto: all that the cluster has")
+
+    @field_validator("workers")
+    @classmethod
+    def _positive(cls, workers: str | int) -> str | int:
+        if isinstance(workers, int) and workers < 1:
+            raise ValueError("at least 1, or auto")
+        return workers
+
+
+class TrackingSettings(_Settings):
+    """Where MLflow keeps the experiment."""
+
+    enabled: bool = Field(True, description="whether to log to MLflow at all")
+    uri: str | None = Field(None, description="tracking server; null: MLFLOW_TRACKING_URI, else mlflow.db in runs_dir")
+
+    @field_validator("uri")
+    @classmethod
+    def _without_password(cls, uri: str | None) -> str | None:
+        if uri and "@" in uri.partition("://")[2].partition("/")[0]:
+            raise PydanticCustomError(
+                "password", "a configuration holds no password; put the address into MLFLOW_TRACKING_URI instead"
+            )
+        return uri
+
+    experiment: str = Field("adaptive_ray", min_length=1, description="name of the MLflow experiment")
+
+
+class ExperimentConfig(_Settings):
+    """Everything about one run."""
+
+    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="of the run; null: time and data set")
+    runs_dir: Path = Field(Path("runs"), description="results stand in runs_dir/name; all nodes must reach it")
+    seed: int = Field(0, ge=0, description="fixes data splits, initialisation, order and augmentation")
+    dataset: DatasetSettings = Field(description="images")
+    candidates: list[int] = Field(description="batch sizes to race: images per step over all workers")
+    budget: Amount = Field(description="the winner's whole run")
+    race: RaceSettings = Field(default_factory=RaceSettings, description="the choice between the candidates")
+    trial: TrialSettings = Field(default_factory=TrialSettings, description="workers during the race")
+    stretch: StretchSettings = Field(default_factory=StretchSettings, description="workers after the race")
+    simclr: SimCLRSettings = Field(default_factory=SimCLRSettings, description="network, augmentation, optimizer")
+    probe_images: int = Field(10_000, ge=16, description="training images that the final probes learn from, at most")
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings, description="MLflow")
+
+    @field_validator("candidates")
+    @classmethod
+    def _distinct(cls, sizes: list[int]) -> list[int]:
+        if not sizes:
+            raise ValueError("name at least one batch size")
+        for size in sizes:
+            Candidate(size)
+        twice = next((size for size in sizes if sizes.count(size) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} appears twice")
+        return sizes
+
+
+def load_config(
+    path: Path, overrides: Iterable[str] = (), *, name: str | None = None, runs_dir: Path | None = None
+) -> ExperimentConfig:
+    """Reads a YAML file, applies ``a.b=value`` overrides (values are YAML too), and validates.
+
+    ``name`` and ``runs_dir`` replace the settings of these names as they are.
+
+    Raises:
+        UserError: The file is missing or no YAML mapping, an override is malformed, or a setting is wrong.
+    """
+    raw = _read_yaml(path)
+    for override in overrides:
+        _override(raw, override)
+    raw |= {key: str(value) for key, value in (("name", name), ("runs_dir", runs_dir)) if value is not None}
+    return parse_config(raw, source=str(path))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must hold a mapping of settings, not {type(raw).__name__}")
+    return raw
+
+
+def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> ExperimentConfig:
+    """Validates a mapping; see ``load_config``."""
+    try:
+        return ExperimentConfig.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(error)}") from None
+
+
+def dump_config(config: ExperimentConfig) -> str:
+    """The configuration as YAML, every setting written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise UserError(f"--set {override!r}: write it as name.of.setting=value")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise UserError(f"--set {override!r}: {text!r} is not valid YAML") from None
+    *parents, last = name.split(".")
+    node = raw
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {override!r}: {parent!r} holds {child!r}, no settings below it")
+        node = child
+    if isinstance(value, dict) and isinstance(node.get(last), dict):
+        raise UserError(f"--set {override!r}: set the entries of {name} one by one")
+    # samples and epochs exclude each other: giving one replaces the other
+    for rival in {"samples": ["epochs"], "epochs": ["samples"]}.get(last, []):
+        node.pop(rival, None)
+    node[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first complaint in one line: where, the value given, the rule, and for an unknown key the nearest known."""
+    first = error.errors()[0]
+    place = _place(first["loc"], unknown=first["type"] in ("extra_forbidden", "missing"))
+    name = ".".join(place)
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(place[:-1])
+        near = difflib.get_close_matches(place[-1], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown setting {name!r}; {hint}"
+    if first["type"] == "missing":
+        return f"setting {name!r} is missing"
+    # A setting that may be of several kinds has a complaint for each.
+    rules = [
+        e["msg"].removeprefix("Value error, ")
+        for e in error.errors()
+        if e["loc"][: len(place)] == first["loc"][: len(place)]
+    ]
+    rule = "; or ".join(rule[:1].lower() + rule[1:] for rule in dict.fromkeys(rules))
+    if first["type"] == "password":
+        return f"{name}: {rule}"
+    return f"{name} = {first['input']!r}: {rule}" if name else rule
+
+
+def _place(location: tuple[int | str, ...], *, unknown: bool) -> list[str]:
+    """A complaint's location without pydantic's names for the branches of a union, which are no keys."""
+    place: list[str] = []
+    for index, part in enumerate(location):
+        is_key = isinstance(part, int) or part in _known_keys(place)
+        if is_key or (unknown and index == len(location) - 1):
+            place.append(str(part))
+    return place
+
+
+def _known_keys(place: list[str]) -> list[str]:
+    model: Any = ExperimentConfig
+    for part in place:
+        field = model.model_fields.get(part) if model is not None else None
+        types = [field.annotation, *getattr(field.annotation, "__args__", ())] if field is not None else []
+        model = next((t for t in types if isinstance(t, type) and issubclass(t, BaseModel)), None)
+    return list(model.model_fields) if model is not None else []

@@ -1,0 +1,59 @@
+"""Trained encoders as files: weights in safetensors, everything needed to rebuild the network in JSON."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from adaptive_ray.errors import UserError
+from trainables.simclr import Encoder, EncoderSettings, build_encoder
+
+
+def save_encoder(encoder: Encoder, directory: Path, *, image_size: int, provenance: dict[str, Any]) -> None:
+    """Writes ``encoder.safetensors`` and ``encoder.json`` into ``directory``."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    save_file(weights, directory / "encoder.safetensors")
+    description = {
+        "architecture": encoder.settings.model_dump(mode="json"),
+        "channels": encoder.channels,
+        "image_size": image_size,
+        "features": encoder.settings.features,
+        "input": "float images in [0, 1], [n, channels, height, width]; encoder.embed takes uint8",
+        **provenance,
+    }
+    (directory / "encoder.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def load_encoder(path: str | Path) -> Encoder:
+    """The encoder that a run trained, in evaluation mode, on the CPU. The weights it started from are not needed.
+
+    Args:
+        path: The run's directory, or its ``encoder.safetensors`` or ``encoder.json``.
+
+    Returns:
+        A module: float images in [0, 1] [n, C, H, W] -> representations [n, features]. ``embed`` takes uint8 images.
+
+    Raises:
+        UserError: A file is missing or damaged, or the two do not fit together.
+    """
+    path = Path(path)
+    directory = path.parent if path.suffix in (".safetensors", ".json") else path
+    for name in ("encoder.json", "encoder.safetensors"):
+        if not (directory / name).is_file():
+            raise UserError(f"{directory}: holds no encoder ({name} is missing)")
+    try:
+        description = json.loads((directory / "encoder.json").read_text())
+        settings = EncoderSettings.model_validate(description["architecture"])
+        size = description.get("image_size")
+        encoder = build_encoder(settings, description["channels"], image_size=size, pretrained=False)
+        encoder.load_weights(load_file(directory / "encoder.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, ValidationError, SafetensorError, RuntimeError) as error:
+        reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+        raise UserError(f"{directory}: the encoder's files are damaged: {reason}") from None
+    return encoder.eval()

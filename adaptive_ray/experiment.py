@@ -1,0 +1,316 @@
+"""One run from its configuration to its results: race, stretch, probes, files."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from rich.console import Console
+
+from adaptive_ray.cluster import Layout, Workers, cluster, cluster_address, local_resources
+from adaptive_ray.config import ExperimentConfig
+from adaptive_ray.datasets import Dataset, load_dataset
+from adaptive_ray.encoders import save_encoder
+from adaptive_ray.errors import InterruptedRunError, NoSurvivorError, UserError
+from adaptive_ray.plan import MIN_REPORTS, Plan
+from adaptive_ray.progress import Progress
+from adaptive_ray.run_directory import RunDirectory, describe
+from schedulers import LossExtrapolationScheduler, State
+from trainables.simclr import build_encoder
+from trainables.training import TrainSettings, initial_encoder, load_averaged_encoder
+from trainables.trial import run_trial
+
+METRIC = "reference_loss"
+
+#: A trial itself only waits for its Ray Train workers, which bring their own resources. Ray refuses an empty request.
+_DRIVER = {"CPU": 0, "memory": 1 << 20}
+
+#: What is kept of a report; Tune adds a dozen entries of its own.
+_REPORTED = (
+    "samples_seen", "seconds", "batch_size", "micro_batch", "workers", "progress", "learning_rate", "train_loss",
+    "train_loss_above_chance", "images_per_second", "data_wait", METRIC, "alignment", "uniformity", "rankme",
+    "checkpoint_path",
+)  # fmt: skip
+
+
+class Experiment:
+    """A validated run. Making one loads the data and checks everything that can be checked without a cluster.
+
+    Args:
+        config: The run.
+        address: Of a running Ray cluster; None: the one that ``RAY_ADDRESS`` names, else one started here.
+
+    Raises:
+        UserError: Something about the configuration, the data or this machine does not fit.
+    """
+
+    def __init__(self, config: ExperimentConfig, *, address: str | None = None) -> None:
+        self.config, self.address = config, address
+        self.data: Dataset = load_dataset(config.dataset, config.seed)
+        self.plan = Plan.of(config, len(self.data.training.images))
+        self._try_encoder()
+        self.layout: Layout | None = None
+        if cluster_address(address) is None:
+            cpus, gpus = local_resources()
+            self.layout = Layout.of(config, cpus=cpus, gpus=gpus)
+
+    def _try_encoder(self) -> None:
+        """Whether it takes the images, and whether the weights that it starts from are there."""
+        channels, size, _ = self.data.shape
+        try:
+            with torch.random.fork_rng():
+                build_encoder(self.config.simclr.encoder, channels, image_size=size)
+        except ValueError as error:
+            raise UserError(f"simclr.encoder: {error}") from None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of ``TrainSettings``, without the batch size."""
+        return {
+            **self.config.simclr.model_dump(mode="json"),
+            "budget": self.plan.budget,
+            "evaluate_every": self.plan.evaluate_every,
+            "seed": self.config.seed,
+        }
+
+    def run(self, directory: RunDirectory, console: Console) -> dict[str, Any]:
+        """Runs, or goes on with what ``directory`` already holds, and writes the results there.
+
+        Returns:
+            The content of ``result.json``.
+
+        Raises:
+            UserError: The cluster or MLflow cannot be used as configured.
+            NoSurvivorError: Every candidate failed, or the winner did after the race.
+            InterruptedRunError: Ctrl-C, or the job was stopped.
+        """
+        started = time.monotonic()
+        resume = f"adaptive-ray run --resume {directory.path}"
+        tracker = None
+        try:
+            with Progress(console, self.plan) as progress, ThreadPoolExecutor(1) as pool:
+                progress.phase("starting Ray and MLflow")
+                opening = pool.submit(self._open_tracker, directory)  # its database takes seconds; Ray does too
+                with cluster(self.address) as (cpus, gpus):
+                    layout = Layout.of(self.config, cpus=cpus, gpus=gpus)
+                    tracker = opening.result()
+                    scheduler = self._scheduler(layout, directory)
+                    observer = _Observer(scheduler, directory, progress, tracker)
+                    progress.phase(f"race: batch sizes {', '.join(c.key for c in self.plan.candidates)} side by side")
+                    self._train(scheduler, layout, directory, observer)
+                winner = scheduler.race.winner
+                if winner is None:
+                    reasons = "; ".join(f"batch size {key} {why}" for key, why in scheduler.race.failures().items())
+                    raise NoSurvivorError(f"no candidate survived: {reasons}. Mend the cause; then, to go on: {resume}")
+                progress.phase("probing the encoder on held-out images")
+                result = self._results(str(winner), directory)
+                result["seconds"] = round(time.monotonic() - started, 1)
+                self._write(str(winner), result, directory, tracker)
+                return result
+        except KeyboardInterrupt:
+            raise InterruptedRunError(f"interrupted; go on with: {resume}") from None
+        except BaseException:
+            if tracker is not None:
+                tracker.failed()
+            raise
+
+    def _open_tracker(self, directory: RunDirectory) -> Any:
+        if not self.config.tracking.enabled:
+            return None
+        from adaptive_ray.tracking import Tracker  # mlflow takes seconds to import, and no worker needs it
+
+        return Tracker(self.config, directory)
+
+    # --- race and stretch ---------------------------------------------------------------------------------------
+
+    def _scheduler(self, layout: Layout, directory: RunDirectory) -> LossExtrapolationScheduler:
+        scheduler = LossExtrapolationScheduler(
+            METRIC,
+            "min",
+            seconds_attr="seconds",
+            budget=self.plan.budget,
+            window=self.plan.window,
+            drop_below=self.config.race.drop_below,
+            predictor=self.config.race.predictor,
+            min_reports=MIN_REPORTS,
+            winner_config=_resources(layout.stretch),
+        )
+        for candidate in self.plan.candidates:
+            scheduler.race.enter(candidate.key)
+        scheduler.replay(
+            (report["candidate"], report["samples_seen"], report[METRIC], report["seconds"])
+            for report in directory.reports()
+        )
+        return scheduler
+
+    def _train(
+        self, scheduler: LossExtrapolationScheduler, layout: Layout, directory: RunDirectory, observer: _Observer
+    ) -> None:
+        """Runs the trials that are still in the race, to the end of the winner's budget."""
+        race = scheduler.race
+        starts = {report["candidate"]: report for report in directory.reports()}
+        keys = [str(key) for key in race.alive] if race.winner is None else [str(race.winner)]
+        if race.winner is not None and starts[keys[0]]["samples_seen"] >= self.plan.budget:
+            return
+        sizes = {candidate.key: candidate.batch_size for candidate in self.plan.candidates}
+        paths = {key: report["checkpoint_path"] for key, report in starts.items()}
+        workers = layout.race if race.winner is None else layout.stretch
+        storage = directory.path / "train"
+        attempt = len(list(storage.glob("tune-*")))
+        trainable = tune.with_parameters(
+            run_trial, settings=self.settings, data=[ray.put(self.data.training)], storage=str(storage)
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, _DRIVER),
+            param_space={
+                "candidate": tune.grid_search(keys),
+                "batch_size": tune.sample_from(lambda spec: sizes[spec.config.candidate]),
+                "resume_from": tune.sample_from(lambda spec: paths.get(spec.config.candidate)),
+                "run_tag": "start",
+                **_resources(workers),
+            },
+            tune_config=tune.TuneConfig(scheduler=scheduler),
+            run_config=tune.RunConfig(
+                name=f"tune-{attempt}", storage_path=str(storage), callbacks=[observer], verbose=0
+            ),
+        )
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the run here, not after Tune's own goodbye
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+        tuner.fit()
+
+    # --- results ------------------------------------------------------------------------------------------------
+
+    def _results(self, winner: str, directory: RunDirectory) -> dict[str, Any]:
+        """Probes the winner, saves it, and returns what ``result.json`` holds but for the time."""
+        from adaptive_ray.pictures import neighbours
+        from trainables.evaluation.probe import pixel_features, probe
+
+        reports = directory.reports()
+        last = {report["candidate"]: report for report in reports}
+        settings = TrainSettings.model_validate({**self.settings, "batch_size": int(winner)})
+        channels, size, _ = self.data.shape
+        encoder = load_averaged_encoder(settings, channels, size, last[winner]["checkpoint_path"])
+        explored = sum(report["samples_seen"] for key, report in last.items() if key != winner)
+
+        some = slice(0, self.config.probe_images)
+        try:
+            train_images, labels = self.data.training.images[some], self.data.labels[some]
+        except ValueError as error:  # a file that training has not come to
+            raise UserError(f"dataset {self.data.name}: {error}") from None
+        test_images, test_labels = self.data.test_images, self.data.test_labels
+
+        def features(network: Any, images: Any) -> Any:
+            return network.embed(torch.tensor(images)).numpy()
+
+        train_features, test_features = features(encoder, train_images), features(encoder, test_images)
+        trained = probe(train_features, labels, test_features, test_labels)
+        fresh = initial_encoder(settings, self.data.training)
+        untrained = probe(features(fresh, train_images), labels, features(fresh, test_images), test_labels)
+        train_pixels, test_pixels = pixel_features(train_images, test_images)
+        pixels = probe(train_pixels, labels, test_pixels, test_labels)
+
+        picture = neighbours(train_images, train_features, test_images, test_features)
+        (directory.path / "neighbours.png").write_bytes(picture)
+        save_encoder(
+            encoder,
+            directory.path,
+            image_size=size,
+            provenance={
+                "dataset": self.data.name,
+                "batch_size": int(winner),
+                "samples_seen": last[winner]["samples_seen"],
+            },
+        )
+        return {
+            "chosen_batch_size": int(winner),
+            "probe_accuracy": trained.linear,
+            "untrained_probe_accuracy": untrained.linear,
+            "pixel_probe_accuracy": pixels.linear,
+            "knn_accuracy": trained.knn,
+            "untrained_knn_accuracy": untrained.knn,
+            "pixel_knn_accuracy": pixels.knn,
+            "reference_loss": last[winner][METRIC],
+            "budget": self.plan.budget,
+            "explore_fraction": explored / self.plan.budget,
+            "samples_seen": last[winner]["samples_seen"],
+            "samples_explored": explored,
+        }
+
+    def _write(self, winner: str, result: dict[str, Any], directory: RunDirectory, tracker: Any) -> None:
+        from adaptive_ray.report import write_report
+
+        directory.write_json("curves.json", directory.curves())
+        directory.write_json("result.json", result)
+        write_report(directory)
+        if tracker is not None:
+            tracker.finished(winner, result, [r for r in directory.reports() if r["candidate"] == winner])
+            tracker.artifacts(directory, ARTIFACTS)
+
+
+#: The files of a run's directory that go to MLflow.
+ARTIFACTS = (
+    "result.json",
+    "config.yaml",
+    "decisions.jsonl",
+    "curves.json",
+    "report.html",
+    "encoder.safetensors",
+    "encoder.json",
+)
+
+
+def _resources(workers: Workers) -> dict[str, Any]:
+    """The entries of a trial's configuration that say what it runs on."""
+    return {"workers": workers.count, "cpus": workers.cpus, "gpus": workers.gpus, "threads": workers.threads}
+
+
+class _Observer(tune.Callback):  # type: ignore[misc]
+    """Writes down every report and every decision as they come, and shows them."""
+
+    def __init__(
+        self, scheduler: LossExtrapolationScheduler, directory: RunDirectory, progress: Progress, tracker: Any
+    ) -> None:
+        self._scheduler, self._directory = scheduler, directory
+        self._progress, self._tracker = progress, tracker
+        self._written = len(scheduler.decisions)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores callbacks to restore them; this one is made anew for every session
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        candidate = trial.config["candidate"]
+        report = {name: result[name] for name in _REPORTED if name in result}
+        self._write_decisions()  # before the report: who dies in between decides again, and nothing is missing
+        self._directory.append_report(candidate, report)
+        self._progress.report(self._scheduler.race, candidate, report)
+        if self._tracker is not None:
+            self._tracker.report(candidate, report)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._write_decisions()
+
+    def _write_decisions(self) -> None:
+        for decision in self._scheduler.decisions[self._written :]:
+            self._directory.append_decision(describe(decision))
+            self._progress.decided(decision)
+            if self._tracker is not None and decision.state is State.DROPPED:
+                self._tracker.dropped(str(decision.key), decision.reason)
+        self._written = len(self._scheduler.decisions)
+
+
+def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:
+    """An unfinished run, to go on with.
+
+    Raises:
+        UserError: There is none at ``path``, or it has come to its end.
+    """
+    directory = RunDirectory.open(path)
+    if (directory.path / "result.json").exists():
+        raise UserError(f"{directory.path} has come to its end; there is nothing to go on with")
+    return directory, directory.config()

@@ -1,0 +1,161 @@
+"""What a person sees while a run goes on, and the one screen at its end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from adaptive_ray.plan import Plan
+from schedulers import Decision, Forecast, Race, State
+
+_COLOUR = {State.RACING: "cyan", State.WAITING: "yellow", State.DROPPED: "red", State.WON: "green"}
+
+
+class Progress:
+    """A live table on a terminal; a line per report where there is none (a job's log, a pipe)."""
+
+    def __init__(self, console: Console, plan: Plan) -> None:
+        self._console, self._plan = console, plan
+        self._phase = ""
+        self._race: Race | None = None
+        self._last: dict[str, Mapping[str, Any]] = {}
+        self._started = time.monotonic()
+        self._live: Live | None = None
+        if console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def phase(self, text: str) -> None:
+        """Says what is happening now."""
+        self._phase = text
+        if not self._live:
+            self._console.print(f"[{self._elapsed()}] {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def report(self, race: Race, candidate: str, metrics: Mapping[str, Any]) -> None:
+        """Takes a candidate's report."""
+        self._race = race
+        self._last[candidate] = metrics
+        if race.over and self._phase.startswith("race"):
+            self._phase = f"stretch: batch size {race.winner} goes on to the end of the budget"
+        if self._live:
+            return
+        standing = next(s for s in race.standings() if s.key == candidate)
+        samples, loss = metrics["samples_seen"], metrics.get("reference_loss")
+        self._console.print(
+            f"[{self._elapsed()}] batch size {candidate}: {samples:,} of {self._plan.budget:,} samples, reference "
+            f"loss {_number(loss)}, forecast {_interval(standing.forecast)}, "
+            f"{metrics.get('images_per_second') or math.nan:,.0f} images/s, {self._time_left()} left",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def decided(self, decision: Decision) -> None:
+        """Says what has been decided."""
+        if decision.state is State.WAITING:
+            return
+        text = f"[{self._elapsed()}] batch size {decision.key} {decision.state.value}: {decision.reason}"
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True, style=_COLOUR[decision.state])
+
+    def _elapsed(self) -> str:
+        return _clock(time.monotonic() - self._started)
+
+    def _time_left(self) -> str:
+        """Until training ends: the rest of the race at the slowest one's pace, the rest of the budget at everyone's."""
+        race, plan = self._race, self._plan
+        paces = {key: float(m.get("images_per_second") or 0) for key, m in self._last.items()}
+        if race is None or not race.alive or not all(paces.get(str(key)) for key in race.alive):
+            return "?"
+        seen = {key: float(m["samples_seen"]) for key, m in self._last.items()}
+        if race.winner is not None:
+            return _clock((plan.budget - seen[str(race.winner)]) / paces[str(race.winner)])
+        alive = [str(key) for key in race.alive]
+        together = sum(paces[key] for key in alive)
+        waiting = max(max(plan.window - seen[key], 0.0) / paces[key] for key in alive)
+        return "about " + _clock(waiting + (plan.budget - plan.window) / together)
+
+    def _render(self) -> Group:
+        head = Spinner("dots", Text(f" {self._elapsed()}  {self._phase}", style="bold"))
+        if self._race is None:
+            return Group(head)
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for title in ("batch size", "samples", "", "reference loss", "forecast (80 %)", "images/s", ""):
+            table.add_column(title, justify="left" if title == "" else "right")
+        for standing in self._race.standings():
+            metrics = self._last.get(str(standing.key), {})
+            seen = metrics.get("samples_seen", 0)
+            table.add_row(
+                str(standing.key),
+                f"{seen:,}",
+                ProgressBar(total=self._plan.budget, completed=seen, width=24),
+                _number(metrics.get("reference_loss")),
+                _interval(standing.forecast),
+                f"{metrics.get('images_per_second') or math.nan:,.0f}",
+                Text(standing.state.value, style=_COLOUR[standing.state]),
+            )
+        return Group(head, table, Text(f"{self._time_left()} of training left", style="dim"))
+
+
+def results_table(verdicts: Sequence[Mapping[str, Any]]) -> Table:
+    """The candidates' last decisions (entries of ``decisions.jsonl``), the winner first."""
+    table = Table(title="Candidates", title_justify="left", title_style="bold")
+    for title in ("batch size", "reference loss", "forecast (80 %)", "progress rate", "images/s", "verdict", "why"):
+        table.add_column(title, justify="left" if title in ("verdict", "why") else "right")
+    for row in verdict_rows(verdicts):
+        state = State(row["verdict"])
+        table.add_row(*list(row.values())[:-2], Text(state.value, style=_COLOUR[state]), Text(row["why"]))
+    return table
+
+
+def verdict_rows(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The candidates' last decisions in words, the winner first."""
+    rows = []
+    for entry in sorted(verdicts, key=lambda entry: entry["state"] != State.WON):
+        mean, std = entry["forecast"]["mean"], entry["forecast"]["std"]
+        rate, pace = entry["log_rate"], entry["throughput"]
+        rows.append(
+            {
+                "batch size": str(entry["candidate"]),
+                "reference loss": f"{_number(entry['loss'])} at {entry['samples']:,.0f}",
+                "forecast": "-" if mean is None or std is None else _interval(Forecast(mean, std)),
+                "progress rate": "-" if not rate else f"{math.exp(rate[0]):.2f} ± {100 * math.expm1(rate[1]):.0f} %",
+                "images/s": f"{pace:,.0f}" if pace else "-",
+                "verdict": str(entry["state"]),
+                "why": str(entry["reason"]),
+            }
+        )
+    return rows
+
+
+def _interval(forecast: Forecast) -> str:
+    if not all(map(math.isfinite, forecast)):
+        return "-"
+    low, high = forecast.interval()
+    return f"{forecast.mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) and math.isfinite(value) else "-"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(max(int(seconds), 0), 60)
+    return f"{minutes}:{rest:02d}"

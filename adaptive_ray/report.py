@@ -1,0 +1,54 @@
+"""A run's page: one HTML file without a reference to anything outside itself."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from adaptive_ray import __version__, pictures
+from adaptive_ray.config import dump_config
+from adaptive_ray.errors import UserError
+from adaptive_ray.progress import verdict_rows
+from adaptive_ray.run_directory import RunDirectory
+
+
+def write_report(directory: RunDirectory) -> Path:
+    """Builds ``report.html`` from the other files of a finished run.
+
+    Raises:
+        UserError: The run has not come to its end.
+    """
+    result, curves = directory.read_json("result.json"), directory.read_json("curves.json")
+    config, decisions = directory.config(), directory.decisions()
+    winner = str(result["chosen_batch_size"])
+    budget = result["budget"]
+    race = pictures.race_at_decision(curves, decisions, budget, config.race.predictor)
+    neighbours = directory.path / "neighbours.png"
+    if not neighbours.is_file():
+        raise UserError(f"{neighbours} does not exist; it is written when a run ends")
+    template = Environment(
+        loader=PackageLoader("adaptive_ray"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    ).get_template("report.html.j2")
+    page = template.render(
+        name=directory.name,
+        version=__version__,
+        result=result,
+        dataset=config.dataset.name,
+        loss_curves=pictures.loss_curves(curves, race, winner),
+        batch_sizes=pictures.batch_sizes(curves, decisions, winner),
+        accuracies=pictures.accuracies(result),
+        neighbours=base64.b64encode(neighbours.read_bytes()).decode(),
+        rows=verdict_rows(last_decisions(decisions)),
+        config=dump_config(config),
+    )
+    file = directory.path / "report.html"
+    file.write_text(page)
+    return file
+
+
+def last_decisions(decisions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each candidate's last decision, in the order in which candidates first appear."""
+    return list({entry["candidate"]: entry for entry in decisions}.values())

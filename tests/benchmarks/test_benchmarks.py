@@ -1,0 +1,72 @@
+"""Benchmarks run, and derive what they print as they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def script(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments]
+    done = subprocess.run(command, check=False, cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def report(candidate: str, samples: int, seconds: float) -> dict[str, Any]:
+    return {"candidate": candidate, "batch_size": int(candidate), "samples_seen": samples, "seconds": seconds}
+
+
+def test_startup_derives_its_rows_from_lines_and_reports() -> None:
+    lines = [
+        (5.0, "[0:00] starting Ray and MLflow"),
+        (9.0, "[0:04] race: batch sizes 64, 256 side by side"),
+        (21.0, "[0:16] batch size 64: 1,024 of 4,096 samples, reference loss 3.1"),
+        (24.0, "[0:19] batch size 256: 1,024 of 4,096 samples, reference loss 3.2"),
+        (30.0, "[0:25] batch size 256 dropped: too slow"),
+        (30.0, "[0:25] batch size 64 won: the last one"),
+        (30.1, "[0:25] batch size 64: 2,048 of 4,096 samples, reference loss 2.9"),
+        (40.0, "[0:35] batch size 64: 3,072 of 4,096 samples, reference loss 2.8"),
+        (44.0, "[0:39] batch size 64: 4,096 of 4,096 samples, reference loss 2.7"),
+        (45.0, "[0:40] probing the encoder on held-out images"),
+    ]
+    reports = [
+        report("64", 1024, 8.0), report("256", 1024, 8.0), report("64", 2048, 16.0), report("64", 3072, 20.0),
+        report("64", 4096, 24.0),
+    ]  # fmt: skip
+    found = load("startup").figures(lines, 50.0, reports)
+    assert found["first step"] == pytest.approx(24 - 8 + 8 * 256 / 1024)
+    assert found["race"] == pytest.approx(21)
+    assert found["share"] == pytest.approx(42)
+    assert found["training"] == pytest.approx(16)
+    assert found["restart"] == pytest.approx(40 - 4 - 30)
+    assert found["stretch"] == pytest.approx(45 - 36)
+    assert found["probing"] == pytest.approx(5)
+
+
+@pytest.mark.slow
+def test_throughput_covers_the_whole_step() -> None:
+    output = script("throughput", "--quick", "--no-lightly")
+    rows = [line for line in output.splitlines() if line.startswith("│ adaptive_ray")]
+    assert rows
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("│").split("│")]
+        *phases, other = (float(cell) for cell in cells[-7:])
+        assert sum(phases) + other == pytest.approx(100, abs=0.5)

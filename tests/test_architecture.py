@@ -1,0 +1,110 @@
+"""Three floors, and imports only go down: schedulers < trainables < adaptive_ray. What is heavy is imported late."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = {"adaptive_ray", "trainables", "schedulers"}
+#: What each package may import of ours.
+ALLOWED = {
+    "schedulers": {"schedulers"},
+    "trainables": {"schedulers", "trainables"},
+    "adaptive_ray": OURS,
+}
+FILES = [file for package in sorted(OURS) for file in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(file: Path) -> set[str]:
+    """The top-level packages that a file imports anywhere, also within functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import"
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def name(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def users_of(package: str, within: str) -> set[str]:
+    return {name(file) for file in FILES if name(file).startswith(f"{within}/") and package in imported(file)}
+
+
+def test_the_packages_are_found() -> None:
+    assert {"schedulers/race.py", "schedulers/extrapolation/joint.py", "trainables/simclr/ntxent.py"} <= set(
+        map(name, FILES)
+    )
+    assert imported(ROOT / "schedulers" / "tune.py") >= {"ray", "schedulers"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_imports_only_go_down(file: Path) -> None:
+    package = name(file).partition("/")[0]
+    assert imported(file) & OURS <= ALLOWED[package]
+
+
+def test_ray_on_the_lowest_floor_is_in_one_file() -> None:
+    assert users_of("ray", "schedulers") == {"schedulers/tune.py"}
+
+
+def test_ray_on_the_middle_floor_is_in_the_worker_and_the_trial() -> None:
+    assert users_of("ray", "trainables") == {"trainables/worker.py", "trainables/trial.py"}
+
+
+def test_the_lowest_floor_needs_numpy_alone() -> None:
+    for file in FILES:
+        if name(file).startswith("schedulers/") and file.name != "tune.py":
+            foreign = imported(file) - set(sys.stdlib_module_names) - {"schedulers", "numpy"}
+            assert foreign == set(), name(file)
+
+
+@pytest.mark.parametrize(
+    ("package", "within", "users"),
+    [
+        ("mlflow", "trainables", set()),
+        ("matplotlib", "trainables", set()),
+        ("sklearn", "trainables", {"trainables/evaluation/probe.py"}),
+        ("mlflow", "adaptive_ray", {"adaptive_ray/tracking.py"}),
+        ("matplotlib", "adaptive_ray", {"adaptive_ray/pictures.py"}),
+    ],
+)
+def test_heavy_packages_are_each_in_one_place(package: str, within: str, users: set[str]) -> None:
+    assert users_of(package, within) == users
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top-level packages that a fresh interpreter has loaded after importing ``module``."""
+    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    names = set(done.stdout.split())
+    assert module.partition(".")[0] in names
+    return names
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("schedulers", {"ray", "torch", "pydantic", "adaptive_ray", "trainables"}),
+        ("schedulers.race", {"ray", "torch"}),
+        ("adaptive_ray", {"ray", "torch", "mlflow", "sklearn", "matplotlib", "numpy"}),
+        ("adaptive_ray.errors", {"ray", "torch", "mlflow"}),
+        ("adaptive_ray.cli", {"ray", "torch", "mlflow", "sklearn", "matplotlib"}),
+        ("trainables.training", {"ray", "mlflow", "sklearn", "matplotlib", "adaptive_ray"}),
+        pytest.param("trainables.trial", {"mlflow", "sklearn", "matplotlib", "adaptive_ray"}, marks=pytest.mark.slow),
+        pytest.param("adaptive_ray.experiment", {"mlflow", "sklearn", "matplotlib"}, marks=pytest.mark.slow),
+    ],
+)
+def test_what_an_import_loads(module: str, unwanted: set[str]) -> None:
+    assert loaded_by(module) & unwanted == set()
