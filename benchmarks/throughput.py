@@ -1,0 +1,192 @@
+"""Images per second of whole training steps, beside lightly's SimCLR example, and where a step's time goes.
+
+    python benchmarks/throughput.py                        # ResNet 16-32-64, B = 256
+    python benchmarks/throughput.py --backbone resnet18 --batch-size 512
+    python benchmarks/throughput.py --quick --no-lightly   # a smoke test
+
+A step loads, makes two views, goes forward, computes the loss, goes backward and updates. Ours is the step of
+``trainables.training``, driven as ``train`` drives it; lightly's is its example's, with the same backbone, batch,
+temperature and optimizer, and its best number of loader workers here. Every row is a process of its own; they take
+turns, and medians are shown. The split comes from passes of its own that wait for the device after each phase.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import multiprocessing
+import os
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from contestants import PHASES, Images, Lightly, Ours, Split, pick_device
+from rich.console import Console
+from rich.table import Table
+
+from trainables.memory import KEEP_MEMORY
+
+
+class Row:
+    """A contestant in a process of its own, with an allocator of its own."""
+
+    def __init__(self, name: str, side: type[Ours] | type[Lightly], options: argparse.Namespace, keep: bool) -> None:
+        self.name = name
+        self.seconds: list[float] = []  # of a step, one per repeat
+        self.parts: Split = {}
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, side, options))
+        before = dict(os.environ)
+        os.environ.update(KEEP_MEMORY if keep else {})
+        self._process.start()
+        for variable in KEEP_MEMORY.keys() - before.keys():
+            os.environ.pop(variable, None)
+        theirs.close()
+        atexit.register(self._pipe.close)  # else an error here would leave the process waiting for questions
+
+    def ask(self, method: str, *args: Any) -> Any:
+        self._pipe.send((method, args))
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
+def _serve(pipe: Any, side: type[Ours] | type[Lightly], options: argparse.Namespace) -> None:
+    contestant = side(options)
+    while True:
+        try:
+            method, args = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(getattr(contestant, method)(*args))
+
+
+def contestants(options: argparse.Namespace) -> list[Row]:
+    """Ours and lightly's, each with the system's allocator settings and with ``KEEP_MEMORY``."""
+    rows = [Row("adaptive_ray", Ours, options, keep=False), Row("adaptive_ray, memory kept", Ours, options, keep=True)]
+    if not options.lightly:
+        return rows
+    trials = {
+        workers: Row("", Lightly, argparse.Namespace(**{**vars(options), "workers": workers}), keep=False)
+        for workers in options.lightly_workers
+    }
+    turns = [{workers: trial.ask("measure", options.steps) for workers, trial in trials.items()} for _ in range(3)]
+    for trial in trials.values():
+        trial.close()
+    times = {workers: statistics.median(turn[workers] for turn in turns) for workers in trials}
+    best = min(times, key=times.__getitem__)
+    print(
+        "lightly's loader workers:",
+        *(f"{w}: {options.batch_size / t:.0f} images/s" for w, t in times.items()),
+        sep="  ",
+    )
+    chosen = argparse.Namespace(**{**vars(options), "workers": best})
+    rows.append(Row(f"lightly, {best} loader workers", Lightly, chosen, keep=False))
+    rows.append(Row(f"lightly, {best} loader workers, memory kept", Lightly, chosen, keep=True))
+    return rows
+
+
+def show(rows: list[Row], options: argparse.Namespace, facts: dict[str, Any]) -> None:
+    """The table, and what the goals say to it."""
+    console = Console(width=150)
+    size = options.batch_size
+    console.print(
+        f"{facts['device']}, {facts['cores']} cores, {facts['threads']} threads, torch {facts['torch']}, computes in "
+        f"bfloat16: {facts['bf16']}, autocast {facts['autocast']}; {'CIFAR-10' if options.real else 'random images'}",
+        highlight=False,
+    )
+    theirs = next((statistics.median(row.seconds) for row in rows if row.name.startswith("lightly")), None)
+    table = Table(
+        title=f"Whole steps, {options.backbone}, B = {size}, median of {options.repeats} x {options.steps} steps"
+    )
+    table.add_column("")
+    for title in ("images/s", "lowest-highest", "x lightly", "peak %", *(f"{p} %" for p in PHASES), "other %"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        seconds, whole = statistics.median(row.seconds), sum(row.parts.values())
+        table.add_row(
+            row.name,
+            f"{size / seconds:,.0f}",
+            f"{size / max(row.seconds):,.0f}-{size / min(row.seconds):,.0f}",
+            f"{theirs / seconds:.2f}" if theirs else "-",
+            f"{100 * facts['flops'] * size / seconds / facts['peak']:.0f}",
+            *(f"{100 * row.parts[phase] / whole:.1f}" for phase in (*PHASES, "other")),
+        )
+    console.print(table)
+    console.print(
+        f"data_wait % is the column data: what a step waits for images; lightly's loader also makes the views. peak %: "
+        f"{facts['flops'] / 1e9:.2f} GFLOP an image, as a share of a float32 matrix product's "
+        f"{facts['peak'] / 1e9:,.0f} GFLOP/s.",
+        highlight=False,
+    )
+    for name, figure, met in goals(rows, options, theirs):
+        console.print(f"{'[green]met   [/]' if met else '[red]missed[/]'}  {name}: {figure}", highlight=False)
+
+
+def goals(rows: list[Row], options: argparse.Namespace, theirs: float | None) -> Iterator[tuple[str, str, bool]]:
+    """Name, figure and verdict of the goals that this machine and these options can speak to."""
+    on_gpu = pick_device().type == "cuda"
+    for row in [row for row in rows if row.name.startswith("adaptive_ray")]:
+        seconds, whole = statistics.median(row.seconds), sum(row.parts.values())
+        if not on_gpu:
+            rest = 100 * (1 - (row.parts["forward"] + row.parts["backward"]) / whole)
+            yield f"{row.name}: all but forward and backward at most 10 % of a step", f"{rest:.1f} %", rest <= 10
+        if theirs:
+            goal = 10.0 if on_gpu else 2.5
+            yield (
+                f"{row.name}: at least {goal:g} times lightly",
+                f"{theirs / seconds:.2f} times",
+                theirs / seconds >= goal,
+            )
+        if on_gpu and options.backbone == "resnet18" and options.batch_size == 512:
+            pace = options.batch_size / seconds
+            yield f"{row.name}: 30,000 images/s", f"{pace:,.0f}", pace >= 30_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="small", help="small (16-32-64 channels, 3 blocks a stage), or resnet18")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=4, help="of a repeat")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of every row")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="ours")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds cifar-10-batches-py")
+    parser.add_argument("--lightly", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--lightly-workers", type=int, nargs="+", help="numbers to try; default 0 1 2, on a GPU 8 16 too"
+    )
+    parser.add_argument("--profile", action="store_true", help="only print the operators that take longest")
+    parser.add_argument("--quick", action="store_true", help="a batch of 32, two repeats of one step")
+    options = parser.parse_args()
+    if options.quick:
+        options.batch_size, options.steps, options.repeats = 32, 1, 2
+    if options.lightly_workers is None:
+        options.lightly_workers = [0, 1, 2] + [8, 16] * (pick_device().type == "cuda")
+    options.real = Images(options.data, 1).real
+    if not options.real:
+        print(f"no CIFAR-10 at {options.data}: the images are random")
+    if options.profile:
+        row = Row("", Ours, options, keep=True)
+        print(row.ask("profile"))
+        row.close()
+        return
+    rows = contestants(options)
+    facts = rows[0].ask("facts")
+    peaks = []
+    for _ in range(options.repeats):
+        peaks.append(rows[0].ask("peak"))
+        for row in rows:
+            row.seconds.append(row.ask("measure", options.steps))
+    for row in rows:
+        passes = [row.ask("split", options.steps) for _ in range(3)]
+        row.parts = {phase: statistics.median(found[phase] for found in passes) for phase in passes[0]}
+        row.close()
+    show(rows, options, {**facts, "peak": statistics.median(peaks)})
+
+
+if __name__ == "__main__":
+    main()
