@@ -42,6 +42,7 @@ def _work(rank: int, workers: int, file: str, task: bytes) -> bytes:
         "gloo", init_method=f"file://{file}", rank=rank, world_size=workers, timeout=timedelta(seconds=60)
     )
     try:
+        dist.barrier()  # whoever is done at once must not hang up while others still connect
         return pickle.dumps(function(*arguments))
     finally:
         dist.destroy_process_group()
