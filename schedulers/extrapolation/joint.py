@@ -33,6 +33,9 @@ _DRIFT = 0.1
 _NOISE_FLOOR = 2e-3
 #: Huber's constant, in standard deviations.
 _HUBER = 1.5
+#: Most steps of each of the three fits; the first two only serve to judge noise and outliers. The valley along which c
+#: and t0 trade off is flat: 15 steps leave the last fit up to one standard deviation short of its floor.
+_STEPS = (15, 15, 40)
 
 
 @dataclass(frozen=True)
@@ -105,13 +108,19 @@ def _drift(seen: float, at: float) -> float:
 
 def _curve(shared: Array, progress: Array) -> tuple[Array, Array]:
     """g at ``progress`` [n], and its derivatives [n, 5] by a, log b, log c, log t0 and log progress."""
-    a, log_b, log_c, log_t0 = shared
-    b, c, t0 = math.exp(log_b), math.exp(log_c), math.exp(log_t0)
+    a, log_b, log_c, log_t0 = shared.tolist()
+    c, t0 = math.exp(log_c), math.exp(log_t0)
     base = progress + t0
-    fall = b * base**-c
-    by_base = -c * fall / base
-    derivatives = (np.ones_like(fall), fall, -c * np.log(base) * fall, by_base * t0, by_base * progress)
-    return a + fall, np.stack(derivatives, axis=1)
+    log_base = np.log(base)
+    fall = np.exp(log_b - c * log_base)
+    derivatives = np.empty((len(progress), _SHARED + 1))
+    by_base = (-c) * fall / base
+    derivatives[:, 0] = 1.0
+    derivatives[:, 1] = fall
+    derivatives[:, 2] = (-c) * log_base * fall
+    derivatives[:, 3] = by_base * t0
+    derivatives[:, 4] = by_base * progress
+    return a + fall, derivatives
 
 
 def _fit(curves: Mapping[Hashable, tuple[Array, Array]]) -> _Fit:
@@ -132,14 +141,18 @@ def _fit(curves: Mapping[Hashable, tuple[Array, Array]]) -> _Fit:
     prior_mean = np.concatenate([_PRIOR_MEAN, np.zeros(len(keys) - 1)])
     precision = np.concatenate([_PRIOR_STD, np.full(len(keys) - 1, _RATE_STD)]) ** -2.0
 
+    directions = basis[owner]
+
     def linearise(theta: Array) -> tuple[Array, Array]:
-        log_rates = basis @ theta[_SHARED:]
-        value, slope = _curve(theta[:_SHARED], np.exp(log_rates)[owner] * t)
-        return value - z, np.concatenate([slope[:, :_SHARED], slope[:, _SHARED:] * basis[owner]], axis=1)
+        if len(keys) == 1:  # no rate to find
+            value, slope = _curve(theta, t)
+            return value - z, slope[:, :_SHARED]
+        value, slope = _curve(theta[:_SHARED], np.exp(basis @ theta[_SHARED:])[owner] * t)
+        return value - z, np.concatenate([slope[:, :_SHARED], slope[:, _SHARED:] * directions], axis=1)
 
     noise, weight = 0.1, recency**2
-    for _ in range(3):  # noise and outliers are judged anew by each better fit
-        theta = _levenberg_marquardt(linearise, theta, weight / noise**2, prior_mean, precision)
+    for steps in _STEPS:  # noise and outliers are judged anew by each better fit
+        theta = _levenberg_marquardt(linearise, theta, weight / noise**2, prior_mean, precision, steps)
         residual, jacobian = linearise(theta)
         noise = max(1.4826 * float(np.median(np.abs(residual))), _NOISE_FLOOR)
         weight = recency**2 * np.minimum(1.0, _HUBER * noise / np.maximum(np.abs(residual), 1e-12))
@@ -173,16 +186,14 @@ def _zero_sum_basis(count: int) -> Array:
 
 def _start(t: Array, z: Array, owner: NDArray[np.intp], basis: Array) -> Array:
     """A first guess: the best of a few curves with equal rates, then each rate alone on a grid."""
-    best, start = math.inf, np.zeros(_SHARED)
-    for c in (0.3, 0.7, 1.5):
-        for t0 in (0.01, 0.1, 0.5):
-            h = (t + t0) ** -c
-            centred = h - h.mean()
-            b = max(float(centred @ z) / max(float(centred @ centred), 1e-12), 1e-3)
-            a = float(z.mean()) - b * float(h.mean())
-            error = float(np.sum(np.abs(a + b * h - z)))
-            if error < best:
-                best, start = error, np.array([a, math.log(b), math.log(c), math.log(t0)])
+    c, t0 = np.meshgrid([0.3, 0.7, 1.5], [0.01, 0.1, 0.5], indexing="ij")
+    c, t0 = c.reshape(-1, 1), t0.reshape(-1, 1)
+    h = np.exp(-c * np.log(t + t0))
+    centred = h - h.mean(axis=1, keepdims=True)
+    b = np.maximum(centred @ z / np.maximum((centred**2).sum(axis=1), 1e-12), 1e-3)
+    a = z.mean() - b * h.mean(axis=1)
+    best = int(np.abs(a[:, None] + b[:, None] * h - z).sum(axis=1).argmin())
+    start = np.array([a[best], math.log(b[best]), math.log(c[best, 0]), math.log(t0[best, 0])])
     count = len(basis)
     if count == 1:
         return start
@@ -194,21 +205,27 @@ def _start(t: Array, z: Array, owner: NDArray[np.intp], basis: Array) -> Array:
 
 
 def _levenberg_marquardt(
-    linearise: Callable[[Array], tuple[Array, Array]], theta: Array, weight: Array, prior_mean: Array, precision: Array
+    linearise: Callable[[Array], tuple[Array, Array]],
+    theta: Array,
+    weight: Array,
+    prior_mean: Array,
+    precision: Array,
+    steps: int,
 ) -> Array:
     """Minimises sum(weight * residual^2) + sum(precision * (theta - prior_mean)^2)."""
 
     def cost_of(residual: Array, theta: Array) -> float:
         return float(weight @ residual**2 + precision @ (theta - prior_mean) ** 2)
 
-    damping = 1e-2
+    damping, prior, diagonal = 1e-4, np.diag(precision), np.arange(len(theta))
     residual, jacobian = linearise(theta)
     cost = cost_of(residual, theta)
-    for _ in range(15):
+    for _ in range(steps):
         weighted = jacobian.T * weight
-        matrix = weighted @ jacobian + np.diag(precision)
+        matrix = weighted @ jacobian + prior
         gradient = weighted @ residual + precision * (theta - prior_mean)
-        step = np.linalg.solve(matrix + damping * np.diag(np.diag(matrix)), gradient)
+        matrix[diagonal, diagonal] *= 1.0 + damping
+        step = np.linalg.solve(matrix, gradient)
         trial = theta - np.clip(step, -2.0, 2.0)  # exponentials ahead: no leap beyond a factor of e^2
         trial_residual, trial_jacobian = linearise(trial)
         trial_cost = cost_of(trial_residual, trial)

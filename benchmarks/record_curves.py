@@ -1,0 +1,139 @@
+"""Records whole runs at fixed batch sizes, for policies to be replayed on: one JSON file a run.
+
+    python benchmarks/record_curves.py --root data            # all, one process a core; goes on where it stopped
+    python benchmarks/record_curves.py --datasets mnist5k --epochs 1 --images 1024 --out /tmp/curves   # a smoke test
+
+Every file holds the curve of one run and the accuracy of the final linear probe:
+``{"dataset", "batch_size", "accumulation", "seed", "learning_rate_rule", "samples", "seconds", "train_loss",
+"reference_loss", "probe_accuracy"}``. Runs with equal data set, rule and seed are one sweep: they start from the same
+weights and see the same images in the same order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from trainables.memory import KEEP_MEMORY
+
+#: Held-out images of the reference loss.
+REFERENCE = 512
+
+
+class Recording(NamedTuple):
+    """One run to record."""
+
+    dataset: str
+    rule: str
+    seed: int
+    batch_size: int
+
+    @property
+    def file(self) -> Path:
+        return Path(self.dataset) / f"{self.rule}-seed{self.seed}-batch{self.batch_size}.json"
+
+
+def record(recording: Recording, options: argparse.Namespace) -> Path:
+    """Trains one run from start to end, probes it, and writes its file when all of it is there."""
+    import torch
+
+    from adaptive_ray.datasets import DatasetSettings, load_dataset
+    from trainables.evaluation.probe import probe
+    from trainables.training import train
+
+    torch.set_num_threads(1)
+    data = load_dataset(
+        DatasetSettings(
+            name=recording.dataset, root=options.root, limit=options.images, reference=REFERENCE, download=False
+        ),
+        recording.seed,
+    )
+    budget = round(options.epochs * len(data.labels))
+    settings = {
+        "batch_size": recording.batch_size,
+        "budget": budget,
+        "evaluate_every": budget // options.evaluations,
+        "seed": recording.seed,
+        "augment": "digits" if recording.dataset == "mnist5k" else "natural",
+        "temperature": 0.2,
+        "encoder": {"depth": options.depth},
+        "optimizer": {"name": "adamw", "learning_rate": options.learning_rate, "rule": recording.rule},
+    }
+    reports: list[dict[str, Any]] = []
+    encoder = train(settings, data.training, lambda metrics, checkpoint=None: reports.append(metrics))
+
+    def features(images: Any) -> Any:
+        return encoder.embed(torch.from_numpy(images)).numpy()
+
+    scores = probe(features(data.training.images), data.labels, features(data.test_images), data.test_labels)
+    content = {
+        "dataset": recording.dataset,
+        "batch_size": recording.batch_size,
+        "accumulation": 1,
+        "seed": recording.seed,
+        "learning_rate_rule": recording.rule,
+        "samples": [report["samples_seen"] for report in reports],
+        "seconds": [round(report["seconds"], 3) for report in reports],
+        "train_loss": [round(report["train_loss"], 5) for report in reports],
+        "reference_loss": [round(report["reference_loss"], 5) for report in reports],
+        "probe_accuracy": round(scores.linear, 5),
+        "settings": {**settings, "images": len(data.labels), "reference": REFERENCE},
+    }
+    file: Path = options.out / recording.file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".part")
+    unfinished.write_text(json.dumps(content) + "\n")
+    unfinished.rename(file)  # a file that is there is whole: an interrupted session begins its run anew
+    return file
+
+
+def wanted(options: argparse.Namespace) -> Iterator[Recording]:
+    """What is not there yet, whole sweeps first: a session that is cut short leaves sweeps that can be replayed."""
+    for seed, dataset, rule in itertools.product(options.seeds, options.datasets, options.rules):
+        for batch_size in options.batch_sizes:
+            recording = Recording(dataset, rule, seed, batch_size)
+            if not (options.out / recording.file).exists():
+                yield recording
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "curves")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="holds CIFAR-10 in torchvision's layout")
+    parser.add_argument("--datasets", nargs="+", default=["cifar10", "mnist5k"])
+    parser.add_argument("--rules", nargs="+", default=["sqrt", "none"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32, 64, 128, 256, 512])
+    parser.add_argument("--images", type=int, default=3_488, help="training images: what mnist5k has left, for both")
+    parser.add_argument("--epochs", type=float, default=16)
+    parser.add_argument("--evaluations", type=int, default=40)
+    parser.add_argument("--depth", type=int, default=1, help="residual blocks a stage")
+    parser.add_argument("--learning-rate", type=float, default=0.002, help="at a batch of 256")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+
+    todo = list(wanted(options))
+    os.environ.update(KEEP_MEMORY)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    context = multiprocessing.get_context("spawn")
+    with (
+        Progress(*columns, TimeRemainingColumn(), console=Console()) as progress,
+        ProcessPoolExecutor(options.processes, mp_context=context) as pool,
+    ):
+        task = progress.add_task("recording", total=len(todo))
+        for future in as_completed([pool.submit(record, recording, options) for recording in todo]):
+            progress.update(task, advance=1, description=str(future.result().relative_to(options.out)))
+
+
+if __name__ == "__main__":
+    main()
