@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -107,6 +108,35 @@ def report(run_directory: Annotated[Path, typer.Argument(help="runs/NAME of a fi
     from adaptive_ray.run_directory import RunDirectory
 
     _console().print(str(write_report(RunDirectory.open(run_directory))), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def replay(
+    curves: Annotated[Path, typer.Argument(metavar="CURVES_DIR", help="recorded whole runs, one JSON file each")],
+    policy: Annotated[list[str] | None, typer.Option(help="only these; default: all there are")] = None,
+    axis: Annotated[str, typer.Option(help="what is scarce: samples or seconds")] = "samples",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT.json", help="a row per policy and sweep")
+    ] = None,
+) -> None:
+    """Replays policies on recorded runs: what each would have chosen, and what that would have cost."""
+    if axis not in ("samples", "seconds"):
+        raise UserError(f"--axis {axis}: use samples or seconds")
+    console = _console()
+    with console.status("replaying"):
+        from adaptive_ray.studies import recordings, replay
+
+        names = replay.known_policies(policy or [])
+        sweeps = recordings.load_sweeps(curves)
+        rows = replay.replay(sweeps, names, axis)
+        tables = [replay.policy_table(rows, sweeps, axis), replay.forecast_table(replay.forecast_rows(sweeps))]
+    if json_file is not None:
+        try:
+            json_file.write_text(json.dumps(rows, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"--json {json_file}: cannot be written: {error.strerror}") from None
+    for table in tables:
+        console.print(table)
 
 
 @app.command()

@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32, 64, 128, 256, 512])
     parser.add_argument("--images", type=int, default=3_488, help="training images: what mnist5k has left, for both")
-    parser.add_argument("--epochs", type=float, default=16)
+    parser.add_argument("--epochs", type=float, default=12)
     parser.add_argument("--evaluations", type=int, default=40)
     parser.add_argument("--depth", type=int, default=1, help="residual blocks a stage")
     parser.add_argument("--learning-rate", type=float, default=0.002, help="at a batch of 256")

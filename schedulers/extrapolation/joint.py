@@ -33,9 +33,10 @@ _DRIFT = 0.1
 _NOISE_FLOOR = 2e-3
 #: Huber's constant, in standard deviations.
 _HUBER = 1.5
-#: Most steps of each of the three fits; the first two only serve to judge noise and outliers. The valley along which c
-#: and t0 trade off is flat: 15 steps leave the last fit up to one standard deviation short of its floor.
-_STEPS = (15, 15, 40)
+#: Most steps of each of the three fits, and the relative gain below which it ends. The first two only serve to judge
+#: noise and outliers; the valley along which c and t0 trade off is flat, and 15 steps would leave the last one up to a
+#: standard deviation short of its floor.
+_FITS = ((15, 1e-2), (15, 1e-2), (40, 1e-4))
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ def _fit(curves: Mapping[Hashable, tuple[Array, Array]]) -> _Fit:
         return value - z, np.concatenate([slope[:, :_SHARED], slope[:, _SHARED:] * directions], axis=1)
 
     noise, weight = 0.1, recency**2
-    for steps in _STEPS:  # noise and outliers are judged anew by each better fit
-        theta = _levenberg_marquardt(linearise, theta, weight / noise**2, prior_mean, precision, steps)
+    for steps, tolerance in _FITS:  # noise and outliers are judged anew by each better fit
+        theta = _levenberg_marquardt(linearise, theta, weight / noise**2, prior_mean, precision, steps, tolerance)
         residual, jacobian = linearise(theta)
         noise = max(1.4826 * float(np.median(np.abs(residual))), _NOISE_FLOOR)
         weight = recency**2 * np.minimum(1.0, _HUBER * noise / np.maximum(np.abs(residual), 1e-12))
@@ -211,6 +212,7 @@ def _levenberg_marquardt(
     prior_mean: Array,
     precision: Array,
     steps: int,
+    tolerance: float,
 ) -> Array:
     """Minimises sum(weight * residual^2) + sum(precision * (theta - prior_mean)^2)."""
 
@@ -226,7 +228,7 @@ def _levenberg_marquardt(
         gradient = weighted @ residual + precision * (theta - prior_mean)
         matrix[diagonal, diagonal] *= 1.0 + damping
         step = np.linalg.solve(matrix, gradient)
-        trial = theta - np.clip(step, -2.0, 2.0)  # exponentials ahead: no leap beyond a factor of e^2
+        trial = theta - np.minimum(np.maximum(step, -2.0), 2.0)  # exponentials ahead: no leap beyond a factor of e^2
         trial_residual, trial_jacobian = linearise(trial)
         trial_cost = cost_of(trial_residual, trial)
         if not trial_cost < cost:
@@ -237,7 +239,7 @@ def _levenberg_marquardt(
         gain = cost - trial_cost
         theta, residual, jacobian, cost = trial, trial_residual, trial_jacobian, trial_cost
         damping = max(damping * 0.1, 1e-8)
-        if gain < 1e-4 * (1.0 + cost):
+        if gain < tolerance * (1.0 + cost):
             break
     return theta
 
