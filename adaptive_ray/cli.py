@@ -118,6 +118,7 @@ def replay(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT.json", help="a row per policy and sweep")
     ] = None,
+    plots: Annotated[Path | None, typer.Option(metavar="DIR", help="writes the same as PNG pictures")] = None,
 ) -> None:
     """Replays policies on recorded runs: what each would have chosen, and what that would have cost."""
     if axis not in ("samples", "seconds"):
@@ -129,14 +130,19 @@ def replay(
         names = replay.known_policies(policy or [])
         sweeps = recordings.load_sweeps(curves)
         rows = replay.replay(sweeps, names, axis)
-        tables = [replay.policy_table(rows, sweeps, axis), replay.forecast_table(replay.forecast_rows(sweeps))]
-    if json_file is not None:
-        try:
+        forecasts = replay.forecast_rows(sweeps)
+    console.print(replay.policy_table(rows, sweeps, axis))
+    console.print(replay.forecast_table(forecasts))
+    try:
+        if json_file is not None:
             json_file.write_text(json.dumps(rows, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"--json {json_file}: cannot be written: {error.strerror}") from None
-    for table in tables:
-        console.print(table)
+        if plots is not None:
+            from adaptive_ray.studies.plots import write_plots
+
+            for file in write_plots(plots, rows, forecasts, sweeps, axis):
+                console.print(str(file), soft_wrap=True, highlight=False)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from None
 
 
 @app.command()

@@ -16,7 +16,8 @@ from schedulers import PREDICTORS, Race
 
 #: Okabe & Ito's colours, which colour-blind readers can tell apart; the yellow is left out.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444")
-_STYLE: dict[str, Any] = {
+#: matplotlib settings of every picture.
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "adaptive_ray",  # equal runs give equal files
     "font.family": ["sans-serif"],
@@ -46,11 +47,11 @@ def race_at_decision(curves: Curves, decisions: Sequence[Mapping[str, Any]], bud
 
 def loss_curves(curves: Curves, race: Race, winner: str) -> str:
     """Reference loss over samples, with each candidate's forecast from the decision on; beside it the raw loss. SVG."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[2.2, 1])
         standings = {standing.key: standing for standing in race.standings()}
-        for (key, curve), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
+        for (key, curve), colour in zip(curves.items(), colours(len(curves)), strict=True):
             label = f"{key} (chosen)" if key == winner else key
             samples, losses = _numbers(curve["samples"]), _numbers(curve["reference_loss"])
             wide = 2.4 if key == winner else 1.4
@@ -78,12 +79,12 @@ def loss_curves(curves: Curves, race: Race, winner: str) -> str:
 
 def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: str) -> str:
     """Batch size over samples, with the decisions marked. SVG."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 2.6), layout="constrained")
         axes = figure.subplots()
         sizes = sorted({curve["batch_size"] for curve in curves.values()})
         place = {size: row for row, size in enumerate(sizes)}
-        for (key, curve), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
+        for (key, curve), colour in zip(curves.items(), colours(len(curves)), strict=True):
             row, wide = place[curve["batch_size"]], 6 if key == winner else 3
             end = curve["samples"][-1] if curve["samples"] else 0
             axes.plot([0, end], [row, row], color=colour, linewidth=wide, solid_capstyle="butt")
@@ -104,7 +105,7 @@ def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
 
 def accuracies(result: Mapping[str, Any]) -> str:
     """Probe accuracies of the trained encoder, the untrained one and raw pixels. SVG."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.5, 2.6), layout="constrained")
         axes = figure.subplots()
         names = ("trained encoder", "untrained encoder", "raw pixels")
@@ -136,7 +137,7 @@ def neighbours(
 
     rows = min(rows, len(test))
     nearest = np.argsort(-unit(test_features[:rows]) @ unit(train_features).T, axis=1)[:, :shown]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=((shown + 1) * 0.8 + 0.3, rows * 0.8 + 0.3), layout="constrained", dpi=110)
         grid = figure.subplots(rows, shown + 1, squeeze=False, width_ratios=[1.25, *[1] * shown])
         for row in range(rows):
@@ -151,7 +152,8 @@ def neighbours(
         return buffer.getvalue()
 
 
-def _cycle(count: int) -> list[str]:
+def colours(count: int) -> list[str]:
+    """One for each line of a picture; the eighth is the first again."""
     return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from adaptive_ray.studies.recordings import load_sweeps
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -70,3 +72,21 @@ def test_throughput_covers_the_whole_step() -> None:
         cells = [cell.strip() for cell in row.strip("│").split("│")]
         *phases, other = (float(cell) for cell in cells[-7:])
         assert sum(phases) + other == pytest.approx(100, abs=0.5)
+
+
+@pytest.mark.slow
+def test_recording_goes_on_where_it_stopped_and_can_be_replayed(tmp_path: Path) -> None:
+    few = ["--datasets", "mnist5k", "--rules", "sqrt", "--seeds", "0", "--images", "256", "--epochs", "1"]
+    few += ["--evaluations", "4", "--batch-sizes", "32", "64", "--out", str(tmp_path)]
+    script("record_curves", *few)
+    files = sorted(tmp_path.rglob("*.json"))
+    assert [file.name for file in files] == ["sqrt-seed0-batch32.json", "sqrt-seed0-batch64.json"]
+    (sweep,) = load_sweeps(tmp_path)
+    assert sweep.dataset == "mnist5k"
+    assert sweep.budget("samples") == 256
+    assert all(0 < run.probe_accuracy < 1 for run in sweep.runs)
+    files[0].unlink()
+    written = files[1].stat().st_mtime_ns
+    script("record_curves", *few)
+    assert files[0].exists()
+    assert files[1].stat().st_mtime_ns == written

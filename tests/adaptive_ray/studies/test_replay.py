@@ -4,7 +4,9 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from adaptive_ray.cli import app
@@ -77,6 +79,19 @@ def test_the_command_prints_a_table_and_writes_rows(tmp_path: Path) -> None:
     expected = {"policy", "dataset", "learning_rate_rule", "seed", "axis", "chosen_batch_size", "regret"}
     assert expected | {"reference_loss_regret", "cost"} <= set(rows[0])
     assert {row["chosen_batch_size"] for row in rows} == {128}
+
+
+def test_the_same_as_pictures(tmp_path: Path) -> None:
+    curves = write(tmp_path / "curves", [recorded(size, seed) for seed in (0, 1) for size in RATES])
+    done = CliRunner().invoke(app, ["replay", str(curves), "--axis", "seconds", "--plots", str(tmp_path / "plots")])
+    assert done.exit_code == 0, done.output
+    for name in ("policies", "forecasts", "curves"):
+        file = tmp_path / "plots" / f"{name}.png"
+        assert str(file) in done.output
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("L"))
+        assert pixels.shape[1] > 700
+        assert (pixels < 128).any()  # something is drawn
 
 
 def test_bad_input_is_one_line_before_anything_is_replayed(tmp_path: Path) -> None:
