@@ -33,10 +33,10 @@ _DRIFT = 0.1
 _NOISE_FLOOR = 2e-3
 #: Huber's constant, in standard deviations.
 _HUBER = 1.5
-#: Most steps of each of the three fits, and the relative gain below which it ends. The first two only serve to judge
-#: noise and outliers; the valley along which c and t0 trade off is flat, and 15 steps would leave the last one up to a
-#: standard deviation short of its floor.
-_FITS = ((15, 1e-2), (15, 1e-2), (40, 1e-4))
+#: Most steps of each of the successive fits, and the relative gain below which it ends. All but the last only serve to
+#: judge noise and outliers; the valley along which c and t0 trade off is flat, and 15 steps would leave the last one up
+#: to a standard deviation short of its floor.
+_FITS = ((15, 1e-3), (15, 1e-3), (15, 1e-3), (40, 1e-4))
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def _curve(shared: Array, progress: Array) -> tuple[Array, Array]:
 
 
 def _fit(curves: Mapping[Hashable, tuple[Array, Array]]) -> _Fit:
-    keys = list(curves)
+    # The order of candidates must not matter, but the search's path, and in a flat valley its end, depends on it.
+    keys = sorted(curves, key=lambda key: (curves[key][1][-1], float(curves[key][1].mean())))
     lengths = [len(curves[key][0]) for key in keys]
     samples = np.concatenate([curves[key][0] for key in keys])
     losses = np.concatenate([curves[key][1] for key in keys])

@@ -53,29 +53,51 @@ def test_fitting_each_curve_alone_prefers_the_steepest_where_the_joint_fit_does_
     assert joint.probability_best({"slow": BUDGET, "fast": BUDGET})["fast"] > 0.95
 
 
-def test_a_curve_sped_up_by_a_factor_gains_its_logarithm() -> None:
-    samples, losses = walk(1.0, 20_000)
-    joint = fitted(JointForecaster(), {"one": (samples, losses), "double": (samples / 2, losses)})
-    (one, _), (double, _) = joint.rates()["one"], joint.rates()["double"]
-    assert double - one == pytest.approx(math.log(2), abs=0.02)
+@st.composite
+def races(draw):  # type: ignore[no-untyped-def]
+    """Curves of two to five candidates on one grid, with rates within a factor of four and noise of up to 5 %.
+
+    Without any noise, and a fiftieth of the way, there are ends of the valley that rounding chooses between.
+    """
+    keys = "abcde"[: draw(st.integers(2, 5))]
+    until, points = draw(st.floats(2_000, BUDGET)), draw(st.integers(6, 50))
+    noise, seed = draw(st.floats(0.005, 0.05)), draw(st.integers(0, 1000))
+    rates = {key: draw(st.floats(0.5, 2.0)) for key in keys}
+    return {key: walk(rates[key], until, points, noise, seed + 17 * i) for i, key in enumerate(keys)}
 
 
-def test_identical_curves_have_identical_rates_and_chances() -> None:
-    curve = walk(1.0, 20_000, noise=0.02)
-    joint = fitted(JointForecaster(), {"one": curve, "two": curve})
-    assert joint.rates()["one"][0] == pytest.approx(0, abs=1e-6)
-    chances = joint.probability_best({"one": BUDGET, "two": BUDGET})
-    assert chances["one"] == pytest.approx(0.5, abs=0.05)
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(curves=races(), factor=st.floats(1.1, 3.0))
+def test_a_curve_sped_up_by_a_factor_gains_its_logarithm(curves, factor: float) -> None:  # type: ignore[no-untyped-def]
+    samples, losses = curves["a"]
+    joint = fitted(JointForecaster(), {"one": (samples, losses), "faster": (samples / factor, losses)})
+    (one, std), (faster, _) = joint.rates()["one"], joint.rates()["faster"]
+    assert faster - one == pytest.approx(math.log(factor), abs=0.03 + 2 * std)
 
 
-def test_order_of_candidates_and_unit_of_samples_do_not_matter() -> None:
-    curves = {key: walk(rate, 20_000, noise=0.02, seed=3) for key, rate in RATES.items()}
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(curves=races())
+def test_identical_curves_have_identical_rates_and_chances(curves) -> None:  # type: ignore[no-untyped-def]
+    joint = fitted(JointForecaster(), {**curves, "twin": curves["a"]})
+    assert joint.rates()["twin"][0] == pytest.approx(joint.rates()["a"][0], abs=1e-4)
+    assert joint.forecast("twin", BUDGET).mean == pytest.approx(joint.forecast("a", BUDGET).mean, abs=1e-3)
+    chances = joint.probability_best(dict.fromkeys(joint.rates(), BUDGET))
+    assert chances["twin"] == pytest.approx(chances["a"], abs=0.06)  # 2,048 draws
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(curves=races(), unit=st.sampled_from([1e-3, 1.0 / 256, 2.0, 1e4]))
+def test_order_of_candidates_and_unit_of_samples_do_not_matter(curves, unit: float) -> None:  # type: ignore[no-untyped-def]
     plain = fitted(JointForecaster(), curves)
     backwards = fitted(JointForecaster(), dict(reversed(curves.items())))
-    scaled = fitted(JointForecaster(), {key: (s * 1000, y) for key, (s, y) in curves.items()})
-    for key in RATES:
-        assert backwards.forecast(key, BUDGET).mean == pytest.approx(plain.forecast(key, BUDGET).mean, abs=2e-2)
-        assert scaled.forecast(key, 1000 * BUDGET).mean == pytest.approx(plain.forecast(key, BUDGET).mean, abs=1e-6)
+    scaled = fitted(JointForecaster(), {key: (s * unit, y) for key, (s, y) in curves.items()})
+    for key in curves:
+        forecast = plain.forecast(key, BUDGET)
+        # Rounding may end the search a step earlier or later, in a flat valley.
+        for other in (backwards.forecast(key, BUDGET), scaled.forecast(key, unit * BUDGET)):
+            assert abs(other.mean - forecast.mean) < 0.5 * forecast.std
+        for other_rate, _ in (backwards.rates()[key], scaled.rates()[key]):
+            assert other_rate == pytest.approx(plain.rates()[key][0], abs=0.02)
 
 
 def test_an_outlier_does_not_turn_the_order() -> None:
