@@ -4,20 +4,21 @@
 
 All candidates train the same network on the same data, so they walk down one curve and differ in how fast they walk.
 ``r_j`` says what one sample is worth under candidate ``j``. The fit is a maximum a posteriori estimate by
-Levenberg-Marquardt (Nocedal & Wright, Numerical Optimization, 10.3) with Huber weights; its Gauss-Newton matrix gives
+Levenberg-Marquardt with Huber weights; its Gauss-Newton matrix gives
 the covariance (Laplace's approximation).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schedulers.extrapolation.base import Array, Curves, Forecast, Forecaster, clean, last_value, share_of_wins
+from schedulers.extrapolation.least_squares import levenberg_marquardt
 
 #: Parameters of the shared curve: a, log b, log c, log t0; the log rates follow.
 _SHARED = 4
@@ -159,7 +160,7 @@ def _fit(curves: Mapping[Hashable, tuple[Array, Array]]) -> _Fit:
 
     noise, weight = 0.1, recency**2
     for steps, tolerance in _FITS:  # noise and outliers are judged anew by each better fit
-        theta = _levenberg_marquardt(linearise, theta, weight / noise**2, prior_mean, precision, steps, tolerance)
+        theta = levenberg_marquardt(linearise, theta, weight / noise**2, prior_mean, precision, steps, tolerance)
         residual, jacobian = linearise(theta)
         noise = max(1.4826 * float(np.median(np.abs(residual))), _NOISE_FLOOR)
         weight = recency**2 * np.minimum(1.0, _HUBER * noise / np.maximum(np.abs(residual), 1e-12))
@@ -209,45 +210,6 @@ def _start(t: Array, z: Array, owner: NDArray[np.intp], basis: Array) -> Array:
     errors = np.abs(value.reshape(len(shifts), -1) - z)
     summed = np.stack([errors[:, owner == j].sum(axis=1) for j in range(count)])
     return np.concatenate([start, basis.T @ shifts[summed.argmin(axis=1)]])
-
-
-def _levenberg_marquardt(
-    linearise: Callable[[Array], tuple[Array, Array]],
-    theta: Array,
-    weight: Array,
-    prior_mean: Array,
-    precision: Array,
-    steps: int,
-    tolerance: float,
-) -> Array:
-    """Minimises sum(weight * residual^2) + sum(precision * (theta - prior_mean)^2)."""
-
-    def cost_of(residual: Array, theta: Array) -> float:
-        return float(weight @ residual**2 + precision @ (theta - prior_mean) ** 2)
-
-    damping, prior, diagonal = 1e-4, np.diag(precision), np.arange(len(theta))
-    residual, jacobian = linearise(theta)
-    cost = cost_of(residual, theta)
-    for _ in range(steps):
-        weighted = jacobian.T * weight
-        matrix = weighted @ jacobian + prior
-        gradient = weighted @ residual + precision * (theta - prior_mean)
-        matrix[diagonal, diagonal] *= 1.0 + damping
-        step = np.linalg.solve(matrix, gradient)
-        trial = theta - np.minimum(np.maximum(step, -2.0), 2.0)  # exponentials ahead: no leap beyond a factor of e^2
-        trial_residual, trial_jacobian = linearise(trial)
-        trial_cost = cost_of(trial_residual, trial)
-        if not trial_cost < cost:
-            damping *= 10.0
-            if damping > 1e8:
-                break
-            continue
-        gain = cost - trial_cost
-        theta, residual, jacobian, cost = trial, trial_residual, trial_jacobian, trial_cost
-        damping = max(damping * 0.1, 1e-8)
-        if gain < tolerance * (1.0 + cost):
-            break
-    return theta
 
 
 def _correlation(residual: Array, owner: NDArray[np.intp]) -> float:
