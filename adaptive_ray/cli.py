@@ -123,6 +123,8 @@ def replay(
     """Replays policies on recorded runs: what each would have chosen, and what that would have cost."""
     if axis not in ("samples", "seconds"):
         raise UserError(f"--axis {axis}: use samples or seconds")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise UserError(f"--json {json_file}: {json_file.parent} is no directory; make it first")
     console = _console()
     with console.status("replaying"):
         from adaptive_ray.studies import recordings, replay

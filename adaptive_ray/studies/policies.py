@@ -116,11 +116,9 @@ def ray_scheduler(sweep: Sweep, axis: Axis, *, name: str) -> Outcome:
     return Outcome(chosen, reports, 1000 * playback.seconds / max(playback.calls, 1))
 
 
-#: What an experiment does unless told otherwise: predictor and threshold are ``RaceSettings``' defaults.
-DEFAULT = "default"
-
+#: ``default`` is what an experiment does unless told otherwise (``RaceSettings``).
 POLICIES: dict[str, Policy] = {
-    DEFAULT: partial(race, predictor="joint"),
+    "default": partial(race, predictor="joint"),
     "joint": partial(race, predictor="joint", drop_below=0.0),
     "per_curve": partial(race, predictor="per_curve", drop_below=0.0),
     "last_value": partial(race, predictor="last_value", drop_below=0.0),

@@ -30,7 +30,7 @@ class Recording(BaseModel):
     dataset: str = Field(min_length=1)
     batch_size: int = Field(ge=2)
     accumulation: int = Field(1, ge=1)
-    seed: int
+    seed: int = Field(ge=0)
     learning_rate_rule: str
     samples: list[Annotated[FiniteFloat, Field(gt=0)]] = Field(min_length=MIN_POINTS)
     seconds: list[Annotated[FiniteFloat, Field(ge=0)]]
@@ -79,6 +79,18 @@ class Sweep:
     def budget(self, axis: Axis) -> float:
         """A whole run: the samples, or the seconds, that every recording reaches."""
         return float(min(run.time(axis)[-1] for run in self.runs))
+
+    def check(self, axis: Axis) -> None:
+        """Raises:
+        UserError: A candidate has not reported once when the budget is spent.
+        """
+        for run in self.runs:
+            if run.time(axis)[0] > self.budget(axis):
+                raise UserError(
+                    f"{self.dataset}, rule {self.learning_rate_rule}, seed {self.seed}: batch {run.key} first reports "
+                    f"after {run.time(axis)[0]:g} {axis}, but another recording ends at {self.budget(axis):g}; "
+                    f"record it with more reports, or leave it out"
+                )
 
     def final_losses(self, axis: Axis) -> dict[str, float]:
         """Each candidate's reference loss once it has spent the budget."""

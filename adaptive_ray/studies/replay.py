@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,17 @@ def known_policies(names: Sequence[str]) -> list[str]:
     return list(names) or list(POLICIES)
 
 
-def replay(sweeps: Iterable[Sweep], policies: Sequence[str], axis: Axis) -> list[Row]:
+def replay(sweeps: Sequence[Sweep], policies: Sequence[str], axis: Axis) -> list[Row]:
     """One row per policy and sweep; regrets are what the best candidate has more than the chosen one, at least 0.
 
     ``cost`` is what was spent on ``axis`` relative to one full run, ``cost_samples`` and ``cost_seconds`` on either.
     With ``axis`` seconds the reference loss counts where the budget of seconds ends; the probe is the recording's end.
+
+    Raises:
+        UserError: A candidate has not reported once when the budget is spent.
     """
+    for sweep in sweeps:
+        sweep.check(axis)
     return [_row(name, POLICIES[name](sweep, axis), sweep, axis) for sweep in sweeps for name in policies]
 
 

@@ -36,6 +36,7 @@ def test_the_budget_is_what_every_recording_reaches(tmp_path: Path) -> None:
     ("change", "complaint"),
     [
         ({"batch_size": 1}, "batch_size"),
+        ({"seed": -1}, "seed"),
         ({"reference_loss": [1.0, 2.0]}, "reference_loss has 2 entries, samples has 40"),
         ({"seconds": [1.0] * 40}, "seconds must rise"),
         ({"samples": [1.0, 2.0, 3.0]}, "samples"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -61,6 +62,15 @@ def test_an_unknown_policy_is_told_what_there_is() -> None:
         known_policies(["grid"])
 
 
+def test_a_candidate_that_says_nothing_in_time_is_named() -> None:
+    made = sweep()
+    late = made.by_key["64"].model_copy(update={"seconds": [1e6 + second for second in made.by_key["64"].seconds]})
+    slow = dataclasses.replace(made, runs=(late, *made.runs[1:]))
+    assert replay([slow], ["default"], "samples")
+    with pytest.raises(UserError, match=r"made, rule sqrt, seed 0: batch 64 first reports after .* seconds, but"):
+        replay([slow], list(POLICIES), "seconds")
+
+
 def test_the_command_prints_a_table_and_writes_rows(tmp_path: Path) -> None:
     curves = write(tmp_path / "curves", [recorded(size, seed) for seed in (0, 1) for size in RATES])
     out = tmp_path / "out.json"
@@ -99,7 +109,8 @@ def test_bad_input_is_one_line_before_anything_is_replayed(tmp_path: Path) -> No
     for arguments, complaint in (
         ([str(curves), "--axis", "steps"], "--axis steps: use samples or seconds"),
         ([str(tmp_path / "none")], "no such directory"),
-        ([str(curves), "--json", str(tmp_path / "no" / "out.json")], "cannot be written"),
+        ([str(curves), "--json", str(tmp_path / "no" / "out.json")], "no is no directory; make it first"),
+        ([str(curves), "--json", str(tmp_path)], "cannot be written"),
     ):
         done = CliRunner().invoke(app, ["replay", *arguments])
         assert isinstance(done.exception, UserError)
