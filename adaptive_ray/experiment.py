@@ -16,14 +16,12 @@ from rich.console import Console
 from adaptive_ray.cluster import Layout, Workers, cluster, cluster_address, local_resources
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import Dataset, load_dataset
-from adaptive_ray.encoders import save_encoder
 from adaptive_ray.errors import InterruptedRunError, NoSurvivorError, UserError
 from adaptive_ray.plan import MIN_REPORTS, Plan
 from adaptive_ray.progress import Progress
 from adaptive_ray.run_directory import RunDirectory, describe
 from schedulers import LossExtrapolationScheduler, State
 from trainables.simclr import build_encoder
-from trainables.training import TrainSettings, initial_encoder, load_averaged_encoder
 from trainables.trial import run_trial
 
 METRIC = "reference_loss"
@@ -109,7 +107,9 @@ class Experiment:
                     reasons = "; ".join(f"batch size {key} {why}" for key, why in scheduler.race.failures().items())
                     raise NoSurvivorError(f"no candidate survived: {reasons}. Mend the cause; then, to go on: {resume}")
                 progress.phase("probing the encoder on held-out images")
-                result = self._results(str(winner), directory)
+                from adaptive_ray.results import judge  # matplotlib and scikit-learn: not before they are needed
+
+                result = judge(str(winner), directory, self.data, self.config, self.settings, self.plan.budget)
                 result["seconds"] = round(time.monotonic() - started, 1)
                 self._write(str(winner), result, directory, tracker)
                 return result
@@ -185,62 +185,6 @@ class Experiment:
         tuner.fit()
 
     # --- results ------------------------------------------------------------------------------------------------
-
-    def _results(self, winner: str, directory: RunDirectory) -> dict[str, Any]:
-        """Probes the winner, saves it, and returns what ``result.json`` holds but for the time."""
-        from adaptive_ray.pictures import neighbours
-        from trainables.evaluation.probe import pixel_features, probe
-
-        reports = directory.reports()
-        last = {report["candidate"]: report for report in reports}
-        settings = TrainSettings.model_validate({**self.settings, "batch_size": int(winner)})
-        channels, size, _ = self.data.shape
-        encoder = load_averaged_encoder(settings, channels, size, last[winner]["checkpoint_path"])
-        explored = sum(report["samples_seen"] for key, report in last.items() if key != winner)
-
-        some = slice(0, self.config.probe_images)
-        try:
-            train_images, labels = self.data.training.images[some], self.data.labels[some]
-        except ValueError as error:  # a file that training has not come to
-            raise UserError(f"dataset {self.data.name}: {error}") from None
-        test_images, test_labels = self.data.test_images, self.data.test_labels
-
-        def features(network: Any, images: Any) -> Any:
-            return network.embed(torch.tensor(images)).numpy()
-
-        train_features, test_features = features(encoder, train_images), features(encoder, test_images)
-        trained = probe(train_features, labels, test_features, test_labels)
-        fresh = initial_encoder(settings, self.data.training)
-        untrained = probe(features(fresh, train_images), labels, features(fresh, test_images), test_labels)
-        train_pixels, test_pixels = pixel_features(train_images, test_images)
-        pixels = probe(train_pixels, labels, test_pixels, test_labels)
-
-        picture = neighbours(train_images, train_features, test_images, test_features)
-        (directory.path / "neighbours.png").write_bytes(picture)
-        save_encoder(
-            encoder,
-            directory.path,
-            image_size=size,
-            provenance={
-                "dataset": self.data.name,
-                "batch_size": int(winner),
-                "samples_seen": last[winner]["samples_seen"],
-            },
-        )
-        return {
-            "chosen_batch_size": int(winner),
-            "probe_accuracy": trained.linear,
-            "untrained_probe_accuracy": untrained.linear,
-            "pixel_probe_accuracy": pixels.linear,
-            "knn_accuracy": trained.knn,
-            "untrained_knn_accuracy": untrained.knn,
-            "pixel_knn_accuracy": pixels.knn,
-            "reference_loss": last[winner][METRIC],
-            "budget": self.plan.budget,
-            "explore_fraction": explored / self.plan.budget,
-            "samples_seen": last[winner]["samples_seen"],
-            "samples_explored": explored,
-        }
 
     def _write(self, winner: str, result: dict[str, Any], directory: RunDirectory, tracker: Any) -> None:
         from adaptive_ray.report import write_report
