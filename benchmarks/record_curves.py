@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32, 64, 128, 256, 512])
     parser.add_argument("--images", type=int, default=3_488, help="training images: what mnist5k has left, for both")
     parser.add_argument("--epochs", type=float, default=12)
-    parser.add_argument("--evaluations", type=int, default=40)
+    parser.add_argument("--evaluations", type=int, default=120, help="as often as a race of 12 reports in a tenth")
     parser.add_argument("--depth", type=int, default=1, help="residual blocks a stage")
     parser.add_argument("--learning-rate", type=float, default=0.002, help="at a batch of 256")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))

@@ -1,14 +1,21 @@
 """Three ways to extrapolate the loss curves of candidates, behind one interface."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from schedulers.extrapolation.base import Forecast, Forecaster
 from schedulers.extrapolation.joint import JointForecaster
 from schedulers.extrapolation.last_value import LastValueForecaster
 from schedulers.extrapolation.per_curve import PerCurveForecaster
 
+
+class Predictor(Protocol):
+    """Makes a forecaster; ``head_start``: samples seen before the curves' samples count from zero."""
+
+    def __call__(self, head_start: float = 0.0) -> Forecaster: ...
+
+
 #: The forecasters by the name that settings use.
-PREDICTORS: dict[str, Callable[[], Forecaster]] = {
+PREDICTORS: dict[str, Predictor] = {
     "joint": JointForecaster,
     "per_curve": PerCurveForecaster,
     "last_value": LastValueForecaster,

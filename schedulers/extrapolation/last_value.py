@@ -10,7 +10,8 @@ from schedulers.extrapolation.base import Array, Curves, Forecast, Forecaster, c
 class LastValueForecaster(Forecaster):
     """Forecasts the last loss of each curve, whatever lies ahead."""
 
-    def __init__(self) -> None:
+    def __init__(self, head_start: float = 0.0) -> None:
+        del head_start  # what lies behind does not matter here
         self._curves: dict[Hashable, tuple[Array, Array]] = {}
 
     def fit(self, curves: Curves) -> None:

@@ -18,28 +18,29 @@ def levenberg_marquardt(
     steps: int,
     tolerance: float,
 ) -> Array:
-    """Minimises sum(weight * residual^2) + sum(precision * (theta - prior_mean)^2) over theta [d].
+    """Minimises sum(weight * residual^2) + (theta - prior_mean)' precision (theta - prior_mean) over theta [d].
 
     Args:
         linearise: theta -> residuals [n] and their derivatives [n, d].
         theta: Where the search starts.
         weight: Of each residual [n].
         prior_mean: Of each parameter [d].
-        precision: Of each parameter's prior [d].
+        precision: Inverse covariance of the prior [d, d].
         steps: At most so many.
         tolerance: The search ends when a step gains less than this share of the cost.
     """
 
     def cost_of(residual: Array, theta: Array) -> float:
-        return float(weight @ residual**2 + precision @ (theta - prior_mean) ** 2)
+        away = theta - prior_mean
+        return float(weight @ residual**2 + away @ precision @ away)
 
-    damping, prior, diagonal = 1e-4, np.diag(precision), np.arange(len(theta))
+    damping, diagonal = 1e-4, np.arange(len(theta))
     residual, jacobian = linearise(theta)
     cost = cost_of(residual, theta)
     for _ in range(steps):
         weighted = jacobian.T * weight
-        matrix = weighted @ jacobian + prior
-        gradient = weighted @ residual + precision * (theta - prior_mean)
+        matrix = weighted @ jacobian + precision
+        gradient = weighted @ residual + precision @ (theta - prior_mean)
         matrix[diagonal, diagonal] *= 1.0 + damping
         step = np.linalg.solve(matrix, gradient)
         trial = theta - np.minimum(np.maximum(step, -2.0), 2.0)  # exponentials ahead: no leap beyond a factor of e^2

@@ -15,13 +15,14 @@ class PerCurveForecaster(Forecaster):
     run the steepest curve is forecast to end lowest, and a large batch's is the steepest.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, head_start: float = 0.0) -> None:
+        self._head_start = head_start
         self._fits: dict[Hashable, JointForecaster] = {}
 
     def fit(self, curves: Curves) -> None:
         self._fits = {}
         for key, curve in curves.items():
-            self._fits[key] = JointForecaster()
+            self._fits[key] = JointForecaster(self._head_start)
             self._fits[key].fit({key: curve})
 
     def forecast(self, key: Hashable, at: float) -> Forecast:
