@@ -85,9 +85,9 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     for title in ("batch size", "steps in the race", "steps if it wins", "learning rate"):
         table.add_column(title, justify="right")
     for candidate in p.candidates:
-        size = candidate.batch_size
-        rate = settings.simclr.optimizer.learning_rate_at(settings.simclr.optimizer.warmup, size)
-        table.add_row(f"{size:,}", f"{-(-p.window // size):,}", f"{p.steps(candidate):,}", f"{rate:.2g}")
+        images = candidate.images_per_update
+        rate = settings.simclr.optimizer.learning_rate_at(settings.simclr.optimizer.warmup, images)
+        table.add_row(candidate.key, f"{-(-p.window // images):,}", f"{p.steps(candidate):,}", f"{rate:.2g}")
     console.print(table)
     sweep = len(p.candidates)
     console.print(
@@ -156,10 +156,12 @@ def version() -> None:
 def _show(console: Console, directory: Any, result: dict[str, Any], settings: Any) -> None:
     from adaptive_ray.progress import results_table
     from adaptive_ray.report import last_decisions
+    from schedulers import Candidate
 
     console.print()
     console.print(results_table(last_decisions(directory.decisions())))
-    console.print(f"\n[bold green]chosen batch size: {result['chosen_batch_size']}[/]\n", highlight=False)
+    chosen = Candidate(result["chosen_batch_size"], result["chosen_accumulation"])
+    console.print(f"\n[bold green]chosen batch size: {chosen.key}[/]\n", highlight=False)
     table = Table(box=None, padding=(0, 3, 0, 0))
     for title in ("held-out accuracy", "trained", "untrained", "raw pixels"):
         table.add_column(title, justify="right" if title != "held-out accuracy" else "left")

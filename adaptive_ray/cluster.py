@@ -53,6 +53,7 @@ class Layout:
             raise UserError("trial.gpu = true, but the cluster has no GPU; set trial.gpu=false or add one")
         device, available = ("GPUs", int(gpus)) if on_gpu else ("CPU cores", int(cpus / config.trial.cpus))
         per_trial, candidates = config.trial.workers, len(config.candidates)
+        smallest = min(candidate.batch_size for candidate in config.candidates)
         stretch = available if config.stretch.workers == "auto" else config.stretch.workers
         for name, wanted in (("trial.workers", per_trial), ("stretch.workers", stretch)):
             if not 1 <= wanted <= available:
@@ -60,9 +61,9 @@ class Layout:
                     f"{name} = {wanted}: the cluster has {device} for {available} workers "
                     f"({cpus:g} CPU cores, {gpus:g} GPUs); lower it or join a larger cluster with --address"
                 )
-            if wanted > min(config.candidates) and (name == "trial.workers" or config.stretch.workers != "auto"):
+            if wanted > smallest and (name == "trial.workers" or config.stretch.workers != "auto"):
                 raise UserError(
-                    f"{name} = {wanted}: batch size {min(config.candidates)} leaves workers without an image; "
+                    f"{name} = {wanted}: batch size {smallest} leaves workers without an image; "
                     f"lower it or race larger batches"
                 )
         needed = per_trial * candidates
@@ -72,7 +73,7 @@ class Layout:
                 f"{available}; workers of one run cannot share a GPU, so lower trial.workers or race fewer candidates"
             )
         sharing = math.ceil(needed / available)
-        stretch = min(stretch, *config.candidates)
+        stretch = min(stretch, smallest)
         if on_gpu:
             cores = min(config.trial.cpus, cpus / max(needed, stretch))
             return cls(Workers(per_trial, cores, 1 / sharing), Workers(stretch, cores, 1))

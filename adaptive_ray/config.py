@@ -1,21 +1,32 @@
-"""An experiment's configuration: composes the components' settings, reads YAML, and explains what is wrong."""
+"""An experiment's configuration: composes the components' settings, and reads YAML."""
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from adaptive_ray.datasets import DatasetSettings
 from adaptive_ray.errors import UserError
+from adaptive_ray.explain import explain
 from schedulers import PREDICTORS, Candidate
-from trainables.training import SimCLRSettings
+from trainables.settings import SimCLRSettings
+from trainables.swapping import SurpriseSettings
 
 
 class _Settings(BaseModel):
@@ -37,6 +48,19 @@ class Amount(_Settings):
     def of(self, images: int) -> int:
         """The number of samples, with ``images`` in an epoch."""
         return self.samples if self.samples is not None else math.ceil((self.epochs or 0) * images)
+
+
+def _read_candidate(entry: Any) -> Any:
+    """A batch size alone is a candidate without accumulation."""
+    return entry if isinstance(entry, Mapping | Candidate) else Candidate(entry)
+
+
+def _write_candidate(candidate: Candidate) -> Any:
+    return candidate.batch_size if candidate.accumulation == 1 else dataclasses.asdict(candidate)
+
+
+#: In YAML: 128, or {batch_size: 128, accumulation: 4}.
+_Candidate = Annotated[Candidate, BeforeValidator(_read_candidate), PlainSerializer(_write_candidate)]
 
 
 class RaceSettings(_Settings):
@@ -76,6 +100,12 @@ class StretchSettings(_Settings):
         return workers
 
 
+class SwapSettings(SurpriseSettings):
+    """Whether the winner may change to another candidate on its way, and how much it must disappoint before."""
+
+    enabled: bool = Field(False, description="whether to swap at all")
+
+
 class TrackingSettings(_Settings):
     """Where MLflow keeps the experiment."""
 
@@ -101,26 +131,43 @@ class ExperimentConfig(_Settings):
     runs_dir: Path = Field(Path("runs"), description="results stand in runs_dir/name; all nodes must reach it")
     seed: int = Field(0, ge=0, description="fixes data splits, initialisation, order and augmentation")
     dataset: DatasetSettings = Field(description="images")
-    candidates: list[int] = Field(description="batch sizes to race: images per step over all workers")
+    candidates: list[_Candidate] = Field(
+        description="what to choose from: batch sizes (images over all workers), or batch_size with accumulation"
+    )
     budget: Amount = Field(description="the winner's whole run")
+    explore: Literal["race", "rotate", "none"] = Field(
+        "race", description="race: candidates side by side; rotate: in turns within one run; none: there is one only"
+    )
     race: RaceSettings = Field(default_factory=RaceSettings, description="the choice between the candidates")
     trial: TrialSettings = Field(default_factory=TrialSettings, description="workers during the race")
     stretch: StretchSettings = Field(default_factory=StretchSettings, description="workers after the race")
+    swap: SwapSettings = Field(default_factory=SwapSettings, description="the winner's change of candidate")
     simclr: SimCLRSettings = Field(default_factory=SimCLRSettings, description="network, augmentation, optimizer")
     probe_images: int = Field(10_000, ge=16, description="training images that the final probes learn from, at most")
     tracking: TrackingSettings = Field(default_factory=TrackingSettings, description="MLflow")
 
     @field_validator("candidates")
     @classmethod
-    def _distinct(cls, sizes: list[int]) -> list[int]:
-        if not sizes:
+    def _distinct(cls, candidates: list[Candidate]) -> list[Candidate]:
+        if not candidates:
             raise ValueError("name at least one batch size")
-        for size in sizes:
-            Candidate(size)
-        twice = next((size for size in sizes if sizes.count(size) > 1), None)
+        twice = next((c.key for c in candidates if candidates.count(c) > 1), None)
         if twice is not None:
-            raise ValueError(f"{twice} appears twice")
-        return sizes
+            raise ValueError(f"{twice} appears twice; remove one")
+        return candidates
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> Self:
+        keys = [candidate.key for candidate in self.candidates]
+        if self.explore == "none" and len(keys) > 1:
+            raise ValueError(f"explore = 'none' trains one candidate, not {', '.join(keys)}; keep one, or use race")
+        if self.explore == "rotate" and len(keys) < 2:
+            raise ValueError(f"explore = 'rotate' needs candidates beside {keys[0]}; add one, or use none")
+        if self.swap.enabled and self.explore == "rotate":
+            raise ValueError("swap.enabled is for the winner of a race, and explore = 'rotate' has none; leave one out")
+        if self.swap.enabled and len(keys) < 2:
+            raise ValueError(f"swap.enabled needs candidates beside {keys[0]}; add one, or leave it out")
+        return self
 
 
 def load_config(
@@ -159,7 +206,7 @@ def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> Exper
     try:
         return ExperimentConfig.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error)}") from None
+        raise UserError(f"{source}: {explain(error, ExperimentConfig)}") from None
 
 
 def dump_config(config: ExperimentConfig) -> str:
@@ -188,46 +235,3 @@ def _override(raw: dict[str, Any], override: str) -> None:
     for rival in {"samples": ["epochs"], "epochs": ["samples"]}.get(last, []):
         node.pop(rival, None)
     node[last] = value
-
-
-def _explain(error: ValidationError) -> str:
-    """The first complaint in one line: where, the value given, the rule, and for an unknown key the nearest known."""
-    first = error.errors()[0]
-    place = _place(first["loc"], unknown=first["type"] in ("extra_forbidden", "missing"))
-    name = ".".join(place)
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(place[:-1])
-        near = difflib.get_close_matches(place[-1], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return f"unknown setting {name!r}; {hint}"
-    if first["type"] == "missing":
-        return f"setting {name!r} is missing"
-    # A setting that may be of several kinds has a complaint for each.
-    rules = [
-        e["msg"].removeprefix("Value error, ")
-        for e in error.errors()
-        if e["loc"][: len(place)] == first["loc"][: len(place)]
-    ]
-    rule = "; or ".join(rule[:1].lower() + rule[1:] for rule in dict.fromkeys(rules))
-    if first["type"] == "password":
-        return f"{name}: {rule}"
-    return f"{name} = {first['input']!r}: {rule}" if name else rule
-
-
-def _place(location: tuple[int | str, ...], *, unknown: bool) -> list[str]:
-    """A complaint's location without pydantic's names for the branches of a union, which are no keys."""
-    place: list[str] = []
-    for index, part in enumerate(location):
-        is_key = isinstance(part, int) or part in _known_keys(place)
-        if is_key or (unknown and index == len(location) - 1):
-            place.append(str(part))
-    return place
-
-
-def _known_keys(place: list[str]) -> list[str]:
-    model: Any = ExperimentConfig
-    for part in place:
-        field = model.model_fields.get(part) if model is not None else None
-        types = [field.annotation, *getattr(field.annotation, "__args__", ())] if field is not None else []
-        model = next((t for t in types if isinstance(t, type) and issubclass(t, BaseModel)), None)
-    return list(model.model_fields) if model is not None else []

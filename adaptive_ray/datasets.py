@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, 
 from adaptive_ray.errors import UserError
 from trainables.batches import ImageFiles
 from trainables.memory import machine_memory
-from trainables.training import TrainingData
+from trainables.settings import TrainingData
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]

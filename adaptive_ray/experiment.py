@@ -31,9 +31,9 @@ _DRIVER = {"CPU": 0, "memory": 1 << 20}
 
 #: What is kept of a report; Tune adds a dozen entries of its own.
 _REPORTED = (
-    "samples_seen", "seconds", "batch_size", "micro_batch", "workers", "progress", "learning_rate", "train_loss",
-    "train_loss_above_chance", "images_per_second", "data_wait", METRIC, "alignment", "uniformity", "rankme",
-    "checkpoint_path",
+    "samples_seen", "seconds", "batch_size", "accumulation", "micro_batch", "workers", "progress", "learning_rate",
+    "train_loss", "train_loss_above_chance", "images_per_second", "data_wait", METRIC, "alignment", "uniformity",
+    "rankme", "checkpoint_path",
 )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ class Experiment:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of ``TrainSettings``, without the batch size."""
+        """Of ``TrainSettings``, without the candidate's own."""
         return {
             **self.config.simclr.model_dump(mode="json"),
             "budget": self.plan.budget,
@@ -109,7 +109,8 @@ class Experiment:
                 progress.phase("probing the encoder on held-out images")
                 from adaptive_ray.results import judge  # matplotlib and scikit-learn: not before they are needed
 
-                result = judge(str(winner), directory, self.data, self.config, self.settings, self.plan.budget)
+                by_key = {candidate.key: candidate for candidate in self.plan.candidates}
+                result = judge(by_key[str(winner)], directory, self.data, self.config, self.settings, self.plan.budget)
                 result["seconds"] = round(time.monotonic() - started, 1)
                 self._write(str(winner), result, directory, tracker)
                 return result
@@ -158,7 +159,7 @@ class Experiment:
         keys = [str(key) for key in race.alive] if race.winner is None else [str(race.winner)]
         if race.winner is not None and starts[keys[0]]["samples_seen"] >= self.plan.budget:
             return
-        sizes = {candidate.key: candidate.batch_size for candidate in self.plan.candidates}
+        candidates = {candidate.key: candidate for candidate in self.plan.candidates}
         paths = {key: report["checkpoint_path"] for key, report in starts.items()}
         workers = layout.race if race.winner is None else layout.stretch
         storage = directory.path / "train"
@@ -170,7 +171,8 @@ class Experiment:
             tune.with_resources(trainable, _DRIVER),
             param_space={
                 "candidate": tune.grid_search(keys),
-                "batch_size": tune.sample_from(lambda spec: sizes[spec.config.candidate]),
+                "batch_size": tune.sample_from(lambda spec: candidates[spec.config.candidate].batch_size),
+                "accumulation": tune.sample_from(lambda spec: candidates[spec.config.candidate].accumulation),
                 "resume_from": tune.sample_from(lambda spec: paths.get(spec.config.candidate)),
                 "run_tag": "start",
                 **_resources(workers),

@@ -34,9 +34,11 @@ Curves = Mapping[str, Mapping[str, Any]]
 
 
 def race_at_decision(curves: Curves, decisions: Sequence[Mapping[str, Any]], budget: float, predictor: str) -> Race:
-    """The race as it stood when its winner was chosen, fitted to the points known then."""
+    """The first race as it stood when its winner was chosen, fitted to the points known then."""
     forecaster = PREDICTORS[predictor]()
-    known = {entry["candidate"]: entry["samples"] for entry in decisions if entry["state"] in ("won", "dropped")}
+    won = next((i for i, entry in enumerate(decisions) if entry["state"] == "won"), len(decisions))
+    first = decisions[: won + 1]  # of the first race; more may follow
+    known = {entry["candidate"]: entry["samples"] for entry in first if entry["state"] in ("won", "dropped")}
     race = Race(dict.fromkeys([*curves, *known]), budget=budget, window=budget, drop_below=0, forecaster=forecaster)
     for key, curve in curves.items():
         for samples, loss in zip(curve["samples"], curve["reference_loss"], strict=True):
@@ -73,8 +75,8 @@ def loss_curves(curves: Curves, race: Race, winner: str) -> str:
         _limit(left, curves)
         right.set_title("Raw training loss: not comparable", loc="left", fontsize=10)
         for axes in (left, right):
-            _samples_axis(axes)
-        return _svg(figure)
+            samples_axis(axes)
+        return svg(figure)
 
 
 def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: str) -> str:
@@ -82,25 +84,25 @@ def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 2.6), layout="constrained")
         axes = figure.subplots()
-        sizes = sorted({curve["batch_size"] for curve in curves.values()})
-        place = {size: row for row, size in enumerate(sizes)}
+        keys = sorted(curves, key=lambda key: (curves[key]["batch_size"], curves[key].get("accumulation", 1)))
+        place = {key: row for row, key in enumerate(keys)}
         for (key, curve), colour in zip(curves.items(), colours(len(curves)), strict=True):
-            row, wide = place[curve["batch_size"]], 6 if key == winner else 3
+            row, wide = place[key], 6 if key == winner else 3
             end = curve["samples"][-1] if curve["samples"] else 0
             axes.plot([0, end], [row, row], color=colour, linewidth=wide, solid_capstyle="butt")
         marks = {"dropped": ("X", "#c0392b", "dropped"), "won": ("*", "#1e8449", "won: goes on with all workers")}
         for entry in decisions:
             if entry["state"] in marks and entry["candidate"] in curves:
                 marker, colour, label = marks[entry["state"]]
-                row = place[curves[entry["candidate"]]["batch_size"]]
+                row = place[entry["candidate"]]
                 shown = label if label not in axes.get_legend_handles_labels()[1] else None
                 axes.scatter([entry["samples"]], [row], marker=marker, s=150, color=colour, label=shown, zorder=3)
-        axes.set_yticks(range(len(sizes)), [str(size) for size in sizes])
-        axes.set_ylim(-0.6, len(sizes) - 0.4)
+        axes.set_yticks(range(len(keys)), keys)
+        axes.set_ylim(-0.6, len(keys) - 0.4)
         axes.set_ylabel("batch size")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25), ncols=2)
-        _samples_axis(axes)
-        return _svg(figure)
+        samples_axis(axes)
+        return svg(figure)
 
 
 def accuracies(result: Mapping[str, Any]) -> str:
@@ -119,7 +121,7 @@ def accuracies(result: Mapping[str, Any]) -> str:
         axes.set_xlabel("accuracy on held-out images, %")
         axes.grid(visible=False, axis="y")
         figure.legend(loc="outside right upper")
-        return _svg(figure)
+        return svg(figure)
 
 
 def neighbours(
@@ -171,13 +173,15 @@ def _limit(axes: Axes, curves: Curves) -> None:
         axes.set_ylim(low - 2 * margin, high + margin)
 
 
-def _samples_axis(axes: Axes) -> None:
+def samples_axis(axes: Axes) -> None:
+    """Labels an axis of samples in thousands."""
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value else "0"))
     axes.set_xlabel("samples seen (images)")
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The figure as an element of a page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

@@ -27,15 +27,16 @@ class Plan:
     def of(cls, config: ExperimentConfig, images: int) -> Plan:
         """The plan for ``images`` training images.
 
-        Reports come on a grid of samples that all candidates' batches hit exactly, where there is one.
+        Reports come on a grid of samples that all candidates' updates hit exactly, where there is one.
 
         Raises:
-            UserError: A batch is larger than the data, the window does not fit into the budget, or it is too short.
+            UserError: An update takes more images than there are, the window does not fit into the budget, or it is
+                too short.
         """
-        sizes = config.candidates
-        if max(sizes) > images:
+        largest = max(config.candidates, key=lambda candidate: candidate.images_per_update)
+        if largest.images_per_update > images:
             raise UserError(
-                f"candidates: batch size {max(sizes):,} is larger than the {images:,} training images; "
+                f"candidates: {_described(largest)} is larger than the {images:,} training images; "
                 f"remove it or use more data"
             )
         budget, window = config.budget.of(images), config.race.window.of(images)
@@ -44,16 +45,17 @@ class Plan:
                 f"budget = {_written(config.budget, budget)} is smaller than race.window = "
                 f"{_written(config.race.window, window)}; raise the budget or shorten the window"
             )
-        if window < MIN_REPORTS * max(sizes):
+        if window < MIN_REPORTS * largest.images_per_update:
             raise UserError(
-                f"race.window = {_written(config.race.window, window)} holds {window // max(sizes)} steps of batch "
-                f"size {max(sizes):,}; at least {MIN_REPORTS} are needed to see where a curve is going"
+                f"race.window = {_written(config.race.window, window)} holds {window // largest.images_per_update} "
+                f"steps of {_described(largest)}; at least {MIN_REPORTS} are needed to see where a curve is going"
             )
-        every, grid = max(window // config.race.evaluations, 1), math.lcm(*sizes)
+        every = max(window // config.race.evaluations, 1)
+        grid = math.lcm(*(candidate.images_per_update for candidate in config.candidates))
         if grid <= every:
             every = every // grid * grid
         window = min(every * max(round(window / every), 1), budget)
-        return cls(tuple(Candidate(size) for size in sizes), images, budget, window, every)
+        return cls(tuple(config.candidates), images, budget, window, every)
 
     @property
     def explore_limit(self) -> int:
@@ -62,7 +64,13 @@ class Plan:
 
     def steps(self, candidate: Candidate) -> int:
         """Optimizer steps of a whole run."""
-        return math.ceil(self.budget / candidate.batch_size)
+        return math.ceil(self.budget / candidate.images_per_update)
+
+
+def _described(candidate: Candidate) -> str:
+    if candidate.accumulation == 1:
+        return f"batch size {candidate.batch_size:,}"
+    return f"batch size {candidate.key} ({candidate.images_per_update:,} images per update)"
 
 
 def _written(amount: Amount, samples: int) -> str:

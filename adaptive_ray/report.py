@@ -13,6 +13,8 @@ from adaptive_ray.config import dump_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.progress import verdict_rows
 from adaptive_ray.run_directory import RunDirectory
+from adaptive_ray.swap_picture import swap_picture
+from schedulers import Candidate
 
 
 def write_report(directory: RunDirectory) -> Path:
@@ -23,7 +25,7 @@ def write_report(directory: RunDirectory) -> Path:
     """
     result, curves = directory.read_json("result.json"), directory.read_json("curves.json")
     config, decisions = directory.config(), directory.decisions()
-    winner = str(result["chosen_batch_size"])
+    winner, swaps = result["winner"], directory.swaps()
     budget = result["budget"]
     race = pictures.race_at_decision(curves, decisions, budget, config.race.predictor)
     neighbours = directory.path / "neighbours.png"
@@ -36,9 +38,11 @@ def write_report(directory: RunDirectory) -> Path:
         name=directory.name,
         version=__version__,
         result=result,
+        chosen=Candidate(result["chosen_batch_size"], result["chosen_accumulation"]).key,
         dataset=config.dataset.name,
         loss_curves=pictures.loss_curves(curves, race, winner),
         batch_sizes=pictures.batch_sizes(curves, decisions, winner),
+        swaps=swap_picture([r for r in directory.reports() if r["candidate"] == winner], swaps) if swaps else "",
         accuracies=pictures.accuracies(result),
         neighbours=base64.b64encode(neighbours.read_bytes()).decode(),
         rows=verdict_rows(last_decisions(decisions)),

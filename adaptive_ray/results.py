@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,27 +15,31 @@ from adaptive_ray.encoders import save_encoder
 from adaptive_ray.errors import UserError
 from adaptive_ray.pictures import neighbours
 from adaptive_ray.run_directory import RunDirectory
+from schedulers import Candidate
 from trainables.evaluation.probe import pixel_features, probe
-from trainables.training import TrainSettings, initial_encoder, load_averaged_encoder
+from trainables.settings import TrainSettings
+from trainables.training import initial_encoder, load_averaged_encoder
 
 
 def judge(
-    winner: str,
+    winner: Candidate,
     directory: RunDirectory,
     data: Dataset,
     config: ExperimentConfig,
     settings: Mapping[str, Any],
     budget: int,
+    explored: int,
 ) -> dict[str, Any]:
     """Probes the winner, saves its encoder and its neighbours' picture, and returns what ``result.json`` holds.
 
     Args:
-        winner: The candidate whose last checkpoint is judged.
+        winner: The candidate whose trial has come to the end of the budget; its last checkpoint is judged.
         directory: Of the run; it holds the reports, and gets the encoder.
         data: What the winner was trained on, and images to test on.
         config: Says how many images the probes learn from.
-        settings: Of ``TrainSettings``, without the batch size.
+        settings: Of ``TrainSettings``, without the candidate's own.
         budget: The whole run, in samples.
+        explored: Samples that went into candidates that lost.
 
     Returns:
         All but the seconds that the run took.
@@ -41,12 +47,12 @@ def judge(
     Raises:
         UserError: A training image on disk is damaged.
     """
-    reports = directory.reports()
-    last = {report["candidate"]: report for report in reports}
-    candidate = TrainSettings.model_validate({**settings, "batch_size": int(winner)})
+    reports = [report for report in directory.reports() if report["candidate"] == winner.key]
+    last, chosen = reports[-1], _mostly_used(reports)
+    own = {"batch_size": winner.batch_size, "accumulation": winner.accumulation}
+    candidate = TrainSettings.model_validate({**settings, **own})
     channels, size, _ = data.shape
-    encoder = load_averaged_encoder(candidate, channels, size, last[winner]["checkpoint_path"])
-    explored = sum(report["samples_seen"] for key, report in last.items() if key != winner)
+    encoder = load_averaged_encoder(candidate, channels, size, last["checkpoint_path"])
 
     some = slice(0, config.probe_images)
     try:
@@ -73,21 +79,33 @@ def judge(
         image_size=size,
         provenance={
             "dataset": data.name,
-            "batch_size": int(winner),
-            "samples_seen": last[winner]["samples_seen"],
+            "batch_size": chosen.batch_size,
+            "accumulation": chosen.accumulation,
+            "samples_seen": last["samples_seen"],
         },
     )
     return {
-        "chosen_batch_size": int(winner),
+        "winner": winner.key,
+        "chosen_batch_size": chosen.batch_size,
+        "chosen_accumulation": chosen.accumulation,
         "probe_accuracy": trained.linear,
         "untrained_probe_accuracy": untrained.linear,
         "pixel_probe_accuracy": pixels.linear,
         "knn_accuracy": trained.knn,
         "untrained_knn_accuracy": untrained.knn,
         "pixel_knn_accuracy": pixels.knn,
-        "reference_loss": last[winner]["reference_loss"],
+        "reference_loss": last["reference_loss"],
         "budget": budget,
         "explore_fraction": explored / budget,
-        "samples_seen": last[winner]["samples_seen"],
+        "samples_seen": last["samples_seen"],
         "samples_explored": explored,
     }
+
+
+def _mostly_used(reports: Sequence[Mapping[str, Any]]) -> Candidate:
+    """What a run trained with in most of its later half, should it have swapped."""
+    used: Counter[Candidate] = Counter()
+    for before, report in itertools.pairwise([{"samples_seen": 0}, *reports]):
+        late = max(report["samples_seen"] - max(before["samples_seen"], reports[-1]["samples_seen"] / 2), 0)
+        used[Candidate(report["batch_size"], report.get("accumulation", 1))] += late
+    return max(used, key=lambda candidate: used[candidate])

@@ -19,8 +19,9 @@ class RunDirectory:
     """``runs_dir/name``. Created once, never overwritten; what is appended survives the death of the process.
 
     Files: ``config.yaml`` (resolved), ``reports.jsonl`` (every report of every candidate, from which a run is taken up
-    again), ``decisions.jsonl``, ``curves.json``, ``result.json``, ``encoder.safetensors`` and ``encoder.json``,
-    ``neighbours.png``, ``report.html``, and ``train/`` with Ray's checkpoints.
+    again), ``decisions.jsonl`` (of races), ``swaps.jsonl`` (about the loader inside a run), ``curves.json``,
+    ``result.json``, ``encoder.safetensors`` and ``encoder.json``, ``neighbours.png``, ``report.html``, and ``train/``
+    with Ray's checkpoints.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,11 +71,18 @@ class RunDirectory:
     def append_decision(self, decision: Mapping[str, Any]) -> None:
         self._append("decisions.jsonl", decision)
 
+    def append_swap(self, decision: Mapping[str, Any]) -> None:
+        self._append("swaps.jsonl", decision)
+
     def reports(self) -> list[dict[str, Any]]:
         return list(self._lines("reports.jsonl"))
 
     def decisions(self) -> list[dict[str, Any]]:
         return list(self._lines("decisions.jsonl"))
+
+    def swaps(self) -> list[dict[str, Any]]:
+        """Every decision about the loader inside the run, also those to keep it; a resumed run repeats none."""
+        return list({entry["samples"]: entry for entry in self._lines("swaps.jsonl")}.values())
 
     def _append(self, name: str, entry: Mapping[str, Any]) -> None:
         with (self.path / name).open("a+b") as file:
@@ -112,23 +120,29 @@ class RunDirectory:
             raise UserError(f"{file} is damaged: {error}") from None
 
     def curves(self) -> dict[str, dict[str, Any]]:
-        """``curves.json``'s content: per candidate its batch size and, point by point, the reports."""
+        """``curves.json``'s content: per candidate how it forms updates and, point by point, the reports."""
         curves: dict[str, dict[str, Any]] = {}
         for report in self.reports():
             curve = curves.setdefault(
                 report["candidate"],
-                {"batch_size": report["batch_size"], **{name: [] for name in CURVE_COLUMNS.values()}},
+                {
+                    "batch_size": report["batch_size"],
+                    "accumulation": report.get("accumulation", 1),
+                    **{name: [] for name in CURVE_COLUMNS.values()},
+                },
             )
             if curve["samples"] and report["samples_seen"] <= curve["samples"][-1]:
                 continue  # a restarted trial repeats itself
             for metric, column in CURVE_COLUMNS.items():
                 curve[column].append(report.get(metric))
-        return dict(sorted(curves.items(), key=lambda item: int(item[1]["batch_size"])))
+        return dict(sorted(curves.items(), key=lambda item: (item[1]["batch_size"], item[1]["accumulation"])))
 
 
 #: Reported metric -> its column in curves.json.
 CURVE_COLUMNS = {
     "samples_seen": "samples",
+    "batch_size": "batch_sizes",
+    "accumulation": "accumulations",
     "seconds": "seconds",
     "reference_loss": "reference_loss",
     "train_loss": "train_loss",

@@ -42,6 +42,7 @@ _CURVES = (
     "train_loss",
     "train_loss_above_chance",
     "batch_size",
+    "accumulation",
     "learning_rate",
     "images_per_second",
     "data_wait",
@@ -98,11 +99,12 @@ class Tracker:
         settings = _flatten(config.model_dump(mode="json", exclude={"tracking"}))
         self._client.log_batch(parent.info.run_id, params=[Param(key, str(value)[:500]) for key, value in settings])
         children = {}
-        for size in config.candidates:
+        for candidate in config.candidates:
             tags = _SOURCE | {"adaptive_ray": "candidate", MLFLOW_PARENT_RUN_ID: parent.info.run_id}
-            child = self._client.create_run(self.experiment_id, run_name=f"{name}/{size}", tags=tags)
-            self._client.log_param(child.info.run_id, "batch_size", size)
-            children[str(size)] = child.info.run_id
+            child = self._client.create_run(self.experiment_id, run_name=f"{name}/{candidate.key}", tags=tags)
+            for param in ("batch_size", "accumulation"):
+                self._client.log_param(child.info.run_id, param, getattr(candidate, param))
+            children[candidate.key] = child.info.run_id
         return {"parent": parent.info.run_id, "candidates": children}
 
     def report(self, candidate: str, metrics: Mapping[str, Any]) -> None:

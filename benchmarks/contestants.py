@@ -59,10 +59,11 @@ class Stopwatch:
 
 
 class Ours:
-    """The steps of ``trainables.training``."""
+    """The steps of ``trainables.run``."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from trainables.training import TrainingData, TrainSettings, _Run
+        from trainables.run import Run
+        from trainables.settings import TrainingData, TrainSettings
 
         self.device = pick_device()
         images = np.ascontiguousarray(Images(options.data).data.transpose(0, 3, 1, 2))
@@ -76,7 +77,7 @@ class Ours:
             }
         )
         self.size = options.batch_size
-        self.run = _Run(settings, TrainingData(images[:-512], images[-512:]), self.device)
+        self.run = Run(settings, TrainingData(images[:-512], images[-512:]), self.device)
 
     def measure(self, steps: int) -> float:
         """Seconds of one step, undisturbed."""
@@ -124,7 +125,7 @@ class Ours:
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
-        from trainables.training import computes_in_bfloat16
+        from trainables.devices import computes_in_bfloat16
 
         on_gpu = self.device.type == "cuda"
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -151,10 +152,10 @@ class Ours:
 
         run, watch = self.run, Stopwatch(self.device)
         places: list[tuple[Any, str, str]] = [
-            (run.stream, "take", "data"),
-            (run.feed, "batch", "data"),
-            (run.augment, "draw", "augment"),
-            (run.augment, "apply", "augment"),
+            (run.loader.stream, "take", "data"),
+            (run.loader.feed, "batch", "data"),
+            (run.loader.augment, "draw", "augment"),
+            (run.loader.augment, "apply", "augment"),
             (run.model, "forward", "forward"),
             (run, "loss", "loss"),
             (torch.Tensor, "backward", "backward"),

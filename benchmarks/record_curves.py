@@ -43,6 +43,19 @@ class Recording(NamedTuple):
         return Path(self.dataset) / f"{self.rule}-seed{self.seed}-batch{self.batch_size}.json"
 
 
+def run_settings(options: argparse.Namespace, dataset: str, seed: int, rule: str, budget: int) -> dict[str, Any]:
+    """Of ``TrainSettings``, without the batch size."""
+    return {
+        "budget": budget,
+        "evaluate_every": budget // options.evaluations,
+        "seed": seed,
+        "augment": "digits" if dataset == "mnist5k" else "natural",
+        "temperature": 0.2,
+        "encoder": {"depth": options.depth},
+        "optimizer": {"name": "adamw", "learning_rate": options.learning_rate, "rule": rule},
+    }
+
+
 def record(recording: Recording, options: argparse.Namespace) -> Path:
     """Trains one run from start to end, probes it, and writes its file when all of it is there."""
     import torch
@@ -61,13 +74,7 @@ def record(recording: Recording, options: argparse.Namespace) -> Path:
     budget = round(options.epochs * len(data.labels))
     settings = {
         "batch_size": recording.batch_size,
-        "budget": budget,
-        "evaluate_every": budget // options.evaluations,
-        "seed": recording.seed,
-        "augment": "digits" if recording.dataset == "mnist5k" else "natural",
-        "temperature": 0.2,
-        "encoder": {"depth": options.depth},
-        "optimizer": {"name": "adamw", "learning_rate": options.learning_rate, "rule": recording.rule},
+        **run_settings(options, recording.dataset, recording.seed, recording.rule, budget),
     }
     reports: list[dict[str, Any]] = []
     encoder = train(settings, data.training, lambda metrics, checkpoint=None: reports.append(metrics))

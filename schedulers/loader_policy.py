@@ -67,7 +67,7 @@ class LoaderPolicy(ABC):
 
     Args:
         candidates: At least one, all different; the run starts with the first.
-        budget: Samples of the whole run, or its seconds with ``axis="seconds"``.
+        budget: Samples of the whole run.
         start: Samples and seconds at which this history begins (the race's end, say).
         axis: What is scarce: with ``seconds`` rates count times throughput.
         rates: What a race has found: each key's log progress rate and its standard deviation.
@@ -153,7 +153,8 @@ class LoaderPolicy(ABC):
         self._forecaster = JointForecaster(head_start=self._fit_from, rates=prior)
         exposure = np.array(self._exposure[first:]) - base
         keys = [candidate.key for candidate in self.candidates]
-        self._forecaster.fit_run(keys, exposure, np.array([loss for _, _, loss in self._reports[first:]]))
+        losses = np.array([loss for _, _, loss in self._reports[first:]])
+        self._forecaster.fit_run(keys, exposure, losses, end=self._budget)
 
     def _later_half(self) -> float:
         """Samples after which a fit looks at the run, unless there is a reason to look less far back."""
@@ -172,12 +173,6 @@ class LoaderPolicy(ABC):
     def _forecast(self, key: str, samples: float) -> Forecast:
         """The loss once the run has seen ``samples`` samples, if it goes on under ``key`` from the last fit's end."""
         return self._forecaster.forecast(key, samples - self._fit_from)
-
-    def _samples_left(self) -> float:
-        samples, seconds, _ = self._reports[-1]
-        if self._axis == "samples":
-            return self._budget - samples
-        return (self._throughput(self.current.key) or math.inf) * (self._budget - seconds)
 
     def _worth(self, key: str) -> tuple[float, float]:
         """Logarithm of the progress that a unit of what is scarce brings under a candidate, and its deviation.

@@ -8,45 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from schedulers.decision import Decision, State
 from schedulers.extrapolation import Forecast, Forecaster, JointForecaster
 
-
-class State(StrEnum):
-    """Where a candidate stands in its race."""
-
-    RACING = "racing"  # trains
-    WAITING = "waiting"  # has spent its window, and waits for the others
-    DROPPED = "dropped"  # out; its reason says why
-    WON = "won"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A change of one candidate's state, with the numbers it was taken on.
-
-    Args:
-        key: The candidate.
-        state: Its new state.
-        reason: Why, in words.
-        samples: Samples it has seen.
-        loss: Its last loss (nan before the first).
-        forecast: Its expected loss at the end of the budget.
-        probability_best: The probability that it ends lowest.
-        log_rate: The logarithm of its progress rate, and the standard deviation (None: the forecaster has no rates).
-        throughput: Samples per second.
-    """
-
-    key: Hashable
-    state: State
-    reason: str
-    samples: float
-    loss: float
-    forecast: Forecast
-    probability_best: float
-    log_rate: tuple[float, float] | None
-    throughput: float
+__all__ = ["Decision", "Race", "State"]
 
 
 @dataclass
@@ -74,6 +40,7 @@ class Race:
 
     After each report the curves are fitted anew. A candidate whose probability of ending lowest falls below
     ``drop_below`` is dropped at once; the race ends when one is left, or when all that are left have spent the window.
+    A race may be run from the middle of the run: all candidates then fork from the same weights at ``start``.
 
     Args:
         candidates: The keys of the candidates; ``enter`` adds more.
@@ -83,7 +50,10 @@ class Race:
             reach at its own measured throughput, so the product of progress rate and throughput (goodput) decides.
         drop_below: A probability in [0, 1); 0 never drops anyone before the window is spent.
         forecaster: Extrapolates the curves; the joint fit by default.
-        min_reports: Nobody is dropped before every racing candidate has reported this often.
+        min_reports: Nobody is dropped for its chances before every candidate has reported this often.
+        start: Samples after which all candidates fork. The window, and the curves that the forecaster is given,
+            count from there.
+        start_seconds: Seconds of training at the fork; they matter with ``axis="seconds"``.
 
     Raises:
         ValueError: A candidate appears twice, or a number is out of its range.
@@ -99,13 +69,17 @@ class Race:
         drop_below: float = 0.05,
         forecaster: Forecaster | None = None,
         min_reports: int = 4,
+        start: float = 0.0,
+        start_seconds: float = 0.0,
     ) -> None:
-        if not 0 < window <= budget or not math.isfinite(budget):
-            raise ValueError(
-                f"a window of {window:,} does not fit into a budget of {budget:,}: it must be in (0, budget]"
-            )
         if axis not in ("samples", "seconds"):
             raise ValueError(f"axis {axis!r} is unknown: use 'samples' or 'seconds'")
+        self.start, self._origin = start, start if axis == "samples" else start_seconds
+        if not self._origin >= 0 or not 0 < window <= budget - self._origin or not math.isfinite(budget):
+            after = f" of which {self._origin:,} are spent" if self._origin else ""
+            raise ValueError(
+                f"a window of {window:,} does not fit into a budget of {budget:,}{after}: it must be in (0, the rest]"
+            )
         if not 0 <= drop_below < 1:
             raise ValueError(f"drop_below {drop_below} is no probability in [0, 1)")
         if min_reports < 1:
@@ -114,6 +88,7 @@ class Race:
         self.drop_below, self.min_reports = drop_below, min_reports
         self.forecaster = forecaster if forecaster is not None else JointForecaster()
         self._lanes: dict[Hashable, _Lane] = {}
+        self._expected = 0
         for key in candidates:
             if key in self._lanes:
                 raise ValueError(f"candidate {key!r} appears twice")
@@ -121,17 +96,27 @@ class Race:
 
     # --- what happens -------------------------------------------------------------------------------------------
 
+    def expect(self, count: int) -> list[Decision]:
+        """Says how many candidates there will be: the race neither drops for chances nor ends before they are there."""
+        self._expected = count
+        self.refit()
+        return self._finish()
+
     def enter(self, key: Hashable) -> None:
-        """Adds a candidate. One that failed and was started anew is in the race again."""
+        """Adds a candidate. One that failed and was started anew is in the race again; after its end nobody is."""
+        over = self.over
         lane = self._lanes.setdefault(key, _Lane())
-        if lane.state is State.DROPPED and not self.over:
+        if over and lane.state is State.RACING:
+            lane.state, lane.reason = State.DROPPED, "came when the race was decided"
+        elif lane.state is State.DROPPED and not over:
             lane.state, lane.reason = State.RACING, ""
 
     def report(self, key: Hashable, samples: float, loss: float, seconds: float = math.nan) -> list[Decision]:
         """Takes a candidate's loss after ``samples`` samples and ``seconds`` of training.
 
-        Reports of candidates that are out of the race, and reports that do not lie ahead of the last one (a
-        restarted trial repeats itself), change nothing.
+        Reports of candidates that are out of the race or have spent their window (all are judged on the same one),
+        and reports that do not lie ahead of the last one (a restarted trial repeats itself), change nothing. A winner's
+        are kept for the next ``refit``.
 
         Returns:
             Every change of state that follows, of this or of other candidates; empty: everybody goes on.
@@ -141,15 +126,16 @@ class Race:
             return []
         if not math.isfinite(loss):
             return self.fail(key, f"its loss became {loss} after {samples:,.0f} samples")
-        if self.over or (lane.samples and samples <= lane.samples[-1]):
+        if lane.state is State.WAITING or samples <= (lane.samples or [self.start])[-1]:
             return []
         lane.samples.append(float(samples))
         lane.losses.append(float(loss))
         lane.seconds.append(float(seconds))
-        self._refit()
+        if lane.state is State.WON:
+            return []
+        self.refit()
         decisions = self._drop_the_hopeless()
-        spent = samples if self.axis == "samples" else seconds
-        if lane.state is State.RACING and spent >= self.window:
+        if lane.state is State.RACING and self.spent(key) - self._origin >= self.window:
             decisions.append(self._move(key, State.WAITING, f"has spent the window of {self.window:,.0f} {self.axis}"))
         return decisions + self._finish()
 
@@ -159,7 +145,7 @@ class Race:
         if lane is None or not lane.alive:
             return []
         dropped = self._move(key, State.DROPPED, reason)
-        self._refit()
+        self.refit()
         return [dropped, *self._finish()]
 
     def complete(self, key: Hashable) -> list[Decision]:
@@ -187,7 +173,11 @@ class Race:
     @property
     def over(self) -> bool:
         """True when someone has won, or nobody is left."""
-        return bool(self._lanes) and (self.winner is not None or not self.alive)
+        return self._complete and (self.winner is not None or not self.alive)
+
+    @property
+    def _complete(self) -> bool:
+        return len(self._lanes) >= max(self._expected, 1)
 
     def state(self, key: Hashable) -> State:
         return self._lanes[key].state
@@ -197,15 +187,35 @@ class Race:
         chances = self._chances()
         return [self._decision(key, chances) for key in self._lanes]
 
+    def curve(self, key: Hashable) -> tuple[list[float], list[float]]:
+        """The samples and losses that a candidate has reported in this race."""
+        lane = self._lanes[key]
+        return list(lane.samples), list(lane.losses)
+
+    def spent(self, key: Hashable) -> float:
+        """How far a candidate has come in the run, in units of the budget; the fork if it has not reported yet."""
+        lane = self._lanes[key]
+        reached = lane.samples if self.axis == "samples" else lane.seconds
+        return reached[-1] if reached else self._origin
+
+    def reason(self, key: Hashable) -> str:
+        """Why a candidate stands where it stands, in words; empty while it races."""
+        return self._lanes[key].reason
+
     def failures(self) -> dict[Hashable, str]:
         """The reason of every dropped candidate."""
         return {key: lane.reason for key, lane in self._lanes.items() if lane.state is State.DROPPED}
 
     # --- how it decides -----------------------------------------------------------------------------------------
 
-    def _refit(self) -> None:
-        curves = {key: (lane.samples, lane.losses) for key, lane in self._lanes.items()}
-        self.forecaster.fit(curves)
+    def refit(self) -> None:
+        """Fits all curves anew. Every report of the race does; a winner's later ones leave the forecast as it was."""
+        curves = {key: ([at - self.start for at in lane.samples], lane.losses) for key, lane in self._lanes.items()}
+        self.forecaster.fit(curves, {key: self.horizon(key) for key in curves})
+
+    def forecast(self, key: Hashable, at: float) -> Forecast:
+        """The loss of a candidate once it has seen ``at`` samples, as of the last report."""
+        return self.forecaster.forecast(key, at - self.start)
 
     def horizon(self, key: Hashable) -> float:
         """The number of samples at which a candidate's forecast counts."""
@@ -218,11 +228,13 @@ class Race:
 
     def _chances(self) -> dict[Hashable, float]:
         horizons = {key: self.horizon(key) for key in self.alive if self._lanes[key].samples}
-        known = {key: at for key, at in horizons.items() if math.isfinite(at)}
+        known = {key: at - self.start for key, at in horizons.items() if math.isfinite(at)}
         return self.forecaster.probability_best(known) if known else {}
 
     def _drop_the_hopeless(self) -> list[Decision]:
         decisions: list[Decision] = []
+        if not self._complete:
+            return decisions
         while len(self.alive) > 1 and min(len(self._lanes[key].samples) for key in self.alive) >= self.min_reports:
             chances = self._chances()
             worst = min(chances, key=lambda key: chances[key], default=None)
@@ -234,18 +246,20 @@ class Race:
 
     def _finish(self) -> list[Decision]:
         alive = self.alive
+        if self.over or not self._complete:
+            return []
         if len(alive) == 1:
             return [self._move(alive[0], State.WON, "is the last one left" if len(self._lanes) > 1 else "runs alone")]
         if not alive or any(self._lanes[key].state is State.RACING for key in alive):
             return []
         chances = self._chances()
         best = max(alive, key=lambda key: chances.get(key, 0.0))
-        expected = self._forecast(best)
+        expected = self._at_the_end(best)
         decisions = [
             self._move(
                 key,
                 State.DROPPED,
-                f"is forecast to end at {self._forecast(key).mean:.3f}, the winner at {expected.mean:.3f}",
+                f"is forecast to end at {self._at_the_end(key).mean:.3f}, the winner at {expected.mean:.3f}",
             )
             for key in alive
             if key != best
@@ -253,11 +267,11 @@ class Race:
         decisions.append(self._move(best, State.WON, f"has the lowest forecast, {expected.mean:.3f}", chances))
         return decisions
 
-    def _forecast(self, key: Hashable) -> Forecast:
+    def _at_the_end(self, key: Hashable) -> Forecast:
         at = self.horizon(key)
         if not self._lanes[key].samples or math.isnan(at):
             return Forecast(math.nan, math.inf)
-        return self.forecaster.forecast(key, at)
+        return self.forecast(key, at)
 
     def _move(self, key: Hashable, state: State, reason: str, chances: dict[Hashable, float] | None = None) -> Decision:
         decision_numbers = chances if chances is not None else self._chances()
@@ -274,7 +288,7 @@ class Race:
             reason=lane.reason,
             samples=lane.samples[-1] if lane.samples else 0.0,
             loss=lane.losses[-1] if lane.losses else math.nan,
-            forecast=self._forecast(key),
+            forecast=self._at_the_end(key),
             probability_best=chances.get(key, 0.0),
             log_rate=rates.get(key),
             throughput=lane.throughput,

@@ -91,8 +91,9 @@ class SwapOnSurprise(LoaderPolicy):
         return max(others - self._tried, key=lambda j: (self._worth(self.candidates[j].key)[0], -j), default=None)
 
     def _time_is_left(self) -> bool:
-        spacing = (self._reports[-1][0] - self._start[0]) / len(self._reports)
-        return self._samples_left() >= _WORTH_TRYING * self._surprise.patience * spacing
+        samples = self._reports[-1][0]
+        spacing = (samples - self._start[0]) / len(self._reports)
+        return self._budget - samples >= _WORTH_TRYING * self._surprise.patience * spacing
 
     def _take(self, action: str, chosen: int, reason: str, forecast: Forecast | None) -> SwapDecision:
         self._refit(max(self._holds_from, self._later_half()))

@@ -1,34 +1,63 @@
-"""The race as a Ray Tune scheduler."""
+"""The races as a Ray Tune scheduler."""
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Hashable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
-from ray.tune.trainable import FunctionTrainable
 
-from schedulers.extrapolation import PREDICTORS
-from schedulers.race import Decision, Race, State
+from schedulers.contest import Contest
+from schedulers.decision import Decision, State
+from schedulers.race import Race
+from schedulers.reading import Reading
+from schedulers.rerace import Rerace
+from schedulers.tune_restore import RestoreCallback
+from schedulers.tune_trial import (
+    can_be_taken_up,
+    concurrency_limit,
+    failure_reason,
+    give_weights,
+    is_function,
+    note,
+    pause,
+    put_aside,
+    weights_at,
+)
+
+logger = logging.getLogger(__name__)
 
 #: Answers to Tune.
-_CONTINUE, _PAUSE, _STOP, _NOOP = "CONTINUE", "PAUSE", "STOP", "NOOP"
+_CONTINUE, _STOP = "CONTINUE", "STOP"
+#: More trials than this are no race.
+_MOST = 10_000
 
 
 class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     """Runs all trials side by side, extrapolates their losses, and keeps the one that will end best.
 
     Works with any trainable that reports the metric and how far it has come. Trials whose chance of ending best
-    becomes small are stopped at once. A trial that has spent the window is paused, if it can be taken up again, until
-    the others have spent theirs; then one trial goes on to the end of the budget.
+    becomes small are stopped at once, and their last result says why (``stop_reason``). A trial that has spent the
+    window is paused until the others have spent theirs, so that more trials than fit run in turns; then one trial goes
+    on to the end of the budget.
 
-    With ``winner_config`` the winner is restarted once with these entries changed in its configuration (more workers,
-    say), and with ``resume_from`` set to the ``checkpoint_path`` of its last result and a new ``run_tag``: what a
-    trainable needs that runs Ray Train, whose run cannot change its size (``ray.tune.integration.ray_train``).
+    A trial can be paused if it is a class with ``save_checkpoint``, or if its results come with a checkpoint: Tune's,
+    or the ``checkpoint_path`` of ``ray.tune.integration.ray_train``. Any other keeps its slot and trains on while it
+    waits, up to the budget: with more of them than slots the first ones train to their end before the last ones begin.
+
+    With ``winner_config`` the winner is restarted with these entries changed in its configuration (more workers, say).
+    A trial that runs Ray Train is restarted with ``resume_from`` set to the ``checkpoint_path`` of its last result and
+    a new ``run_tag``.
+
+    With ``rerace`` there are more races on the way: all trials but those that failed fork from the winner's weights of
+    that moment (``resume_from``, or Tune's checkpoints), and run for a window again. Until the last race the losers
+    are paused, not stopped. All trials must be such as can be paused.
+
+    To survive ``Tuner.restore``, give ``RunConfig(callbacks=[scheduler.callback])``. A result without the metric is
+    ignored, if the metric is given here and not to ``TuneConfig`` (Tune itself then ends the experiment).
 
     Args:
         metric: The reported value that is extrapolated; None takes ``TuneConfig``'s.
@@ -40,13 +69,20 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         axis: ``samples`` or ``seconds``: what is scarce (see ``Race``).
         drop_below: Trials less probable than this to end best are stopped.
         predictor: ``joint``, ``per_curve`` or ``last_value``.
-        min_reports: Nobody is stopped before every trial has reported this often.
+        min_reports: Nobody is stopped for its chances before every trial has reported this often.
+        rerace: ``never``, ``on_surprise`` (the winner does worse than forecast), or ``{"at": [0.1, 0.3]}``, shares of
+            the budget.
+        rerace_window: The window of the further races; None: the same.
+        patience: So many reports in a row make a surprise.
+        threshold: How far they must lie above the forecast, in its standard deviations.
         winner_config: What changes in the winner's configuration when it goes on; None: it goes on as it is.
         candidate_attr: The configuration entry that names a trial's candidate; trials without it go by their id.
 
     Raises:
         ValueError: A number is out of its range, or a name is unknown.
     """
+
+    _supports_buffered_results = False
 
     def __init__(
         self,
@@ -61,103 +97,160 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         drop_below: float = 0.05,
         predictor: str = "joint",
         min_reports: int = 4,
+        rerace: Rerace = "never",
+        rerace_window: float | None = None,
+        patience: int = 3,
+        threshold: float = 1.0,
         winner_config: Mapping[str, Any] | None = None,
         candidate_attr: str = "candidate",
     ) -> None:
         super().__init__()
-        if predictor not in PREDICTORS:
-            raise ValueError(f"predictor {predictor!r} is unknown: use one of {', '.join(PREDICTORS)}")
         if mode not in (None, "min", "max"):
             raise ValueError(f"mode {mode!r} is unknown: use 'min' or 'max'")
-        self._metric, self._mode = metric, mode
-        self._time_attr, self._seconds_attr, self._candidate_attr = time_attr, seconds_attr, candidate_attr
-        self._winner_config = winner_config
-        self._promoted = False
+        self._reading = Reading(metric, mode, time_attr, seconds_attr, axis)
+        self._candidate_attr = candidate_attr
+        self._winner_config = dict(winner_config or {})
+        self._settings: dict[str, Any] = {
+            "budget": budget, "window": window, "axis": axis, "drop_below": drop_below, "predictor": predictor,
+            "min_reports": min_reports, "rerace": rerace, "rerace_window": rerace_window, "patience": patience,
+            "threshold": threshold,
+        }  # fmt: skip
+        #: Everything that is decided; knows nothing of Ray.
+        self.contest = Contest(**self._settings)
         self._trials: dict[Hashable, Trial] = {}
-        self.race = Race(
-            budget=budget,
-            window=window,
-            axis=axis,
-            drop_below=drop_below,
-            forecaster=PREDICTORS[predictor](),
-            min_reports=min_reports,
-        )
-        #: Every decision so far, oldest first.
-        self.decisions: list[Decision] = []
+        self._originals: dict[Hashable, dict[str, Any]] = {}  # what ``winner_config`` replaces
+        self._warned = False
+
+    @property
+    def race(self) -> Race:
+        """The current race, or the last one."""
+        return self.contest.race
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """Every decision so far, oldest first."""
+        return self.contest.decisions
 
     def replay(self, reports: Iterable[tuple[Hashable, float, float, float]]) -> None:
         """Takes up a race where it stood: feeds recorded ``(candidate, samples, metric, seconds)``, oldest first.
 
         Decisions depend on nothing but the reports, so the race stands where it stood. Its candidates must have been
-        entered (``scheduler.race.enter``) in their first order. A winner that is found here is not promoted again.
+        entered (``scheduler.race.enter``) in their first order.
         """
         for key, samples, value, seconds in reports:
-            self.decisions += self.race.report(key, samples, self._loss(value), seconds)
-        self._promoted = self.race.winner is not None
+            self.contest.report(key, samples, self._reading.loss(value), seconds)
+
+    @property
+    def callback(self) -> RestoreCallback:
+        """For ``RunConfig(callbacks=[...])``: with it the scheduler survives ``Tuner.restore``."""
+        return RestoreCallback(self)
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that has happened."""
+        return {"events": list(self.contest.events), "originals": dict(self._originals)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes up an experiment where ``get_state`` left it."""
+        self._originals = dict(state["originals"])
+        self.contest = Contest(**self._settings)
+        self.contest.replay(state["events"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_trials": {}}  # Tune adds its trials anew
 
     # --- what Tune calls ----------------------------------------------------------------------------------------
 
     @property
-    def metric(self) -> str | None:
-        return self._metric
+    def metric(self) -> None:
+        """None, because Tune ends the whole experiment at a result without its scheduler's metric."""
+        return
 
     def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
-        if (self._metric and metric) or (self._mode and mode):
+        reading = self._reading
+        if (reading.metric and metric) or (reading.mode and mode):
             return False
-        self._metric, self._mode = self._metric or metric, self._mode or mode
-        return self._metric is not None
+        reading.metric, reading.mode = reading.metric or metric, reading.mode or mode
+        return True
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         key = self._key(trial)
+        if self._trials.get(key) is trial:
+            return  # it failed, and Tune starts it again
+        self._check(tune_controller, trial, key)
         self._trials[key] = trial
-        self.race.enter(key)
+        self._originals.setdefault(key, {k: v for k, v in trial.config.items() if k in self._winner_config})
+        self.contest.expect(tune_controller.search_alg.total_samples)
+        if key not in self.contest.races[0].keys or trial.status == Trial.PENDING:
+            self.contest.enter(key)
+        if trial.status == Trial.PENDING:
+            self._place(trial, key)
+        elif self.contest.state(key) in (State.RACING, State.WAITING):
+            self.contest.complete(key)
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         key = self._key(trial)
-        samples, seconds = float(result[self._time_attr]), float(result.get(self._seconds_attr, math.nan))
-        self._carry_out(
-            tune_controller,
-            self.race.report(key, samples, self._loss(result.get(self._metric or "")), seconds),
-            but=trial,
-        )
-        if not self.race.over:
-            if self.race.state(key) is State.DROPPED:
-                return _STOP
-            if self.race.state(key) is State.WAITING and _can_be_taken_up(trial, result):
-                return self._pause(tune_controller, trial, result)
-            return _CONTINUE
-        if key != self.race.winner:
+        self._take(key, trial, result)
+        self._clear_the_track(tune_controller, but=trial)
+        state, samples = self.contest.state(key), self._reading.samples(result)
+        if state is State.DROPPED:
+            return put_aside(tune_controller, trial) if self._comes_back(key) else _STOP
+        if self._reading.spent(result) >= self.race.budget:
             return _STOP
-        spent = samples if self.race.axis == "samples" else seconds
-        if spent >= self.race.budget:
-            return _STOP
-        if self._promoted or self._winner_config is None:
+        forks = key == self.contest.source and bool(self.contest.unforked) and samples >= self.race.start
+        restarts = state is State.WON and not self._has_its_config(trial, key)
+        if not (state is State.WAITING or forks or restarts) or not can_be_taken_up(trial, result):
             return _CONTINUE
-        self._promote(trial)
-        return self._pause(tune_controller, trial, result)
+        if state is State.WAITING:  # it no longer counts against max_concurrent_trials: others may begin
+            tune_controller.search_alg.on_trial_complete(trial.trial_id, result=result)
+        return pause(tune_controller, trial, result, samples)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        self._carry_out(tune_controller, self.race.fail(self._key(trial), failure_reason(trial)), but=trial)
+        if trial.status == Trial.ERROR:
+            return  # Tune starts it again
+        key = self._key(trial)
+        self.contest.fail(key, failure_reason(trial))
+        note(trial, self.contest.reason(key))
+        self._clear_the_track(tune_controller, but=trial)
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
-        self._carry_out(tune_controller, self.race.complete(self._key(trial)), but=trial)
+        key = self._key(trial)
+        if self.contest.state(key) is State.DROPPED:
+            note(trial, self.contest.reason(key))
+            self.contest.complete(key)
+            return
+        if self._reading.metric in result:
+            self._take(key, trial, result)
+        if self._reading.spent(result) >= self.race.budget:
+            note(trial, f"has spent the budget of {self.race.budget:,.0f} {self.race.axis}")
+        self.contest.complete(key)
+        self._clear_the_track(tune_controller, but=trial)
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
-        self._carry_out(tune_controller, self.race.fail(self._key(trial), "was removed"), but=trial)
+        key = self._key(trial)
+        was_dropped = self.contest.state(key) is State.DROPPED
+        self.contest.fail(key, "was removed")
+        note(trial, self.contest.reason(key))
+        tune_controller._mark_trial_to_checkpoint(trial)  # Tune 2.60 forgets to save that a paused trial was stopped
+        if not was_dropped:
+            self._clear_the_track(tune_controller, but=trial)
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         trials = tune_controller.get_trials()
-        for trial in trials:
-            if trial.status == Trial.PENDING:
-                return trial
-        for trial in trials:  # paused: the winner may go on, everybody else waits for the end of the race
-            if trial.status == Trial.PAUSED and self._key(trial) == self.race.winner:
-                return trial
-        return None
+        if tune_controller.search_alg.is_finished() and self.contest.expect(len(trials)):
+            self._clear_the_track(tune_controller)
+        taken = sum(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in trials)
+        if taken < concurrency_limit(tune_controller.search_alg):
+            for key in self.race.keys:
+                trial = self._trials.get(key)
+                if trial is not None and trial.status == Trial.PAUSED and self._may_go_on(key):
+                    self._equip(trial, key)
+                    return trial
+        return next((trial for trial in trials if trial.status == Trial.PENDING), None)
 
     def debug_string(self) -> str:
-        alive = ", ".join(str(key) for key in self.race.alive)
-        return f"LossExtrapolationScheduler: {alive} of {len(self.race.keys)} candidates left"
+        race, number = self.race, len(self.contest.races)
+        standing = f"won by {race.winner}" if race.winner is not None else f"{len(race.alive)} of {len(race.keys)} left"
+        return f"LossExtrapolationScheduler: race {number}, {standing}"
 
     # --- how it is done -----------------------------------------------------------------------------------------
 
@@ -165,47 +258,99 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         key: Hashable = trial.config.get(self._candidate_attr, trial.trial_id)
         return key
 
-    def _loss(self, value: Any) -> float:
-        try:
-            loss = float(value)
-        except (TypeError, ValueError):
-            return math.nan
-        return -loss if self._mode == "max" else loss
+    def _check(self, controller: TuneController, trial: Trial, key: Hashable) -> None:
+        """What can be told before a trial starts.
 
-    def _carry_out(self, controller: TuneController, decisions: list[Decision], but: Trial) -> None:
-        """Stops the trials that were dropped and promotes a waiting winner; ``but``'s own fate is its caller's."""
-        self.decisions += decisions
-        for decision in decisions:
-            trial = self._trials[decision.key]
-            if trial is but:
+        Raises:
+            ValueError: The experiment cannot be run with this scheduler.
+        """
+        if self._reading.metric is None:
+            raise ValueError("no metric to compare trials by: give it to LossExtrapolationScheduler or to TuneConfig")
+        if (total := controller.search_alg.total_samples) > _MOST:
+            raise ValueError(
+                f"a race of {total:,} trials never ends: give TuneConfig(num_samples=...) a smaller number"
+            )
+        other = self._trials.get(key)
+        if other is not None and other.trial_id != trial.trial_id and not other.is_finished():
+            raise ValueError(
+                f"two trials have {self._candidate_attr} {key!r} in their configuration: each needs its own, or none"
+            )
+        if self.contest.may_race_again and not is_function(trial) and not can_be_taken_up(trial):
+            raise ValueError(f"rerace needs trials that can be paused: {trial.trainable_name} has no save_checkpoint")
+        if trial.has_reported_at_least_once and key not in self.contest.races[0].keys:
+            logger.warning("the race begins anew: to restore it, use RunConfig(callbacks=[scheduler.callback])")
+
+    def _place(self, trial: Trial, key: Hashable) -> None:
+        """Where a trial belongs that Tune is about to add: after a restore Tune would start them all."""
+        state, contest = self.contest.state(key), self.contest
+        if state is State.DROPPED:
+            trial.set_status(Trial.PAUSED if self._comes_back(key) else Trial.TERMINATED)
+            note(trial, contest.reason(key))
+        elif (
+            (state is State.WAITING and can_be_taken_up(trial))
+            or key in contest.unforked
+            or (key == contest.source and contest.unforked and self._is_at_the_fork(trial))
+        ):
+            trial.set_status(Trial.PAUSED)
+        else:
+            self._equip(trial, key)
+
+    def _take(self, key: Hashable, trial: Trial, result: Mapping[str, Any]) -> None:
+        """Passes a result on to the contest."""
+        contest, reading = self.contest, self._reading
+        if reading.metric not in result:
+            if not self._warned:
+                self._warned = True
+                logger.warning(f"trial {key} has reported without {reading.metric!r}: such results are ignored")
+            race = contest.race
+            if contest.state(key) is State.RACING and reading.spent(result) - race.spent(key) >= race.window:
+                contest.fail(key, f"has spent its window without reporting {reading.metric!r}")
+        elif complaint := reading.complaint(result):
+            logger.error(f"trial {key} {complaint}")
+            contest.fail(key, complaint)
+        elif contest.may_race_again and not can_be_taken_up(trial, result):
+            raise ValueError(
+                f"rerace needs trials that can be paused: {trial.trainable_name} has reported without a checkpoint; "
+                "report one with every result, or use rerace='never'"
+            )
+        else:
+            contest.report(key, *reading.report(result))
+
+    def _comes_back(self, key: Hashable) -> bool:
+        return self.contest.may_race_again and key not in self.contest.out
+
+    def _clear_the_track(self, controller: TuneController, but: Trial | None = None) -> None:
+        """Stops or pauses whoever is out, except ``but``, whose fate is its caller's."""
+        for key, trial in list(self._trials.items()):
+            if trial is but or trial.is_finished() or self.contest.state(key) is not State.DROPPED:
                 continue
-            if decision.state is State.DROPPED:
+            if not self._comes_back(key) or trial.status == Trial.PENDING:
                 controller.stop_trial(trial)
-            elif decision.state is State.WON and trial.status == Trial.PAUSED and self._winner_config is not None:
-                self._promote(trial)  # a winner that still runs is promoted when it reports next
+            elif trial.status == Trial.RUNNING:
+                put_aside(controller, trial)
 
-    def _promote(self, trial: Trial) -> None:
-        trial.set_config({**trial.config, **(self._winner_config or {})})
-        self._promoted = True
+    def _is_at_the_fork(self, source: Trial) -> bool:
+        return weights_at(source, self._reading.time_attr) >= self.race.start
 
-    def _pause(self, controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        if "checkpoint_path" not in result:
-            return _PAUSE  # Tune saves the trial and restores it
-        tag = f"{int(float(result[self._time_attr]))}"  # a Ray Train run that goes on needs a name of its own
-        trial.set_config({**trial.config, "resume_from": result["checkpoint_path"], "run_tag": tag})
-        controller.pause_trial(trial, should_checkpoint=False)
-        return _NOOP
+    def _may_go_on(self, key: Hashable) -> bool:
+        """Whether a paused trial's time has come. Forks begin first, for the source's next checkpoints may replace its
+        last one; all have begun once they have reported."""
+        contest = self.contest
+        if contest.state(key) is not State.RACING or not contest.unforked:
+            return contest.state(key) in (State.RACING, State.WON)
+        source = self._trials[contest.source]
+        return (key != contest.source) == (source.status == Trial.PAUSED and self._is_at_the_fork(source))
 
+    def _wanted(self, key: Hashable) -> dict[str, Any]:
+        return self._winner_config if self.contest.state(key) is State.WON else self._originals[key]
 
-def _can_be_taken_up(trial: Trial, result: dict[str, Any]) -> bool:
-    """Whether a paused trial would go on from where it was: from a Train, a Tune or a class trainable's checkpoint."""
-    if "checkpoint_path" in result or result.get("checkpoint_dir_name"):
-        return True
-    return not issubclass(trial.get_trainable_cls(), FunctionTrainable)
+    def _has_its_config(self, trial: Trial, key: Hashable) -> bool:
+        return {name: value for name, value in trial.config.items() if name in self._winner_config} == self._wanted(key)
 
-
-def failure_reason(trial: Trial) -> str:
-    """The last line of a failed trial's traceback, which names the error."""
-    file = trial.error_file
-    lines = Path(file).read_text().strip().splitlines() if file and Path(file).exists() else []
-    return f"failed: {lines[-1].strip()}" if lines else "failed"
+    def _equip(self, trial: Trial, key: Hashable) -> None:
+        """Gives a trial what it is to start with: its configuration, and in a further race the source's weights."""
+        if not self._has_its_config(trial, key):
+            own = {name: value for name, value in trial.config.items() if name not in self._winner_config}
+            trial.set_config({**own, **self._wanted(key)})
+        if key in self.contest.unforked:
+            give_weights(trial, self._trials[self.contest.source], self._reading.time_attr)

@@ -12,14 +12,18 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from trainables.worker import train_worker
 
+#: Settings of ``TrainSettings`` that differ between the trials of a race, or between a trial's phases.
+_OWN = ("batch_size", "accumulation", "swap")
+
 
 def run_trial(config: dict[str, Any], *, settings: dict[str, Any], data: list[ObjectRef], storage: str) -> None:
-    """Trains ``config["batch_size"]``; a changed ``workers``, ``resume_from`` and ``run_tag`` make it a later phase.
+    """Trains one candidate; a changed ``workers``, ``resume_from`` and ``run_tag`` make it a later phase.
 
     Args:
-        config: ``batch_size``; ``workers``, and for each ``cpus``, ``gpus`` and ``threads``; ``resume_from`` (path of
-            a checkpoint, or None); ``run_tag`` (a Ray Train run's name is its identity: a phase needs its own).
-        settings: Of ``TrainSettings``, without the batch size.
+        config: ``batch_size``, and where they are not the default ``accumulation`` and ``swap``; ``workers``, and for
+            each ``cpus``, ``gpus`` and ``threads``; ``resume_from`` (path of a checkpoint, or None); ``run_tag`` (a
+            Ray Train run's name is its identity: a phase needs its own).
+        settings: Of ``TrainSettings``, without those in ``config``.
         data: One reference to ``TrainingData`` (in a list, so that Ray passes the reference on and not the data).
         storage: Where runs and checkpoints are kept; all nodes must reach it.
 
@@ -33,7 +37,7 @@ def run_trial(config: dict[str, Any], *, settings: dict[str, Any], data: list[Ob
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={
-            "settings": {**settings, "batch_size": config["batch_size"]},
+            "settings": {**settings, **{name: config[name] for name in _OWN if name in config}},
             "data": data[0],
             "threads": config["threads"],
             "gpus": config["gpus"],

@@ -102,7 +102,8 @@ def forecast_rows(sweeps: Sequence[Sweep]) -> list[Row]:
                 budget, forecaster = sweep.budget("samples"), PREDICTORS[name]()
                 known = {run.key: int(np.sum(run.time("samples") <= share * budget)) for run in sweep.runs}
                 forecaster.fit(
-                    {r.key: (r.samples[: known[r.key]], r.reference_loss[: known[r.key]]) for r in sweep.runs}
+                    {r.key: (r.samples[: known[r.key]], r.reference_loss[: known[r.key]]) for r in sweep.runs},
+                    dict.fromkeys(known, budget),
                 )
                 for run in sweep.runs:
                     if known[run.key]:

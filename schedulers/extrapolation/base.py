@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 Curves = Mapping[Hashable, tuple[ArrayLike, ArrayLike]]
+Ends = Mapping[Hashable, float]
 
 #: Draws behind a probability of being best. The draws are fixed, so equal curves give equal answers.
 _DRAWS = 2048
@@ -36,8 +37,11 @@ class Forecaster(ABC):
     """
 
     @abstractmethod
-    def fit(self, curves: Curves) -> None:
-        """Learns from ``{key: (samples, losses)}``; both are one-dimensional, of equal length."""
+    def fit(self, curves: Curves, ends: Ends | None = None) -> None:
+        """Learns from ``{key: (samples, losses)}``; both are one-dimensional, of equal length.
+
+        ``ends``: samples at which each run, and with it the decay of its learning rate, ends; None: it does not decay.
+        """
 
     @abstractmethod
     def forecast(self, key: Hashable, at: float) -> Forecast:

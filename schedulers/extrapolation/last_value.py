@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from schedulers.extrapolation.base import Array, Curves, Forecast, Forecaster, clean, last_value
+from schedulers.extrapolation.base import Array, Curves, Ends, Forecast, Forecaster, clean, last_value
 
 
 class LastValueForecaster(Forecaster):
@@ -14,7 +14,7 @@ class LastValueForecaster(Forecaster):
         del head_start  # what lies behind does not matter here
         self._curves: dict[Hashable, tuple[Array, Array]] = {}
 
-    def fit(self, curves: Curves) -> None:
+    def fit(self, curves: Curves, ends: Ends | None = None) -> None:
         self._curves = clean(curves)
 
     def forecast(self, key: Hashable, at: float) -> Forecast:

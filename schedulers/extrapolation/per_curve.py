@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from schedulers.extrapolation.base import Curves, Forecast, Forecaster
+from schedulers.extrapolation.base import Curves, Ends, Forecast, Forecaster
 from schedulers.extrapolation.joint import JointForecaster
 
 
@@ -19,11 +19,11 @@ class PerCurveForecaster(Forecaster):
         self._head_start = head_start
         self._fits: dict[Hashable, JointForecaster] = {}
 
-    def fit(self, curves: Curves) -> None:
+    def fit(self, curves: Curves, ends: Ends | None = None) -> None:
         self._fits = {}
         for key, curve in curves.items():
             self._fits[key] = JointForecaster(self._head_start)
-            self._fits[key].fit({key: curve})
+            self._fits[key].fit({key: curve}, ends)
 
     def forecast(self, key: Hashable, at: float) -> Forecast:
         return self._fits[key].forecast(key, at)

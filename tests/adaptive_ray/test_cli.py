@@ -120,7 +120,7 @@ class TestRefused:
         ("setting", "parts"),
         [
             ("candidates=[]", ["candidates = []", "at least one"]),
-            ("candidates=[0]", ["candidates = [0]", "below 2"]),
+            ("candidates=[0]", ["candidates.0 = 0", "below 2"]),
             ("candidates=[1, 64]", ["batch size 1 is below 2"]),
             ("candidates=[64, 64]", ["64 appears twice"]),
             ("candidates=[64, 8192]", ["batch size 8,192", "training images"]),
@@ -255,6 +255,17 @@ class TestPlan:
             assert [size, race, whole] in [row[:3] for row in rows]
         assert "workers: 3 x 1 in the race" in answer.out
         assert list(tmp_path.iterdir()) == []
+
+    def test_accumulation_is_named_and_counted(self, command: Command, tmp_path: Path) -> None:
+        images(tmp_path / "images")
+        both = "candidates=[16, {batch_size: 4, accumulation: 4}, {batch_size: 4, accumulation: 2}]"
+        answer = command("plan", written(tmp_path), "--set", both)
+        assert answer.code == 0
+        rows = [line.replace("│", " ").split() for line in answer.out.splitlines()]
+        for key, race, whole in (("16", "6", "12"), ("4x4", "6", "12"), ("4x2", "12", "24")):
+            assert [key, race, whole] in [row[:3] for row in rows]
+        rates = {row[0]: row[3] for row in rows if row[:1] in (["16"], ["4x4"], ["4x2"])}
+        assert rates["16"] == rates["4x4"] != rates["4x2"]
 
     def test_settings_count(self, command: Command, tmp_path: Path) -> None:
         images(tmp_path / "images")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from adaptive_ray.cluster import Layout, Workers
 from adaptive_ray.config import ExperimentConfig, parse_config
 from adaptive_ray.errors import UserError
+from schedulers import Candidate
 
 
 def configured(candidates: int = 3, *, stretch: Any = "auto", smallest: int = 64, **trial: Any) -> ExperimentConfig:
@@ -62,6 +63,10 @@ class TestCpu:
 
     def test_no_more_workers_than_images_in_the_smallest_batch(self) -> None:
         assert Layout.of(configured(2, smallest=4), cpus=32, gpus=0).stretch.count == 4
+
+    def test_workers_share_the_batch_and_not_the_update(self) -> None:
+        config = configured(1, smallest=64).model_copy(update={"candidates": [Candidate(4, 16), Candidate(64)]})
+        assert Layout.of(config, cpus=32, gpus=0).stretch.count == 4
 
     def test_gpus_are_left_alone_on_request(self) -> None:
         assert Layout.of(configured(2, gpu=False), cpus=4, gpus=8) == Layout(Workers(1, 1, 0), Workers(4, 1, 0))

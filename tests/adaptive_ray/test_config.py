@@ -9,6 +9,7 @@ import yaml
 
 from adaptive_ray.config import Amount, dump_config, load_config, parse_config
 from adaptive_ray.errors import UserError
+from schedulers import Candidate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
@@ -42,7 +43,7 @@ class TestShipped:
     def test_cifar10(self) -> None:
         config = load_config(CONFIGS / "cifar10.yaml")
         assert config.dataset.name == "cifar10"
-        assert config.candidates == [128, 256, 512, 1024]
+        assert config.candidates == [Candidate(size) for size in (128, 256, 512, 1024)]
         assert config.budget == Amount(epochs=200)
         assert config.simclr.encoder.backbone == "resnet18"
 
@@ -64,7 +65,7 @@ class TestOverrides:
             QUICKSTART,
             ["seed=7", "candidates=[16, 32]", "trial.gpu=false", "race.drop_below=0.2", "name=my-run", "stretch={}"],
         )
-        assert (config.seed, config.candidates, config.trial.gpu) == (7, [16, 32], False)
+        assert (config.seed, config.candidates, config.trial.gpu) == (7, [Candidate(16), Candidate(32)], False)
         assert (config.race.drop_below, config.name, config.stretch.workers) == (0.2, "my-run", "auto")
 
     def test_deep_ones_leave_their_neighbours_alone(self) -> None:
@@ -115,13 +116,29 @@ class TestWrongSettings:
         ("override", "parts"),
         [
             ("candidates=[]", ["candidates = []", "at least one"]),
-            ("candidates=[0, 64]", ["candidates = [0, 64]", "0 is below 2"]),
-            ("candidates=[1]", ["candidates = [1]", "1 is below 2"]),
+            ("candidates=[0, 64]", ["candidates.0 = 0", "0 is below 2"]),
+            ("candidates=[1]", ["candidates.0 = 1", "1 is below 2"]),
             ("candidates=[-64]", ["-64 is below 2"]),
-            ("candidates=[64, 32, 64]", ["candidates = [64, 32, 64]", "64 appears twice"]),
+            ("candidates=[64, 32, 64]", ["candidates = [64, 32, 64]", "64 appears twice", "remove one"]),
             ("candidates=64", ["candidates = 64", "list"]),
-            ("candidates=[64, big]", ["'big'", "integer"]),
-            ("candidates=[64.5]", ["64.5", "integer"]),
+            ("candidates=[64, big]", ["candidates.1 = 'big'", "whole number"]),
+            ("candidates=[64.5]", ["candidates.0 = 64.5", "whole number"]),
+            ("candidates=[{batch_size: 64, accumulation: 0}]", ["candidates.0 = ", "accumulation 0 is below 1"]),
+            ("candidates=[{batch_size: 64, accumulation: two}]", ["candidates.0.accumulation = 'two'", "integer"]),
+            ("candidates=[{batch_size: 1, accumulation: 9}]", ["candidates.0 = ", "batch size 1 is below 2"]),
+            ("candidates=[64, {batch_size: 64, accumulation: 1}]", ["64 appears twice"]),
+            (
+                "candidates=[{batch_size: 64, accumulation: 2}, {batch_size: 64, accumulation: 2}]",
+                ["64x2 appears twice"],
+            ),
+            ("candidates=[{accumulation: 4}]", ["setting 'candidates.0.batch_size' is missing"]),
+            (
+                "candidates=[32, {batch_size: 64, acumulation: 4}]",
+                ["unknown setting 'candidates.1.acumulation'", "did you mean 'accumulation'?"],
+            ),
+            ("explore=racing", ["explore = 'racing'", "'race'", "'rotate'", "'none'"]),
+            ("swap.patience=1", ["swap.patience = 1", "greater than or equal to 2"]),
+            ("swap.threshold=-1", ["swap.threshold = -1", "greater than or equal to 0"]),
             ("seed=soon", ["seed = 'soon'", "integer"]),
             ("seed=-1", ["seed = -1", "greater than or equal to 0"]),
             ("budget.epochs=0", ["budget.epochs = 0", "greater than 0"]),
@@ -163,6 +180,8 @@ class TestWrongSettings:
             ("simclr.encoder.widht", "width"),
             ("simclr.optimizer.learning_rte", "learning_rate"),
             ("tracking.url", "uri"),
+            ("swap.enable", "enabled"),
+            ("explor", "explore"),
         ],
     )
     def test_unknown_setting_and_the_nearest_known_one(self, name: str, nearest: str) -> None:
@@ -182,6 +201,20 @@ class TestWrongSettings:
     @pytest.mark.parametrize("override", ["budget.epochs=.inf", "race.window.epochs=.inf"])
     def test_without_end(self, override: str) -> None:
         assert override.partition("=")[0] in complaint(override)
+
+    @pytest.mark.parametrize(
+        ("settings", "parts"),
+        [
+            (["explore=none"], ["explore = 'none'", "not 64, 128", "keep one, or use race"]),
+            (["explore=rotate", "candidates=[64]"], ["explore = 'rotate'", "beside 64", "add one, or use none"]),
+            (["explore=rotate", "swap.enabled=true"], ["swap.enabled", "explore = 'rotate'", "leave one out"]),
+            (["candidates=[64]", "swap.enabled=true"], ["swap.enabled", "beside 64", "add one, or leave it out"]),
+        ],
+    )
+    def test_how_to_explore_must_fit_the_candidates(self, settings: list[str], parts: list[str]) -> None:
+        text = complaint("candidates=[64, 128]", *settings)
+        for part in parts:
+            assert part in text
 
     def test_augmentation_in_detail(self, tmp_path: Path) -> None:
         file = changed(tmp_path, simclr={"augment": {"no_such_thing": 1}})
@@ -247,6 +280,23 @@ def test_dump_holds_every_setting_and_round_trips(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(text)
     assert load_config(file) == config
+
+
+def test_candidates_are_batch_sizes_or_batch_sizes_with_accumulation() -> None:
+    config = load_config(QUICKSTART, ["candidates=[64, {batch_size: 128}, {batch_size: 64, accumulation: 4}]"])
+    assert config.candidates == [Candidate(64), Candidate(128), Candidate(64, 4)]
+    written = yaml.safe_load(dump_config(config))
+    assert written["candidates"] == [64, 128, {"batch_size": 64, "accumulation": 4}]
+    assert parse_config(written) == config
+
+
+@pytest.mark.parametrize(
+    "settings", [[], ["explore=rotate"], ["explore=none", "candidates=[64]"], ["swap.enabled=true", "swap.patience=5"]]
+)
+def test_ways_to_explore(settings: list[str]) -> None:
+    config = load_config(QUICKSTART, settings)
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
+    assert config.swap.enabled is ("swap.enabled=true" in settings)
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,14 @@ class TestBatchSizes:
         _, text = parsed(pictures.batch_sizes(curves, [failed, *decisions], "64"))
         assert "128" not in text
 
+    def test_one_size_with_and_without_accumulation_are_two_rows(self) -> None:
+        curves, decisions = raced(("32", "64"))
+        curves["64x2"] = curves.pop("32") | {"batch_size": 64, "accumulation": 2}
+        root, text = parsed(pictures.batch_sizes(curves, decisions, "64"))
+        rows = [element.text for element in root.iter() if element.text in ("64", "64x2")]
+        assert rows == ["64", "64x2"]
+        assert "won" in text
+
     def test_a_single_candidate(self) -> None:
         curves, decisions = raced(("64",))
         _, text = parsed(pictures.batch_sizes(curves, decisions, "64"))

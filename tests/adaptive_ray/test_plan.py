@@ -15,7 +15,7 @@ from adaptive_ray.plan import MIN_REPORTS, Plan
 from schedulers import Candidate
 
 
-def configured(candidates: list[int], budget: dict[str, Any], window: dict[str, Any], **race: Any) -> ExperimentConfig:
+def configured(candidates: list[Any], budget: dict[str, Any], window: dict[str, Any], **race: Any) -> ExperimentConfig:
     return parse_config(
         {
             "dataset": {"name": "mnist5k"},
@@ -62,6 +62,13 @@ class TestArithmetic:
     def test_steps(self) -> None:
         plan = Plan.of(configured([64, 100], {"samples": 1000}, {"samples": 800}), 4000)
         assert [plan.steps(candidate) for candidate in plan.candidates] == [16, 10]
+
+    def test_an_update_takes_all_the_images_that_it_accumulates(self) -> None:
+        accumulating = {"batch_size": 64, "accumulation": 4}
+        plan = Plan.of(configured([128, accumulating], {"samples": 8000}, {"samples": 2100}, evaluations=8), 4000)
+        assert plan.candidates == (Candidate(128), Candidate(64, 4))
+        assert [plan.steps(candidate) for candidate in plan.candidates] == [63, 32]
+        assert (plan.evaluate_every, plan.window) == (256, 2048)
 
     @pytest.mark.parametrize(("count", "cost"), [(1, 0), (2, 2048), (4, 6144)])
     def test_exploring_costs_the_window_of_those_that_lose(self, count: int, cost: int) -> None:
@@ -129,6 +136,13 @@ class TestRefused:
         assert "2,047 samples" in text
         assert "3 steps of batch size 512" in text
         assert "at least 4" in text
+
+    def test_accumulation_beyond_the_data_or_the_window(self) -> None:
+        accumulating = {"batch_size": 1000, "accumulation": 5}
+        text = complaint(configured([64, accumulating], {"epochs": 200}, {"epochs": 100}), 4000)
+        assert "batch size 1000x5 (5,000 images per update) is larger than the 4,000 training images" in text
+        text = complaint(configured([64, accumulating], {"epochs": 3}, {"samples": 19_999}), 20_000)
+        assert "3 steps of batch size 1000x5" in text
 
     def test_budget_without_end(self) -> None:
         with pytest.raises(UserError, match="epochs"):

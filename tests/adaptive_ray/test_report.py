@@ -236,6 +236,19 @@ def test_a_file_that_is_gone(tmp_path: Path, missing: str) -> None:
         write_report(directory)
 
 
+def test_a_winner_that_accumulates_is_named_with_its_count(tmp_path: Path) -> None:
+    directory = finished(tmp_path, (32, 64))
+    for name in ("decisions.jsonl", "reports.jsonl"):
+        file = directory.path / name
+        file.write_text(file.read_text().replace('"candidate": "64"', '"candidate": "64x4"'))
+    directory.write_json("curves.json", directory.curves())
+    directory.write_json("result.json", directory.read_json("result.json") | {"chosen_accumulation": 4})
+    text = write_report(directory).read_text()
+    assert "<h1>Batch size 64x4 was chosen</h1>" in text
+    assert "64x4 (chosen)" in text
+    assert Page(text).rows[1][0] == "64x4"
+
+
 def test_last_decisions() -> None:
     def entry(candidate: str, state: str) -> dict[str, Any]:
         return {"candidate": candidate, "state": state}

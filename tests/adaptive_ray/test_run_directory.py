@@ -168,7 +168,7 @@ class TestCurves:
         directory.append_report("64", report(64, 64, seconds=1.5, train_loss=4.0, rankme=9.0, workers=2, other=1))
         directory.append_report("64", report(64, 128, seconds=2.5, train_loss=math.nan))
         curve = directory.curves()["64"]
-        assert set(curve) == {"batch_size", *CURVE_COLUMNS.values()}
+        assert set(curve) == {"batch_size", "accumulation", *CURVE_COLUMNS.values()}
         assert curve["batch_size"] == 64
         assert curve["samples"] == [64, 128]
         assert curve["seconds"] == [1.5, 2.5]
@@ -180,6 +180,11 @@ class TestCurves:
         for size in (256, 32, 1024, 64):
             directory.append_report(str(size), report(size, size))
         assert list(directory.curves()) == ["32", "64", "256", "1024"]
+
+    def test_with_accumulation_after_the_same_size_without(self, directory: RunDirectory) -> None:
+        for key, size, accumulation in (("64x4", 64, 4), ("128", 128, 1), ("64", 64, 1), ("64x16", 64, 16)):
+            directory.append_report(key, report(size, 64, accumulation=accumulation))
+        assert list(directory.curves()) == ["64", "64x4", "64x16", "128"]
 
     def test_a_restarted_trial_repeats_itself(self, directory: RunDirectory) -> None:
         for samples, loss in ((64, 5.0), (128, 4.0), (192, 3.0), (128, 9.0), (192, 9.0), (256, 2.0)):

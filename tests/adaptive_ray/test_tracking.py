@@ -126,6 +126,20 @@ class TestDatabase:
         experiment = MlflowClient(tracking_uri=tracked[0].uri).get_experiment(tracked[0].experiment_id)
         assert experiment.name == "adaptive_ray"
 
+    def test_accumulation_is_part_of_a_child_s_name(self, tmp_path: Path) -> None:
+        config = configured(tmp_path / "runs", "candidates=[64, {batch_size: 64, accumulation: 4}]")
+        directory = RunDirectory.create(config, "first")
+        tracker = Tracker(config, directory)
+        tracker.report("64x4", report(64, 256, accumulation=4))
+        client = MlflowClient(tracking_uri=tracker.uri)
+        children = [run for run in client.search_runs([tracker.experiment_id]) if "batch_size" in run.data.params]
+        assert {run.info.run_name: run.data.params["accumulation"] for run in children} == {
+            "first/64": "1",
+            "first/64x4": "4",
+        }
+        (accumulating,) = [run for run in children if run.info.run_name == "first/64x4"]
+        assert curve(tracker, accumulating, "accumulation") == [(256, 4)]
+
     def test_settings_are_the_parent_s_parameters(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         parent, _ = runs_of(tracked[0])
         assert parent.data.params["candidates"] == "[32, 64]"

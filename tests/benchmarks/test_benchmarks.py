@@ -75,6 +75,16 @@ def test_throughput_covers_the_whole_step() -> None:
 
 
 @pytest.mark.slow
+def test_swap_cost_goes_round_all_candidates() -> None:
+    output = script("swap_cost", "--batch-sizes", "8", "16", "--steps", "1", "--rounds", "1")
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[:1] == "│"]
+    assert [row[0] for row in rows] == ["8", "16", "8x4"]
+    for row in rows:
+        assert float(row[1]) > 0  # a step
+        assert float(row[5]) < 100  # ms: changing the candidate sets up nothing
+
+
+@pytest.mark.slow
 def test_recording_goes_on_where_it_stopped_and_can_be_replayed(tmp_path: Path) -> None:
     few = ["--datasets", "mnist5k", "--rules", "sqrt", "--seeds", "0", "--images", "256", "--epochs", "1"]
     few += ["--evaluations", "4", "--batch-sizes", "32", "64", "--out", str(tmp_path)]

@@ -45,9 +45,7 @@ def test_a_rate_that_changes_is_noticed(seed: int) -> None:
 
 def test_with_seconds_scarce_goodput_decides() -> None:
     throughputs = {"32": 500.0, "128": 1000.0, "512": 3000.0}
-    by_seconds, _, _ = run(
-        rotation(axis="seconds", budget=BUDGET / 1000), constant(1.2, 1.0, 0.8), throughputs=throughputs
-    )
+    by_seconds, _, _ = run(rotation(axis="seconds"), constant(1.2, 1.0, 0.8), throughputs=throughputs)
     by_samples, _, _ = run(rotation(), constant(1.2, 1.0, 0.8), throughputs=throughputs)
     assert by_seconds.most_common(1)[0][0] == "512"
     assert by_samples.most_common(1)[0][0] == "32"

@@ -93,13 +93,13 @@ def test_with_seconds_scarce_the_faster_of_two_alike_is_tried_first() -> None:
     alike = {"32": (0.2, 0.2), "128": (0.0, 0.2), "512": (0.0, 0.2)}
     throughputs = {"32": 1000.0, "128": 1000.0, "512": 3000.0}
 
-    def first_swap(axis: str, budget: float) -> str:
-        swapping = policy(axis=axis, budget=budget, rates=alike, throughputs=throughputs)
+    def first_swap(axis: str) -> str:
+        swapping = policy(axis=axis, rates=alike, throughputs=throughputs)
         _, decisions, _ = run(swapping, failing, throughputs=throughputs)
         return next(decision.chosen for decision in decisions if decision.action == "swap")
 
-    assert first_swap("seconds", BUDGET / 1000) == "512"
-    assert first_swap("samples", BUDGET) == "128"
+    assert first_swap("seconds") == "512"
+    assert first_swap("samples") == "128"
 
 
 def test_nothing_is_tried_when_the_end_is_near() -> None:

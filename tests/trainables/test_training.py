@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,97 +13,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tests.trainables.images import smooth_images
+from tests.trainables.runs import CPU, UNCHANGED, Reports, assert_equal, data, run, small, without_clocks
 from tests.trainables.workers import Workers
 from trainables.batches import SampleStream, share
+from trainables.devices import computes_in_bfloat16, data_parallel
 from trainables.evaluation.reference import ReferenceSet
+from trainables.run import CHECKPOINT_FILE, Run
 from trainables.simclr import Augment, EncoderSettings, SimCLR, nt_xent
-from trainables.training import (
-    CHECKPOINT_FILE,
-    TrainingData,
-    TrainSettings,
-    _data_parallel,
-    _Run,
-    computes_in_bfloat16,
-    initial_encoder,
-    load_averaged_encoder,
-    train,
-)
-
-CPU = torch.device("cpu")
-UNCHANGED = {"crop_area": (1, 1), "crop_aspect": (1, 1), "flip": 0, "jitter": 0, "grayscale": 0}
-#: Not functions of settings and data.
-CLOCKS = {"seconds", "images_per_second", "data_wait"}
-
-
-def small(**chosen: Any) -> dict[str, Any]:
-    """Settings of a run of 8 steps that takes a moment."""
-    return {
-        "encoder": {"width": 8, "depth": 1, "projection_hidden": 8, "projection_features": 6},
-        "precision": "float32",
-        "batch_size": 16,
-        "budget": 128,
-        "evaluate_every": 32,
-        "seed": 3,
-        **chosen,
-    }
-
-
-def data(images: int = 40, channels: int = 3) -> TrainingData:
-    return TrainingData(smooth_images(images, 12, channels), smooth_images(24, 12, channels, seed=1))
-
-
-class Reports:
-    """Keeps the metrics, and copies of the checkpoints where there is a folder for them."""
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self.metrics: list[dict[str, Any]] = []
-        self.checkpoints: list[str | None] = []
-        self._folder = folder
-
-    def __call__(self, metrics: dict[str, Any], checkpoint: str | None = None) -> None:
-        self.metrics.append(metrics)
-        self.checkpoints.append(checkpoint)
-        if self._folder is not None and checkpoint is not None:
-            shutil.copytree(checkpoint, self.folder(len(self.metrics) - 1))
-
-    def folder(self, number: int) -> Path:
-        assert self._folder is not None
-        return self._folder / f"checkpoint-{number % len(self.metrics)}"
-
-    def state(self, number: int = -1) -> dict[str, Any]:
-        state: dict[str, Any] = torch.load(self.folder(number) / CHECKPOINT_FILE, weights_only=True)
-        return state
-
-    def column(self, name: str) -> list[Any]:
-        return [metrics[name] for metrics in self.metrics]
-
-
-def run(settings: dict[str, Any], folder: Path | None = None, resume_from: Path | None = None, **more: Any) -> Reports:
-    reports = Reports(folder)
-    train(settings, more.get("data", data()), reports, resume_from, device=CPU)
-    return reports
-
-
-def assert_equal(one: Any, other: Any, place: str = "") -> None:
-    """Bit for bit, through nested containers."""
-    assert type(one) is type(other), place
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), place
-        for key in one:
-            assert_equal(one[key], other[key], f"{place}/{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), place
-        for number, pair in enumerate(zip(one, other, strict=True)):
-            assert_equal(*pair, f"{place}/{number}")
-    elif isinstance(one, Tensor):
-        assert torch.equal(one, other), place
-    else:
-        assert one == other, place
-
-
-def without_clocks(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in CLOCKS}
-
+from trainables.training import TrainingData, TrainSettings, initial_encoder, load_averaged_encoder, train
 
 # --- learning ---
 
@@ -294,7 +210,7 @@ def test_checkpoints_hold_no_code(tmp_path: Path) -> None:
 def views_of(pictures: TrainingData, steps: int, **chosen: Any) -> list[Tensor]:
     """What goes into the network, step by step: first views, then second views [2 batch, C, H, W]."""
     settings = TrainSettings.model_validate(small(**chosen))
-    training, seen = _Run(settings, pictures, CPU), []
+    training, seen = Run(settings, pictures, CPU), []
     training.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
     training.train_until(steps * settings.batch_size)
     return seen
@@ -375,7 +291,7 @@ def test_a_resume_with_more_memory_keeps_the_micro_batch_and_one_with_another_ba
 def test_lars_brings_its_momentum_to_the_rate_of_another_batch_size(tmp_path: Path) -> None:
     optimizer = {"name": "lars", "learning_rate": 5.0, "rule": "linear"}
     first = run(small(optimizer=optimizer), tmp_path)
-    training = _Run(TrainSettings.model_validate(small(optimizer=optimizer, batch_size=24)), data(), CPU)
+    training = Run(TrainSettings.model_validate(small(optimizer=optimizer, batch_size=24)), data(), CPU)
     training.load(first.folder(1))
     before = first.state(1)["optimizer"]["state"]
     after = training.optimizer.state_dict()["state"]
@@ -408,39 +324,42 @@ def test_a_micro_batch_as_large_as_the_batch_is_the_direct_step(tmp_path: Path) 
     assert_equal(without_clocks(cut.state()) | {"micro_batch": 0}, without_clocks(direct.state()) | {"micro_batch": 0})
 
 
-def indices_seen(stages: list[tuple[int, int, int]], number: int, folder: str) -> list[list[int]]:
-    """Runs in a worker of stage ``number``, from the last stage's checkpoint: what its network sees, step by step."""
-    workers, batch_size, steps = stages[number]
+def indices_seen(stages: list[tuple[int, int, int, int]], number: int, folder: str) -> list[list[int]]:
+    """Runs in a worker of stage ``number``, from the last stage's checkpoint: what its network sees, batch by batch."""
+    workers, batch_size, accumulation, steps = stages[number]
     values = np.arange(40, dtype=np.uint8)  # every image is told by its one colour
     images = np.broadcast_to(values[:, None, None, None], (40, 3, 12, 12)).copy()
-    settings = TrainSettings.model_validate(small(batch_size=batch_size, augment=UNCHANGED, budget=1000))
-    training, seen = _Run(settings, TrainingData(images, images[:16]), CPU), []
-    assert training.workers == workers
+    settings = TrainSettings.model_validate(
+        small(batch_size=batch_size, accumulation=accumulation, augment=UNCHANGED, budget=1000)
+    )
+    training, seen = Run(settings, TrainingData(images, images[:16]), CPU), []
+    assert training.loader.workers == workers
     if number:
         training.load(Path(folder) / str(number - 1))
     training.model.register_forward_pre_hook(
         lambda _, arguments: seen.append((arguments[0].chunk(2)[0][:, 0, 0, 0] * 255).round().int().tolist())
     )
-    training.train_until(training.samples + steps * batch_size)
-    if training.worker == 0:
+    training.train_until(training.samples + steps * batch_size * accumulation)
+    if training.loader.worker == 0:
         (Path(folder) / str(number)).mkdir()
         training.save(Path(folder) / str(number))
     return seen
 
 
-def test_every_image_is_seen_once_an_epoch_through_changes_of_batch_size_and_workers(
+def test_every_image_is_seen_once_an_epoch_through_changes_of_batch_size_accumulation_and_workers(
     workers: Workers, tmp_path: Path
 ) -> None:
-    stages = [(1, 16, 2), (2, 15, 1), (4, 13, 2), (2, 40, 1), (1, 7, 1), (2, 6, 2)]  # workers, batch size, steps
+    # workers, batch size, accumulation, steps
+    stages = [(1, 16, 1, 2), (2, 15, 1, 1), (4, 13, 1, 2), (2, 5, 3, 2), (2, 40, 1, 1), (1, 7, 1, 1), (4, 6, 2, 1)]
     order: list[int] = []
-    for number, (count, batch_size, steps) in enumerate(stages):
+    for number, (count, batch_size, accumulation, steps) in enumerate(stages):
         seen = workers.run(count, indices_seen, stages, number, str(tmp_path))
-        assert all(len(steps_of_one) == steps for steps_of_one in seen)
-        for step in zip(*seen, strict=True):
-            assert sum(map(len, step)) == batch_size
-            order += [index for part in step for index in part]
+        assert all(len(batches_of_one) == steps * accumulation for batches_of_one in seen)
+        for batch in zip(*seen, strict=True):
+            assert sum(map(len, batch)) == batch_size
+            order += [index for part in batch for index in part]
     epochs = [order[start : start + 40] for start in range(0, len(order), 40)]
-    assert len(epochs) == 4
+    assert len(order) == 162
     for epoch in epochs[:-1]:
         assert sorted(epoch) == list(range(40))
     assert len(set(epochs[-1])) == len(epochs[-1])
@@ -518,7 +437,7 @@ def simclr_steps(views_a: Tensor, views_b: Tensor) -> dict[str, Any]:
         torch.manual_seed(0)
         settings = EncoderSettings(width=8, depth=1, projection_hidden=16, projection_features=8)
         model = SimCLR(settings, views_a.shape[2]).double()
-    parallel = _data_parallel(model) if dist.is_initialized() else model
+    parallel = data_parallel(model) if dist.is_initialized() else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     rows = share(views_a.shape[1], rank, world)
     losses, gradients = [], []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import ray
 from ray import tune
 
 from schedulers import LossExtrapolationScheduler, State
-from trainables.training import TrainingData
+from trainables.settings import TrainingData
 from trainables.trial import run_trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -35,7 +37,12 @@ class Record(tune.Callback):
 
 
 def race(
-    sizes: list[int], images: Any, storage: Path, scheduler: LossExtrapolationScheduler, **settings: Any
+    sizes: list[int],
+    images: Any,
+    storage: Path,
+    scheduler: LossExtrapolationScheduler,
+    own: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> tuple[tune.ResultGrid, Record]:
     record = Record()
     data = ray.put(TrainingData(images=images[:-44], reference=images[-44:]))
@@ -51,6 +58,7 @@ def race(
             "cpus": 1,
             "gpus": 0,
             "threads": 1,
+            **(own or {}),
         },
         tune_config=tune.TuneConfig(scheduler=scheduler),
         run_config=tune.RunConfig(name="race", storage_path=str(storage), verbose=0, callbacks=[record]),
@@ -92,6 +100,27 @@ def test_a_race_frees_the_loser_and_the_winner_goes_on_where_it_was_with_all_wor
     usual = max(abs(a - b) for a, b in itertools.pairwise(losses))
     assert abs(losses[last + 1] - losses[last]) <= usual  # no jump
     assert losses[last + 1] < losses[0]
+
+
+def test_a_trial_accumulates_and_swaps_and_its_decisions_arrive(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (140, 1, 16, 16), dtype=np.uint8)
+    swap = {"mode": "rotate", "turn": 128, "candidates": [{"batch_size": 16, "accumulation": 2}, {"batch_size": 64}]}
+    results, record = race(
+        [16],
+        images,
+        tmp_path,
+        LossExtrapolationScheduler("reference_loss", "min", budget=512, window=384),
+        own={"accumulation": 2, "swap": swap},
+        budget=512,
+        evaluate_every=128,
+        encoder={"width": 8, "depth": 1},
+    )
+    assert not results.errors
+    assert [r["samples_seen"] for r in record.results] == [128, 256, 384, 512]
+    assert [(r["batch_size"], r["accumulation"]) for r in record.results] == [(16, 2), (64, 1), (16, 2), (64, 1)]
+    decisions = [r["decision"] for r in record.results]
+    assert [decision["chosen"] for decision in decisions[:3]] == ["64", "16x2", "64"]
+    assert json.loads(json.dumps(decisions)) == decisions
 
 
 def test_a_worker_that_raises_names_its_error_as_the_reason(tmp_path: Path) -> None:

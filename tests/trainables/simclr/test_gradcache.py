@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from tests.trainables.workers import Workers
 from trainables.batches import share
+from trainables.devices import data_parallel
 from trainables.simclr import EncoderSettings, SimCLR, dcl, nt_xent
 from trainables.simclr.gradcache import cached_backward
 from trainables.simclr.ntxent import nt_xent as direct_loss
-from trainables.training import _data_parallel
 
 
 def views(n: int, seed: int = 0) -> Tensor:
@@ -175,7 +175,7 @@ def cached_step(both: Tensor, micro_batch: int) -> tuple[Tensor, dict[str, Tenso
     rank, world = dist.get_rank(), dist.get_world_size()
     with torch.random.fork_rng():
         network = with_frozen_statistics()
-    parallel = _data_parallel(network)
+    parallel = data_parallel(network)
     synchronised = [0]
 
     def hook(_, bucket):  # type: ignore[no-untyped-def]

@@ -1,0 +1,84 @@
+"""Drivers that are killed and restored decide what the others decide."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def drive(storage: Path, kill_at: str = "never", *, drop_below: float = 0.0, save_every: float = 0.0) -> dict[str, Any]:
+    """Starts or restores the experiment in a process of its own, which must end as ``kill_at`` says."""
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.schedulers.killed_driver", address, str(storage), str(drop_below)],
+        cwd=ROOT,
+        env={**os.environ, "KILL_AT": kill_at, "TUNE_GLOBAL_CHECKPOINT_S": str(save_every)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    if kill_at != "never":
+        assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+        return {}
+    assert done.returncode == 0, done.stderr[-3000:]
+    decided: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return decided
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What is decided without any kill."""
+    decided = drive(tmp_path_factory.mktemp("whole"))
+    assert decided["winners"] == ["a", "b"]
+    assert decided["samples"] == {"a": 22_000, "b": 40_000, "c": 22_000}
+    return decided
+
+
+def comparable(decided: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in decided.items() if name != "starts_per_trial"}
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        ["racing", "paused", "stretching", "forking", "racing again", "stretching again"],
+        ["saving the fork"],
+    ],
+    ids=" then ".join,
+)
+def test_killed_at_any_moment_it_decides_the_same(
+    moments: list[str], uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    for moment in moments:
+        drive(tmp_path, moment)
+    assert comparable(drive(tmp_path)) == comparable(uninterrupted)
+
+
+def test_what_was_saved_lags_behind_and_it_decides_the_same(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
+    for moment in ("paused", "racing again"):
+        drive(tmp_path, moment, save_every=1.5)
+    assert comparable(drive(tmp_path)) == comparable(uninterrupted)
+
+
+def test_early_drops_are_remembered(tmp_path: Path) -> None:
+    """When a candidate is dropped depends on who reports first; who wins does not."""
+    drive(tmp_path, "stretching", drop_below=0.05)
+    drive(tmp_path, "racing again", drop_below=0.05)
+    decided = drive(tmp_path, drop_below=0.05)
+    assert decided["winners"] == ["a", "b"]
+    assert decided["samples"]["b"] == 40_000
+    assert set(decided["stop_reasons"]) == {"a", "b", "c"}
+    assert all(decided["stop_reasons"].values())
