@@ -90,15 +90,19 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
         table.add_row(candidate.key, f"{-(-p.window // images):,}", f"{p.steps(candidate):,}", f"{rate:.2g}")
     console.print(table)
     sweep = len(p.candidates)
+    explored = f"race: {p.window:,} samples each" if len(p.trials) > 1 else "one run"
+    if settings.explore == "rotate":
+        explored = f"one run: candidates take turns of {p.turn:,} samples"
     console.print(
-        f"race: {p.window:,} samples each, a report every {p.evaluate_every:,}\n"
+        f"{explored}, a report every {p.evaluate_every:,}\n"
         f"budget: {p.budget:,} samples ({p.budget / p.epoch:.3g} epochs)\n"
         f"cost: at most {1 + p.explore_limit / p.budget:.2f} times one full run (a sweep over the candidates: {sweep})"
     )
     if experiment.layout:
         race, stretch = experiment.layout.race, experiment.layout.stretch
         device = f"{race.gpus:.3g} GPU" if race.gpus else f"{race.cpus:.3g} CPU cores"
-        console.print(f"workers: {sweep} x {race.count} in the race ({device} each), {stretch.count} for the winner")
+        racing = f"{sweep} x {race.count} in the race ({device} each), {stretch.count} for the winner"
+        console.print(f"workers: {racing if len(p.trials) > 1 else stretch.count}")
 
 
 @app.command()

@@ -63,13 +63,23 @@ def _write_candidate(candidate: Candidate) -> Any:
 _Candidate = Annotated[Candidate, BeforeValidator(_read_candidate), PlainSerializer(_write_candidate)]
 
 
+class Points(_Settings):
+    """Where the winner's stretch is interrupted for another race."""
+
+    at: list[float] = Field(min_length=1, description="shares of the budget, rising")
+
+
 class RaceSettings(_Settings):
     """How long candidates train side by side, and how one of them is chosen."""
 
     window: Amount = Field(default_factory=lambda: Amount(epochs=10), description="what each candidate may spend")
     evaluations: int = Field(12, ge=4, le=1000, description="reports of each candidate within the window")
-    drop_below: float = Field(0.05, ge=0, lt=1, description="a candidate less probable than this to win is dropped")
+    drop_below: float = Field(0.1, ge=0, lt=1, description="a candidate less probable than this to win is dropped")
     predictor: str = Field("joint", description="extrapolates the loss curves: joint, per_curve or last_value")
+
+    rerace: Literal["never", "on_surprise"] | Points = Field(
+        "never", description="another race from the winner's weights: when it disappoints (see swap), or at: [0.1, 0.3]"
+    )
 
     @field_validator("predictor")
     @classmethod
@@ -101,7 +111,7 @@ class StretchSettings(_Settings):
 
 
 class SwapSettings(SurpriseSettings):
-    """Whether the winner may change to another candidate on its way, and how much it must disappoint before."""
+    """How much a winner must disappoint, and whether it may then change to another candidate within its run."""
 
     enabled: bool = Field(False, description="whether to swap at all")
 
@@ -167,6 +177,10 @@ class ExperimentConfig(_Settings):
             raise ValueError("swap.enabled is for the winner of a race, and explore = 'rotate' has none; leave one out")
         if self.swap.enabled and len(keys) < 2:
             raise ValueError(f"swap.enabled needs candidates beside {keys[0]}; add one, or leave it out")
+        if self.swap.enabled and self.race.rerace != "never":
+            raise ValueError("swap.enabled and race.rerace are two answers to a disappointment; choose one")
+        if self.race.rerace != "never" and (self.explore != "race" or len(keys) < 2):
+            raise ValueError("race.rerace needs explore = 'race' and at least two candidates; leave it out")
         return self
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +20,16 @@ from adaptive_ray.cluster import Layout, Workers, cluster, cluster_address, loca
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import Dataset, load_dataset
 from adaptive_ray.errors import InterruptedRunError, NoSurvivorError, UserError
+from adaptive_ray.observer import METRIC, Observer
 from adaptive_ray.plan import MIN_REPORTS, Plan
 from adaptive_ray.progress import Progress
-from adaptive_ray.run_directory import RunDirectory, describe
-from schedulers import LossExtrapolationScheduler, State
+from adaptive_ray.run_directory import RunDirectory
+from schedulers import LossExtrapolationScheduler, Race
 from trainables.simclr import build_encoder
 from trainables.trial import run_trial
 
-METRIC = "reference_loss"
-
 #: A trial itself only waits for its Ray Train workers, which bring their own resources. Ray refuses an empty request.
 _DRIVER = {"CPU": 0, "memory": 1 << 20}
-
-#: What is kept of a report; Tune adds a dozen entries of its own.
-_REPORTED = (
-    "samples_seen", "seconds", "batch_size", "accumulation", "micro_batch", "workers", "progress", "learning_rate",
-    "train_loss", "train_loss_above_chance", "images_per_second", "data_wait", METRIC, "alignment", "uniformity",
-    "rankme", "checkpoint_path",
-)  # fmt: skip
 
 
 class Experiment:
@@ -99,8 +94,8 @@ class Experiment:
                     layout = Layout.of(self.config, cpus=cpus, gpus=gpus)
                     tracker = opening.result()
                     scheduler = self._scheduler(layout, directory)
-                    observer = _Observer(scheduler, directory, progress, tracker)
-                    progress.phase(f"race: batch sizes {', '.join(c.key for c in self.plan.candidates)} side by side")
+                    observer = Observer(scheduler, directory, progress, tracker)
+                    progress.phase(self._phase())
                     self._train(scheduler, layout, directory, observer)
                 winner = scheduler.race.winner
                 if winner is None:
@@ -110,7 +105,15 @@ class Experiment:
                 from adaptive_ray.results import judge  # matplotlib and scikit-learn: not before they are needed
 
                 by_key = {candidate.key: candidate for candidate in self.plan.candidates}
-                result = judge(by_key[str(winner)], directory, self.data, self.config, self.settings, self.plan.budget)
+                result = judge(
+                    by_key[str(winner)],
+                    directory,
+                    self.data,
+                    self.config,
+                    self.settings,
+                    budget=self.plan.budget,
+                    explored=round(scheduler.contest.explored),
+                )
                 result["seconds"] = round(time.monotonic() - started, 1)
                 self._write(str(winner), result, directory, tracker)
                 return result
@@ -140,28 +143,46 @@ class Experiment:
             drop_below=self.config.race.drop_below,
             predictor=self.config.race.predictor,
             min_reports=MIN_REPORTS,
-            winner_config=_resources(layout.stretch),
+            rerace=self.plan.rerace,
+            patience=self.config.swap.patience,
+            threshold=self.config.swap.threshold,
+            winner_config={**_resources(layout.stretch), "swap": self._swap()},
         )
-        for candidate in self.plan.candidates:
-            scheduler.race.enter(candidate.key)
+        for candidate in self.plan.trials:
+            scheduler.contest.enter(candidate.key)
         scheduler.replay(
             (report["candidate"], report["samples_seen"], report[METRIC], report["seconds"])
             for report in directory.reports()
         )
         return scheduler
 
+    def _phase(self) -> str:
+        sizes = ", ".join(candidate.key for candidate in self.plan.candidates)
+        return {
+            "race": f"race: batch sizes {sizes} side by side",
+            "rotate": f"one run: batch sizes {sizes} in turns",
+            "none": f"one run: batch size {sizes}",
+        }[self.config.explore]
+
+    def _swap(self) -> Any:
+        """The winner's setting of this name; it depends on the race."""
+        config = self.config
+        if config.explore == "rotate":
+            return swap_settings(config, self.plan)
+        return partial(swap_settings, config, self.plan) if config.swap.enabled else None
+
     def _train(
-        self, scheduler: LossExtrapolationScheduler, layout: Layout, directory: RunDirectory, observer: _Observer
+        self, scheduler: LossExtrapolationScheduler, layout: Layout, directory: RunDirectory, observer: Observer
     ) -> None:
         """Runs the trials that are still in the race, to the end of the winner's budget."""
-        race = scheduler.race
+        race, contest = scheduler.race, scheduler.contest
         starts = {report["candidate"]: report for report in directory.reports()}
-        keys = [str(key) for key in race.alive] if race.winner is None else [str(race.winner)]
-        if race.winner is not None and starts[keys[0]]["samples_seen"] >= self.plan.budget:
+        if race.winner is not None and starts[str(race.winner)]["samples_seen"] >= self.plan.budget:
             return
+        keys = [c.key for c in self.plan.trials if c.key in race.alive or contest.comes_back(c.key)]
         candidates = {candidate.key: candidate for candidate in self.plan.candidates}
         paths = {key: report["checkpoint_path"] for key, report in starts.items()}
-        workers = layout.race if race.winner is None else layout.stretch
+        alone = len(self.plan.trials) == 1
         storage = directory.path / "train"
         attempt = len(list(storage.glob("tune-*")))
         trainable = tune.with_parameters(
@@ -175,7 +196,8 @@ class Experiment:
                 "accumulation": tune.sample_from(lambda spec: candidates[spec.config.candidate].accumulation),
                 "resume_from": tune.sample_from(lambda spec: paths.get(spec.config.candidate)),
                 "run_tag": "start",
-                **_resources(workers),
+                "swap": self._swap() if alone else None,
+                **_resources(layout.stretch if alone else layout.race),
             },
             tune_config=tune.TuneConfig(scheduler=scheduler),
             run_config=tune.RunConfig(
@@ -216,38 +238,18 @@ def _resources(workers: Workers) -> dict[str, Any]:
     return {"workers": workers.count, "cpus": workers.cpus, "gpus": workers.gpus, "threads": workers.threads}
 
 
-class _Observer(tune.Callback):  # type: ignore[misc]
-    """Writes down every report and every decision as they come, and shows them."""
-
-    def __init__(
-        self, scheduler: LossExtrapolationScheduler, directory: RunDirectory, progress: Progress, tracker: Any
-    ) -> None:
-        self._scheduler, self._directory = scheduler, directory
-        self._progress, self._tracker = progress, tracker
-        self._written = len(scheduler.decisions)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune stores callbacks to restore them; this one is made anew for every session
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        candidate = trial.config["candidate"]
-        report = {name: result[name] for name in _REPORTED if name in result}
-        self._write_decisions()  # before the report: who dies in between decides again, and nothing is missing
-        self._directory.append_report(candidate, report)
-        self._progress.report(self._scheduler.race, candidate, report)
-        if self._tracker is not None:
-            self._tracker.report(candidate, report)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._write_decisions()
-
-    def _write_decisions(self) -> None:
-        for decision in self._scheduler.decisions[self._written :]:
-            self._directory.append_decision(describe(decision))
-            self._progress.decided(decision)
-            if self._tracker is not None and decision.state is State.DROPPED:
-                self._tracker.dropped(str(decision.key), decision.reason)
-        self._written = len(self._scheduler.decisions)
+def swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = None) -> dict[str, Any]:
+    """A trial's setting ``swap``; of a ``race`` it takes the rates and throughputs that were measured there."""
+    standings = race.standings() if race is not None else []
+    return {
+        "mode": "rotate" if config.explore == "rotate" else "surprise",
+        "candidates": [dataclasses.asdict(candidate) for candidate in plan.candidates],
+        "patience": config.swap.patience,
+        "threshold": config.swap.threshold,
+        "rates": {str(s.key): s.log_rate for s in standings if s.log_rate is not None},
+        "throughputs": {str(s.key): s.throughput for s in standings if math.isfinite(s.throughput)},
+        "turn": plan.turn,
+    }
 
 
 def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:

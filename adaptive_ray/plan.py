@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from adaptive_ray.config import Amount, ExperimentConfig
+from adaptive_ray.config import Amount, ExperimentConfig, Points
 from adaptive_ray.errors import UserError
 from schedulers import Candidate
+from schedulers.rerace import Rerace, ReracePlan
 
 #: Nobody is dropped before so many reports of every candidate: fewer points do not show where a curve is going.
-MIN_REPORTS = 4
+MIN_REPORTS = 3
+
+#: Turns of each candidate in a run, at least.
+_TURNS = 10
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All numbers in samples (images, not views)."""
+    """All numbers in samples (images, not views).
+
+    Args:
+        candidates: To choose from.
+        trials: Those that are trained from the start, side by side: one only, where candidates take turns in it.
+        epoch: Training images.
+        budget: The winner's whole run.
+        window: What each trial may spend in a race.
+        evaluate_every: From report to report.
+        turn: Of a candidate, where they take turns.
+        rerace: ``LossExtrapolationScheduler``'s setting.
+    """
 
     candidates: tuple[Candidate, ...]
+    trials: tuple[Candidate, ...]
     epoch: int
     budget: int
     window: int
     evaluate_every: int
+    turn: int
+    rerace: Rerace
 
     @classmethod
     def of(cls, config: ExperimentConfig, images: int) -> Plan:
@@ -30,8 +49,8 @@ class Plan:
         Reports come on a grid of samples that all candidates' updates hit exactly, where there is one.
 
         Raises:
-            UserError: An update takes more images than there are, the window does not fit into the budget, or it is
-                too short.
+            UserError: An update takes more images than there are, a race does not fit into the budget, or it is too
+                short.
         """
         largest = max(config.candidates, key=lambda candidate: candidate.images_per_update)
         if largest.images_per_update > images:
@@ -40,12 +59,15 @@ class Plan:
                 f"remove it or use more data"
             )
         budget, window = config.budget.of(images), config.race.window.of(images)
+        races = config.explore == "race"
+        if not races:
+            window = min(window, budget)
         if budget < window:
             raise UserError(
                 f"budget = {_written(config.budget, budget)} is smaller than race.window = "
                 f"{_written(config.race.window, window)}; raise the budget or shorten the window"
             )
-        if window < MIN_REPORTS * largest.images_per_update:
+        if races and window < MIN_REPORTS * largest.images_per_update:
             raise UserError(
                 f"race.window = {_written(config.race.window, window)} holds {window // largest.images_per_update} "
                 f"steps of {_described(largest)}; at least {MIN_REPORTS} are needed to see where a curve is going"
@@ -55,12 +77,24 @@ class Plan:
         if grid <= every:
             every = every // grid * grid
         window = min(every * max(round(window / every), 1), budget)
-        return cls(tuple(config.candidates), images, budget, window, every)
+        rerace: Rerace = {"at": config.race.rerace.at} if isinstance(config.race.rerace, Points) else config.race.rerace
+        try:
+            ReracePlan.of(rerace, window=window, rerace_window=None, budget=budget)
+        except ValueError as error:
+            raise UserError(f"race.rerace: {error}") from None
+        candidates = tuple(config.candidates)
+        # A turn is an epoch, or less in a short run: each candidate must have had several before the end.
+        turn = max(min(images, budget // (_TURNS * len(candidates))), 2 * every)
+        return cls(candidates, candidates if races else candidates[:1], images, budget, window, every, turn, rerace)
 
     @property
     def explore_limit(self) -> int:
         """The most that the candidates that lose can cost: nobody is dropped before the window is spent."""
-        return (len(self.candidates) - 1) * self.window
+        if self.rerace == "on_surprise":
+            races = self.budget // self.window
+        else:
+            races = 1 + (len(self.rerace["at"]) if isinstance(self.rerace, Mapping) else 0)
+        return races * (len(self.trials) - 1) * self.window
 
     def steps(self, candidate: Candidate) -> int:
         """Optimizer steps of a whole run."""

@@ -72,8 +72,18 @@ class Progress:
         """Says what has been decided."""
         if decision.state is State.WAITING:
             return
+        if decision.state is State.RACING:
+            self._phase = "race: forks of the winner side by side"
         text = f"[{self._elapsed()}] batch size {decision.key} {decision.state.value}: {decision.reason}"
         self._console.print(text, markup=False, highlight=False, soft_wrap=True, style=_COLOUR[decision.state])
+
+    def swapped(self, decision: Mapping[str, Any]) -> None:
+        """Says what was done about the loader inside the run, if anything."""
+        if decision["action"] == "keep":
+            return
+        text = f"{decision['candidate']} {decision['action']} {decision['chosen']}: {decision['reason']}"
+        text = f"[{self._elapsed()}] batch size {text}"
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True, style="magenta")
 
     def _elapsed(self) -> str:
         return _clock(time.monotonic() - self._started)

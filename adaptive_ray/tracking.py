@@ -29,6 +29,7 @@ from mlflow.utils.mlflow_tags import (
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory import RunDirectory
+from schedulers import Candidate
 
 #: Opens MLflow's page with the runs' metrics, and not with the traces of chats.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -116,6 +117,11 @@ class Tracker:
         self._guard(self._client.set_tag, self._children[candidate], "verdict", f"dropped: {reason}")
         self._guard(self._client.set_terminated, self._children[candidate])
 
+    def racing(self, candidate: str, reason: str) -> None:
+        """Opens a candidate's run again for another race."""
+        self._guard(self._client.set_tag, self._children[candidate], "verdict", reason)
+        self._guard(self._client.update_run, self._children[candidate], RunStatus.to_string(RunStatus.RUNNING))
+
     def finished(self, winner: str, result: Mapping[str, Any], reports: Iterable[Mapping[str, Any]]) -> None:
         """Ends the winner's and the parent run: results, the winner's curves, and the directory's files."""
         self._guard(self._client.set_tag, self._children[winner], "verdict", "won")
@@ -124,8 +130,9 @@ class Tracker:
         now = int(time.time() * 1000)
         numbers = [Metric(key, float(value), now, 0) for key, value in result.items() if isinstance(value, int | float)]
         self._guard(self._client.log_batch, self.run_id, metrics=numbers)
+        chosen = Candidate(result["chosen_batch_size"], result["chosen_accumulation"])
         note = (
-            f"**Batch size {winner}** was chosen out of {', '.join(self._children)}; linear probe "
+            f"**Batch size {chosen.key}** was chosen out of {', '.join(self._children)}; linear probe "
             f"{result['probe_accuracy']:.1%}. Curves, forecasts and reasons: artifact `report.html`."
         )
         self._guard(self._client.set_tag, self.run_id, MLFLOW_RUN_NOTE, note)

@@ -43,12 +43,12 @@ class Contest:
         budget: float,
         window: float,
         axis: str = "samples",
-        drop_below: float = 0.05,
+        drop_below: float = 0.1,
         predictor: str = "joint",
-        min_reports: int = 4,
+        min_reports: int = 3,
         rerace: Rerace = "never",
         rerace_window: float | None = None,
-        patience: int = 3,
+        patience: int = 4,
         threshold: float = 1.0,
     ) -> None:
         if predictor not in PREDICTORS:
@@ -136,6 +136,20 @@ class Contest:
             return False
         spent = max(map(self.race.spent, self.race.keys), default=0.0)
         return len(self._able) > 1 and math.isfinite(self.plan.next(spent, len(self.races) - 1))
+
+    def comes_back(self, key: Hashable) -> bool:
+        """Whether a candidate that has lost may be needed once more."""
+        return self.may_race_again and key not in self.out
+
+    @property
+    def explored(self) -> float:
+        """Samples that went into candidates that lost their race, in all races."""
+        return sum(
+            max(race.curve(key)[0], default=race.start) - race.start
+            for race in self.races
+            for key in race.keys
+            if key != race.winner
+        )
 
     def state(self, key: Hashable) -> State:
         """Where a candidate stands in the current race; who does not take part in it is dropped."""

@@ -66,9 +66,9 @@ class Race:
         budget: float,
         window: float,
         axis: str = "samples",
-        drop_below: float = 0.05,
+        drop_below: float = 0.1,
         forecaster: Forecaster | None = None,
-        min_reports: int = 4,
+        min_reports: int = 3,
         start: float = 0.0,
         start_seconds: float = 0.0,
     ) -> None:

@@ -40,6 +40,8 @@ class ReracePlan:
             ValueError: The setting is unknown, or the races would overlap or not fit into the budget.
         """
         again = window if rerace_window is None else rerace_window
+        if rerace == "never" and rerace_window is None:
+            return cls(again, budget)
         if not 0 < again < budget:
             raise ValueError(f"rerace_window {again:,} does not fit into a budget of {budget:,}: it must be in between")
         if rerace in ("never", "on_surprise"):

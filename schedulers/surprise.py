@@ -27,7 +27,7 @@ class Surprise:
         ValueError: A number is out of its range.
     """
 
-    patience: int = 3
+    patience: int = 4
     threshold: float = 1.0
     _forecast: Callable[[float], Forecast] | None = None
     _recent: deque[float] = field(default_factory=deque)

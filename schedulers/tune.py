@@ -75,7 +75,8 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         rerace_window: The window of the further races; None: the same.
         patience: So many reports in a row make a surprise.
         threshold: How far they must lie above the forecast, in its standard deviations.
-        winner_config: What changes in the winner's configuration when it goes on; None: it goes on as it is.
+        winner_config: What changes in the winner's configuration when it goes on; None: it goes on as it is. A value
+            that can be called is called with the race that was won.
         candidate_attr: The configuration entry that names a trial's candidate; trials without it go by their id.
 
     Raises:
@@ -94,12 +95,12 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         budget: float,
         window: float,
         axis: str = "samples",
-        drop_below: float = 0.05,
+        drop_below: float = 0.1,
         predictor: str = "joint",
-        min_reports: int = 4,
+        min_reports: int = 3,
         rerace: Rerace = "never",
         rerace_window: float | None = None,
-        patience: int = 3,
+        patience: int = 4,
         threshold: float = 1.0,
         winner_config: Mapping[str, Any] | None = None,
         candidate_attr: str = "candidate",
@@ -119,6 +120,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         self.contest = Contest(**self._settings)
         self._trials: dict[Hashable, Trial] = {}
         self._originals: dict[Hashable, dict[str, Any]] = {}  # what ``winner_config`` replaces
+        self._prizes: dict[int, dict[str, Any]] = {}  # what it came to, by the number of the race
         self._warned = False
 
     @property
@@ -147,11 +149,15 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def get_state(self) -> dict[str, Any]:
         """Everything that has happened."""
-        return {"events": list(self.contest.events), "originals": dict(self._originals)}
+        return {
+            "events": list(self.contest.events),
+            "originals": dict(self._originals),
+            "prizes": dict(self._prizes),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes up an experiment where ``get_state`` left it."""
-        self._originals = dict(state["originals"])
+        self._originals, self._prizes = dict(state["originals"]), dict(state["prizes"])
         self.contest = Contest(**self._settings)
         self.contest.replay(state["events"])
 
@@ -193,7 +199,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         self._clear_the_track(tune_controller, but=trial)
         state, samples = self.contest.state(key), self._reading.samples(result)
         if state is State.DROPPED:
-            return put_aside(tune_controller, trial) if self._comes_back(key) else _STOP
+            return put_aside(tune_controller, trial) if self.contest.comes_back(key) else _STOP
         if self._reading.spent(result) >= self.race.budget:
             return _STOP
         forks = key == self.contest.source and bool(self.contest.unforked) and samples >= self.race.start
@@ -284,7 +290,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         """Where a trial belongs that Tune is about to add: after a restore Tune would start them all."""
         state, contest = self.contest.state(key), self.contest
         if state is State.DROPPED:
-            trial.set_status(Trial.PAUSED if self._comes_back(key) else Trial.TERMINATED)
+            trial.set_status(Trial.PAUSED if self.contest.comes_back(key) else Trial.TERMINATED)
             note(trial, contest.reason(key))
         elif (
             (state is State.WAITING and can_be_taken_up(trial))
@@ -316,15 +322,12 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         else:
             contest.report(key, *reading.report(result))
 
-    def _comes_back(self, key: Hashable) -> bool:
-        return self.contest.may_race_again and key not in self.contest.out
-
     def _clear_the_track(self, controller: TuneController, but: Trial | None = None) -> None:
         """Stops or pauses whoever is out, except ``but``, whose fate is its caller's."""
         for key, trial in list(self._trials.items()):
             if trial is but or trial.is_finished() or self.contest.state(key) is not State.DROPPED:
                 continue
-            if not self._comes_back(key) or trial.status == Trial.PENDING:
+            if not self.contest.comes_back(key) or trial.status == Trial.PENDING:
                 controller.stop_trial(trial)
             elif trial.status == Trial.RUNNING:
                 put_aside(controller, trial)
@@ -342,7 +345,14 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         return (key != contest.source) == (source.status == Trial.PAUSED and self._is_at_the_fork(source))
 
     def _wanted(self, key: Hashable) -> dict[str, Any]:
-        return self._winner_config if self.contest.state(key) is State.WON else self._originals[key]
+        if self.contest.state(key) is not State.WON:
+            return self._originals[key]
+        number = len(self.contest.races)
+        if number not in self._prizes:  # once: the race's forecasts change as its winner goes on
+            self._prizes[number] = {
+                name: value(self.race) if callable(value) else value for name, value in self._winner_config.items()
+            }
+        return self._prizes[number]
 
     def _has_its_config(self, trial: Trial, key: Hashable) -> bool:
         return {name: value for name, value in trial.config.items() if name in self._winner_config} == self._wanted(key)

@@ -101,11 +101,8 @@ class Run:
 
     def _step(self) -> Tensor:
         """One update: the mean gradient of the candidate's batches. Returns their mean loss."""
-        images, size, batches = (
-            self.candidate.images_per_update,
-            self.candidate.batch_size,
-            self.candidate.accumulation,
-        )
+        size, batches = self.candidate.batch_size, self.candidate.accumulation
+        images = self.candidate.images_per_update
         progress = min((self.samples + images / 2) / self.settings.budget, 1.0)  # the middle of the step, for all sizes
         self.learning_rate = set_progress(self.optimizer, self.settings.optimizer, progress, images)
         self.optimizer.zero_grad(set_to_none=True)

@@ -21,7 +21,7 @@ class SurpriseSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    patience: int = Field(3, ge=2, description="reports, one after the other, that must lie above their forecasts")
+    patience: int = Field(4, ge=2, description="reports, one after the other, that must lie above their forecasts")
     threshold: float = Field(1.0, ge=0, description="how far above, in the forecast's standard deviations")
 
 

@@ -37,7 +37,7 @@ class Outcome:
 Policy = Callable[[Sweep, Axis], Outcome]
 
 
-def race(sweep: Sweep, axis: Axis, *, predictor: str, drop_below: float = 0.05, window: float = WINDOW) -> Outcome:
+def race(sweep: Sweep, axis: Axis, *, predictor: str, drop_below: float = 0.1, window: float = WINDOW) -> Outcome:
     """A race of this project: forecasts after every report, hopeless candidates stopped at once."""
     budget = sweep.budget(axis)
     contest = Race(

@@ -208,6 +208,8 @@ class TestWrongSettings:
             (["explore=none"], ["explore = 'none'", "not 64, 128", "keep one, or use race"]),
             (["explore=rotate", "candidates=[64]"], ["explore = 'rotate'", "beside 64", "add one, or use none"]),
             (["explore=rotate", "swap.enabled=true"], ["swap.enabled", "explore = 'rotate'", "leave one out"]),
+            (["race.rerace=on_surprise", "swap.enabled=true"], ["swap.enabled and race.rerace", "choose one"]),
+            (["race.rerace={at: [0.3]}", "candidates=[64]"], ["race.rerace", "two candidates", "leave it out"]),
             (["candidates=[64]", "swap.enabled=true"], ["swap.enabled", "beside 64", "add one, or leave it out"]),
         ],
     )
@@ -276,7 +278,7 @@ def test_dump_holds_every_setting_and_round_trips(tmp_path: Path) -> None:
     text = dump_config(config)
     assert parse_config(yaml.safe_load(text)) == config
     assert set(yaml.safe_load(text)) == set(type(config).model_fields)
-    assert yaml.safe_load(text)["race"]["drop_below"] == 0.05  # a default, written out
+    assert yaml.safe_load(text)["race"]["drop_below"] == 0.1  # a default, written out
     file = tmp_path / "config.yaml"
     file.write_text(text)
     assert load_config(file) == config
@@ -291,7 +293,15 @@ def test_candidates_are_batch_sizes_or_batch_sizes_with_accumulation() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [[], ["explore=rotate"], ["explore=none", "candidates=[64]"], ["swap.enabled=true", "swap.patience=5"]]
+    "settings",
+    [
+        [],
+        ["explore=rotate"],
+        ["explore=none", "candidates=[64]"],
+        ["swap.enabled=true", "swap.patience=5"],
+        ["race.rerace=on_surprise"],
+        ["race.rerace={at: [0.6]}"],
+    ],
 )
 def test_ways_to_explore(settings: list[str]) -> None:
     config = load_config(QUICKSTART, settings)

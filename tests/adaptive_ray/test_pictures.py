@@ -93,7 +93,7 @@ class TestRaceAtDecision:
         assert standing.samples == 5 * EVERY
         points = {"64": (curves["64"]["samples"][:5], curves["64"]["reference_loss"][:5])}
         alone = JointForecaster()
-        alone.fit(points)
+        alone.fit(points, {"64": BUDGET})
         assert race.forecaster.forecast("64", BUDGET) == alone.forecast("64", BUDGET)
 
     @pytest.mark.parametrize("predictor", ["joint", "per_curve", "last_value"])

@@ -37,9 +37,27 @@ class TestArithmetic:
     def test_epochs(self) -> None:
         config = configured([10, 20], {"epochs": 2.5}, {"epochs": 1}, evaluations=5)
         plan = Plan.of(config, 1000)
-        assert plan == Plan(
-            candidates=(Candidate(10), Candidate(20)), epoch=1000, budget=2500, window=1000, evaluate_every=200
-        )
+        both = (Candidate(10), Candidate(20))
+        assert plan == Plan(both, both, 1000, budget=2500, window=1000, evaluate_every=200, turn=400, rerace="never")
+
+    def test_turns_are_epochs_unless_the_run_is_short(self) -> None:
+        def rotating(epochs: float) -> Plan:
+            config = configured([10, 20], {"epochs": epochs}, {"epochs": 1}, evaluations=5)
+            return Plan.of(config.model_copy(update={"explore": "rotate"}), 1000)
+
+        assert rotating(100).turn == 1000
+        assert rotating(12).turn == 600  # ten of each candidate
+        assert rotating(12).trials == (Candidate(10),)
+        assert rotating(12).explore_limit == 0
+
+    def test_what_races_on_the_way_may_cost(self) -> None:
+        def limit(rerace: Any) -> int:
+            config = configured([10, 20], {"epochs": 10}, {"epochs": 1}, evaluations=5, rerace=rerace)
+            return Plan.of(config, 1000).explore_limit
+
+        assert limit("never") == 1000
+        assert limit({"at": [0.3, 0.6]}) == 3000
+        assert limit("on_surprise") == 10_000
 
     def test_the_grid_is_one_that_every_batch_hits(self) -> None:
         # 7,488 samples in 7 reports are 1,069 each; the nearest multiple of 256 (which 64 and 128 divide) is 1,024
@@ -132,17 +150,23 @@ class TestRefused:
         assert Plan.of(configured([4000], {"epochs": 9}, {"epochs": 4}), 4000).evaluate_every >= 1
 
     def test_window_too_short_to_see_a_curve(self) -> None:
-        text = complaint(configured([64, 512], {"epochs": 3}, {"samples": 2047}), 4000)
-        assert "2,047 samples" in text
-        assert "3 steps of batch size 512" in text
-        assert "at least 4" in text
+        text = complaint(configured([64, 512], {"epochs": 3}, {"samples": 1535}), 4000)
+        assert "1,535 samples" in text
+        assert "2 steps of batch size 512" in text
+        assert "at least 3" in text
+
+    def test_a_race_on_the_way_must_fit(self) -> None:
+        again = {"at": [0.5, 0.95]}
+        text = complaint(configured([32, 64], {"epochs": 10}, {"epochs": 1}, rerace=again), 4000)
+        assert "race.rerace" in text
+        assert "0.95" in text
 
     def test_accumulation_beyond_the_data_or_the_window(self) -> None:
         accumulating = {"batch_size": 1000, "accumulation": 5}
         text = complaint(configured([64, accumulating], {"epochs": 200}, {"epochs": 100}), 4000)
         assert "batch size 1000x5 (5,000 images per update) is larger than the 4,000 training images" in text
-        text = complaint(configured([64, accumulating], {"epochs": 3}, {"samples": 19_999}), 20_000)
-        assert "3 steps of batch size 1000x5" in text
+        text = complaint(configured([64, accumulating], {"epochs": 3}, {"samples": 14_999}), 20_000)
+        assert "2 steps of batch size 1000x5" in text
 
     def test_budget_without_end(self) -> None:
         with pytest.raises(UserError, match="epochs"):

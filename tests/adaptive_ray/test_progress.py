@@ -17,7 +17,8 @@ from adaptive_ray.run_directory import RunDirectory, describe
 from schedulers import Candidate, Race, State
 
 BUDGET, WINDOW, EVERY = 16_384, 4096, 1024
-PLAN = Plan((Candidate(32), Candidate(64)), epoch=4000, budget=BUDGET, window=WINDOW, evaluate_every=EVERY)
+BOTH = (Candidate(32), Candidate(64))
+PLAN = Plan(BOTH, BOTH, 4000, budget=BUDGET, window=WINDOW, evaluate_every=EVERY, turn=4000, rerace="never")
 SPEED = {"32": 100.0, "64": 200.0}  # images per second
 
 

@@ -20,7 +20,8 @@ from adaptive_ray.config import load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.report import last_decisions, write_report
 from adaptive_ray.run_directory import RunDirectory, describe
-from schedulers import Decision, Race, State
+from schedulers import Candidate, Decision, Race, State
+from schedulers.swap import SwapOnSurprise
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 BUDGET, WINDOW, EVERY = 16_384, 4096, 512
@@ -80,7 +81,8 @@ def finished(
             directory.append_report(key, report)
     assert race.winner is not None
     directory.write_json("curves.json", directory.curves())
-    directory.write_json("result.json", RESULT | {"chosen_batch_size": int(str(race.winner)), "samples_seen": BUDGET})
+    chosen = {"winner": race.winner, "chosen_batch_size": int(str(race.winner)), "chosen_accumulation": 1}
+    directory.write_json("result.json", RESULT | chosen | {"samples_seen": BUDGET})
     Image.new("RGB", (20, 10), (10, 200, 30)).save(directory.path / "neighbours.png")
     return directory
 
@@ -242,11 +244,27 @@ def test_a_winner_that_accumulates_is_named_with_its_count(tmp_path: Path) -> No
         file = directory.path / name
         file.write_text(file.read_text().replace('"candidate": "64"', '"candidate": "64x4"'))
     directory.write_json("curves.json", directory.curves())
-    directory.write_json("result.json", directory.read_json("result.json") | {"chosen_accumulation": 4})
+    directory.write_json(
+        "result.json", directory.read_json("result.json") | {"winner": "64x4", "chosen_accumulation": 4}
+    )
     text = write_report(directory).read_text()
     assert "<h1>Batch size 64x4 was chosen</h1>" in text
     assert "64x4 (chosen)" in text
     assert Page(text).rows[1][0] == "64x4"
+
+
+def test_a_run_that_swapped_shows_what_the_rule_saw(tmp_path: Path) -> None:
+    directory = finished(tmp_path, (32, 64))
+    policy = SwapOnSurprise([Candidate(64), Candidate(32)], budget=BUDGET)
+    for samples in range(EVERY, BUDGET + 1, EVERY):
+        loss_now = loss(64, samples) if samples < BUDGET / 2 else loss(64, BUDGET // 2)
+        if decision := policy.report(samples, loss_now, samples / 100):
+            directory.append_swap(decision.as_dict())
+    assert any(decision["action"] == "swap" for decision in directory.swaps())
+    text = write_report(directory).read_text()
+    assert "What was forecast, what came, and what was done" in text
+    assert ">swap</text>" in text
+    assert "What was forecast" not in write_report(finished(tmp_path / "other", (32, 64))).read_text()
 
 
 def test_last_decisions() -> None:

@@ -60,6 +60,10 @@ class Walker(tune.Trainable):
             while len(list(folder.iterdir())) < size:
                 time.sleep(0.01)
 
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.config, self.state = new_config, fresh()
+        return True
+
     def step(self) -> dict[str, Any]:
         result = advance(self.config, self.state)
         return {**result, "done": self.state["samples"] >= (self.config.get("ends_at") or math.inf)}

@@ -1,0 +1,60 @@
+"""Writes down and shows what Tune hears while a run goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+
+from adaptive_ray.progress import Progress
+from adaptive_ray.run_directory import RunDirectory, describe
+from schedulers import LossExtrapolationScheduler, State
+
+#: What candidates are compared by.
+METRIC = "reference_loss"
+
+#: What is kept of a report; Tune adds a dozen entries of its own.
+_REPORTED = (
+    "samples_seen", "seconds", "batch_size", "accumulation", "micro_batch", "workers", "progress", "learning_rate",
+    "train_loss", "train_loss_above_chance", "images_per_second", "data_wait", METRIC, "alignment", "uniformity",
+    "rankme", "checkpoint_path",
+)  # fmt: skip
+
+
+class Observer(tune.Callback):  # type: ignore[misc]
+    """Writes down every report and every decision as they come, and shows them."""
+
+    def __init__(
+        self, scheduler: LossExtrapolationScheduler, directory: RunDirectory, progress: Progress, tracker: Any
+    ) -> None:
+        self._scheduler, self._directory = scheduler, directory
+        self._progress, self._tracker = progress, tracker
+        self._written = len(scheduler.decisions)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores callbacks to restore them; this one is made anew for every session
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        candidate = trial.config["candidate"]
+        report = {name: result[name] for name in _REPORTED if name in result}
+        self._write_decisions()  # before the report: who dies in between decides again, and nothing is missing
+        if "decision" in result:
+            self._directory.append_swap(result["decision"])
+            self._progress.swapped(result["decision"])
+        self._directory.append_report(candidate, report)
+        self._progress.report(self._scheduler.race, candidate, report)
+        if self._tracker is not None:
+            self._tracker.report(candidate, report)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._write_decisions()
+
+    def _write_decisions(self) -> None:
+        for decision in self._scheduler.decisions[self._written :]:
+            self._directory.append_decision(describe(decision))
+            self._progress.decided(decision)
+            if self._tracker is not None and decision.state is State.DROPPED:
+                self._tracker.dropped(str(decision.key), decision.reason)
+            elif self._tracker is not None and decision.state is State.RACING:
+                self._tracker.racing(str(decision.key), decision.reason)
+        self._written = len(self._scheduler.decisions)
