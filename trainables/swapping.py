@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, Literal
 
 import torch
@@ -36,7 +35,6 @@ class SwapSettings(SurpriseSettings):
         min_length=2, description="what can be changed to, the first one included"
     )
     axis: Literal["samples", "seconds"] = Field("samples", description="what is scarce: images or time")
-    seconds: float | None = Field(None, gt=0, description="that the whole run may take, if time is scarce")
     rates: dict[str, tuple[float, float]] = Field(
         default_factory=dict,
         description="key of a candidate: mean and standard deviation of the logarithm of its progress per sample",
@@ -66,7 +64,7 @@ class Swapping:
         self._start = (samples, seconds)
         settings = self._settings
         common: dict[str, Any] = {
-            "budget": self._budget if settings.axis == "samples" else settings.seconds or math.inf,
+            "budget": self._budget,
             "start": self._start,
             "axis": settings.axis,
             "rates": settings.rates,

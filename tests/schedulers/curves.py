@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from schedulers.extrapolation.annealing import annealed
+
 
 def shared_curve(progress: np.ndarray) -> np.ndarray:
     """The curve that all candidates walk down; progress in samples."""
     return 2.0 + 1.5 * (progress / 10_000 + 0.1) ** -0.5
 
 
-def walk(rate: float, until: float, points: int = 20, noise: float = 0.0, seed: int = 0):  # type: ignore[no-untyped-def]
-    """Samples and losses of a candidate with a progress rate."""
+def walk(rate: float, until: float, points: int = 20, noise: float = 0.0, seed: int = 0, end: float = np.inf):  # type: ignore[no-untyped-def]
+    """Samples and losses of a candidate with a progress rate, whose learning rate decays until ``end``."""
     samples = np.linspace(until / points, until, points)
-    return samples, shared_curve(rate * samples) + noise * np.random.default_rng(seed).standard_normal(points)
+    return samples, shared_curve(rate * annealed(samples, end)) + noise * np.random.default_rng(seed).standard_normal(
+        points
+    )

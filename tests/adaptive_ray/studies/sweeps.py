@@ -19,7 +19,7 @@ PACE = {64: 200.0, 128: 400.0, 256: 900.0, 512: 950.0}
 
 def recorded(batch_size: int, seed: int = 0, *, rates: dict[int, float] = RATES, **changes: Any) -> dict[str, Any]:
     """The content of one file."""
-    samples, losses = walk(rates[batch_size], 40_000, points=40, noise=0.005, seed=100 * seed + batch_size)
+    samples, losses = walk(rates[batch_size], 40_000, points=40, noise=0.005, seed=100 * seed + batch_size, end=40_000)
     return {
         "dataset": "made",
         "batch_size": batch_size,
