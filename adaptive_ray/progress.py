@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adaptive_ray.plan import Plan
-from schedulers import Decision, Forecast, Race, State
+from schedulers import Candidate, Decision, Forecast, Race, State
 
 _COLOUR = {State.RACING: "cyan", State.WAITING: "yellow", State.DROPPED: "red", State.WON: "green"}
 
@@ -58,9 +58,10 @@ class Progress:
         if self._live:
             return
         standing = next(s for s in race.standings() if s.key == candidate)
+        used = Candidate(metrics["batch_size"], metrics.get("accumulation", 1)).key  # a run may have swapped
         samples, loss = metrics["samples_seen"], metrics.get("reference_loss")
         self._console.print(
-            f"[{self._elapsed()}] batch size {candidate}: {samples:,} of {self._plan.budget:,} samples, reference "
+            f"[{self._elapsed()}] batch size {used}: {samples:,} of {self._plan.budget:,} samples, reference "
             f"loss {_number(loss)}, forecast {_interval(standing.forecast)}, "
             f"{metrics.get('images_per_second') or math.nan:,.0f} images/s, {self._time_left()} left",
             markup=False,
@@ -81,7 +82,9 @@ class Progress:
         """Says what was done about the loader inside the run, if anything."""
         if decision["action"] == "keep":
             return
-        text = f"{decision['candidate']} {decision['action']} {decision['chosen']}: {decision['reason']}"
+        words = {"swap": "is swapped for", "return": "is given back for", "confirm": "stays:"}[decision["action"]]
+        chosen = "" if decision["action"] == "confirm" else f" {decision['chosen']}:"
+        text = f"{decision['candidate']} {words}{chosen} {decision['reason']}"
         text = f"[{self._elapsed()}] batch size {text}"
         self._console.print(text, markup=False, highlight=False, soft_wrap=True, style="magenta")
 

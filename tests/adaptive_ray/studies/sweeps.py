@@ -14,7 +14,7 @@ from tests.schedulers.curves import walk
 #: Progress rates; the best one per sample is neither the smallest nor the largest batch.
 RATES = {64: 1.0, 128: 1.5, 256: 0.9, 512: 0.5}
 #: Samples per second; the best one per second is 256.
-PACE = {64: 200.0, 128: 400.0, 256: 900.0, 512: 950.0}
+PACE = {64: 200.0, 128: 300.0, 256: 900.0, 512: 950.0}
 
 
 def recorded(batch_size: int, seed: int = 0, *, rates: dict[int, float] = RATES, **changes: Any) -> dict[str, Any]:
