@@ -180,7 +180,7 @@ class JointForecaster(Forecaster):
 
 
 def _misfit(now: Array, then: Array) -> float:
-    return math.log(max(float(then[0] / now[0]), 1.0)) ** _MISFIT_POWER / _MISFIT_SCALE**_MISFIT_POWER
+    return float((math.log(max(float(then[0] / now[0]), 1.0)) / _MISFIT_SCALE) ** _MISFIT_POWER)
 
 
 def _drift(now: Array, then: Array) -> Array:

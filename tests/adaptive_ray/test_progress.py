@@ -34,7 +34,12 @@ def new_race(**settings: Any) -> Race:
 def step(progress: Progress, race: Race, key: str, samples: int, **metrics: Any) -> None:
     """One report, on its way through the race to the eye."""
     decisions = race.report(key, samples, loss(key, samples), samples / SPEED[key])
-    values = {"samples_seen": samples, "reference_loss": loss(key, samples), "images_per_second": SPEED[key]}
+    values = {
+        "samples_seen": samples,
+        "batch_size": int(key),
+        "reference_loss": loss(key, samples),
+        "images_per_second": SPEED[key],
+    }
     for decision in decisions:
         progress.decided(decision)
     progress.report(race, key, values | metrics)
@@ -82,6 +87,15 @@ class TestWithoutTerminal:
         assert "batch size 32 won: has the lowest forecast" in said[1]
         assert race.winner == "32"
 
+    def test_a_run_that_swaps(self, progress: Progress, out: io.StringIO) -> None:
+        common = {"candidate": "32", "chosen": "64", "reason": "-2.1 standard deviations"}
+        progress.swapped({**common, "action": "keep"})
+        assert out.getvalue() == ""
+        progress.swapped({**common, "action": "swap"})
+        assert "batch size 32 is swapped for 64: -2.1 standard deviations" in out.getvalue()
+        step(progress, new_race(), "32", 1024, batch_size=64)
+        assert "batch size 64: 1,024 of" in out.getvalue()
+
     def test_reasons_are_shown_as_they_are(self, progress: Progress, out: io.StringIO) -> None:
         reason = "RuntimeError: [enforce fail at alloc.cpp:117] cannot open [/dev/shm/x]"
         progress.decided(new_race().fail("64", reason)[0])
@@ -106,13 +120,13 @@ class TestWithoutTerminal:
         step(progress, race, "32", 1024)
         for key in ("32", "64"):
             race.fail(key, "its loss became nan")
-        progress.report(race, "32", {"samples_seen": 1024, "reference_loss": math.nan})
+        progress.report(race, "32", {"batch_size": 32, "samples_seen": 1024, "reference_loss": math.nan})
         assert out.getvalue().endswith(" ? left\n")
 
     def test_unknown_numbers(self, progress: Progress, out: io.StringIO) -> None:
         race = new_race()
         race.fail("64", "its loss became nan")
-        progress.report(race, "64", {"samples_seen": 64, "reference_loss": math.nan})
+        progress.report(race, "64", {"batch_size": 64, "samples_seen": 64, "reference_loss": math.nan})
         assert "reference loss -, forecast -, nan images/s" in out.getvalue()
 
 
