@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from schedulers import PREDICTORS, Race
+from schedulers import PREDICTORS, Candidate, Race
 
 #: Okabe & Ito's colours, which colour-blind readers can tell apart; the yellow is left out.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444")
@@ -84,12 +84,14 @@ def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 2.6), layout="constrained")
         axes = figure.subplots()
-        keys = sorted(curves, key=lambda key: (curves[key]["batch_size"], curves[key].get("accumulation", 1)))
+        courses = {key: _course(curve) for key, curve in curves.items()}
+        used = sorted({candidate for course in courses.values() for candidate in course})
+        keys = [candidate.key for candidate in used]
         place = {key: row for row, key in enumerate(keys)}
         for (key, curve), colour in zip(curves.items(), colours(len(curves)), strict=True):
-            row, wide = place[key], 6 if key == winner else 3
-            end = curve["samples"][-1] if curve["samples"] else 0
-            axes.plot([0, end], [row, row], color=colour, linewidth=wide, solid_capstyle="butt")
+            rows = [place[candidate.key] for candidate in courses[key]]
+            samples, wide = [0, *curve["samples"]], 6 if key == winner else 3
+            axes.plot(samples, rows, color=colour, linewidth=wide, solid_capstyle="butt", drawstyle="steps-pre")
         marks = {"dropped": ("X", "#c0392b", "dropped"), "won": ("*", "#1e8449", "won: goes on with all workers")}
         for entry in decisions:
             if entry["state"] in marks and entry["candidate"] in curves:
@@ -157,6 +159,14 @@ def neighbours(
 def colours(count: int) -> list[str]:
     """One for each line of a picture; the eighth is the first again."""
     return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
+
+
+def _course(curve: Mapping[str, Any]) -> list[Candidate]:
+    """What a run started with, and what it had trained with at each of its reports."""
+    first = Candidate(curve["batch_size"], curve.get("accumulation", 1))
+    unchanged = [None] * len(curve["samples"])
+    sizes, counts = curve.get("batch_sizes", unchanged), curve.get("accumulations", unchanged)
+    return [first, *(Candidate(size, count or 1) if size else first for size, count in zip(sizes, counts, strict=True))]
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

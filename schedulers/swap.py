@@ -8,11 +8,13 @@ from typing import Any
 
 from schedulers.candidate import Candidate
 from schedulers.extrapolation import Forecast
+from schedulers.extrapolation.annealing import annealed
 from schedulers.loader_policy import LoaderPolicy, SwapDecision
 from schedulers.surprise import Surprise
 
-#: A candidate must have so many times ``patience`` reports ahead of it, or trying it is not worth the trouble.
-_WORTH_TRYING = 3
+#: A candidate must have so many times ``patience`` reports at full pace ahead of it, or trying it is not worth the
+#: trouble: while the learning rate ends nothing moves much, and noise decides.
+_WORTH_TRYING = 2
 
 
 class SwapOnSurprise(LoaderPolicy):
@@ -93,7 +95,8 @@ class SwapOnSurprise(LoaderPolicy):
     def _time_is_left(self) -> bool:
         samples = self._reports[-1][0]
         spacing = (samples - self._start[0]) / len(self._reports)
-        return self._budget - samples >= _WORTH_TRYING * self._surprise.patience * spacing
+        left = float(annealed(self._budget, self._budget) - annealed(samples, self._budget))
+        return left >= _WORTH_TRYING * self._surprise.patience * spacing
 
     def _take(self, action: str, chosen: int, reason: str, forecast: Forecast | None) -> SwapDecision:
         self._refit(max(self._holds_from, self._later_half()))

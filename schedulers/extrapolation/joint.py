@@ -24,9 +24,9 @@ from schedulers.extrapolation.shared_curve import RATE_STD, SHARED, SharedCurve,
 #: How far a log rate wanders as training goes on: standard deviation per unit of sqrt(ln(progress then / now)).
 #: A rate measured early is not the rate for ever (gradient noise grows), and no fit of early points can know.
 _DRIFT = 0.1
-#: What the curve's form itself gets wrong: a standard deviation of (ln(progress then / now) / 2.6)^4 of the fall that is
-#: forecast. Short extrapolations are good; from a twentieth of a run, warm-up included, nothing can be said of its end.
-#: Chosen on CIFAR-10, checked on MNIST (benchmarks/).
+#: What the curve's form itself gets wrong: a standard deviation of (ln(progress then / now) / 2.6)^4 of the fall that
+#: is forecast. Short extrapolations are good; from a twentieth of a run, warm-up included, nothing can be said of its
+#: end. Chosen on CIFAR-10, checked on MNIST (benchmarks/).
 _MISFIT_SCALE, _MISFIT_POWER = 2.6, 4
 
 

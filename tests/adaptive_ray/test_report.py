@@ -242,7 +242,8 @@ def test_a_winner_that_accumulates_is_named_with_its_count(tmp_path: Path) -> No
     directory = finished(tmp_path, (32, 64))
     for name in ("decisions.jsonl", "reports.jsonl"):
         file = directory.path / name
-        file.write_text(file.read_text().replace('"candidate": "64"', '"candidate": "64x4"'))
+        renamed = '"candidate": "64x4", "accumulation": 4'
+        file.write_text(file.read_text().replace('"candidate": "64"', renamed))
     directory.write_json("curves.json", directory.curves())
     directory.write_json(
         "result.json", directory.read_json("result.json") | {"winner": "64x4", "chosen_accumulation": 4}
@@ -257,7 +258,7 @@ def test_a_run_that_swapped_shows_what_the_rule_saw(tmp_path: Path) -> None:
     directory = finished(tmp_path, (32, 64))
     policy = SwapOnSurprise([Candidate(64), Candidate(32)], budget=BUDGET)
     for samples in range(EVERY, BUDGET + 1, EVERY):
-        loss_now = loss(64, samples) if samples < BUDGET / 2 else loss(64, BUDGET // 2)
+        loss_now = loss(64, min(samples, BUDGET // 3))  # it stops falling
         if decision := policy.report(samples, loss_now, samples / 100):
             directory.append_swap(decision.as_dict())
     assert any(decision["action"] == "swap" for decision in directory.swaps())

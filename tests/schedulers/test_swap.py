@@ -104,7 +104,7 @@ def test_with_seconds_scarce_the_faster_of_two_alike_is_tried_first() -> None:
 
 def test_nothing_is_tried_when_the_end_is_near() -> None:
     def failing_late(share: float) -> dict[str, float]:
-        return {"32": 1.0 if share <= 0.88 else 0.0, "128": 0.9, "512": 0.6}
+        return {"32": 1.0 if share <= 0.75 else 0.0, "128": 0.9, "512": 0.6}
 
     reports, decisions, _ = run(policy(), failing_late, noise=0.0005)
     assert set(reports) == {"32"}
