@@ -258,7 +258,7 @@ def test_a_run_that_swapped_shows_what_the_rule_saw(tmp_path: Path) -> None:
     directory = finished(tmp_path, (32, 64))
     policy = SwapOnSurprise([Candidate(64), Candidate(32)], budget=BUDGET)
     for samples in range(EVERY, BUDGET + 1, EVERY):
-        loss_now = loss(64, min(samples, BUDGET // 3))  # it stops falling
+        loss_now = loss(64, min(samples, BUDGET // 5))  # it stops falling
         if decision := policy.report(samples, loss_now, samples / 100):
             directory.append_swap(decision.as_dict())
     assert any(decision["action"] == "swap" for decision in directory.swaps())
