@@ -29,6 +29,8 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/loss_memory.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/swap_cost.py
+	$(BIN)/adaptive-ray replay benchmarks/curves
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -15,6 +15,8 @@ from schedulers.extrapolation import (
     PerCurveForecaster,
 )
 from schedulers.race import Decision, Race, State
+from schedulers.rotate import Rotation
+from schedulers.swap import SwapOnSurprise
 
 if TYPE_CHECKING:
     from schedulers.tune import LossExtrapolationScheduler
@@ -30,7 +32,9 @@ __all__ = [
     "LossExtrapolationScheduler",
     "PerCurveForecaster",
     "Race",
+    "Rotation",
     "State",
+    "SwapOnSurprise",
 ]
 
 

@@ -15,7 +15,7 @@ from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, MedianStoppin
 from schedulers import LossExtrapolationScheduler
 from tests.schedulers.walkers import Walker, last, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
 
 #: Iterations after which nobody trains on.
 END = 12
@@ -69,7 +69,6 @@ def compete(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Res
             scheduler=scheduler,
             extra=extra,
             cpus=cpus,
-            tune_config={"reuse_actors": True},
             run_config={
                 "stop": {"training_iteration": END} if request.param == "median" else None,
                 "callbacks": [witness],

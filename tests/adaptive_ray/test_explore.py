@@ -1,0 +1,59 @@
+"""Turns, swaps and races on the way, as a person runs them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adaptive_ray.run_directory import RunDirectory
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = ("dataset.limit=1024", "simclr.encoder.width=8", "tracking.enabled=false", "race.evaluations=4")
+
+
+def run(runs: Path, *settings: str) -> tuple[RunDirectory, str]:
+    overrides = [part for setting in (*SMALL, *settings) for part in ("--set", setting)]
+    command = [sys.executable, "-m", "adaptive_ray", "run", "configs/quickstart.yaml", "--runs-dir", str(runs)]
+    command += ["--name", "run", *overrides]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return RunDirectory.open(runs / "run"), done.stdout
+
+
+def test_candidates_take_turns_in_one_run(tmp_path: Path) -> None:
+    sizes = "candidates=[32, {batch_size: 32, accumulation: 2}]"
+    directory, said = run(tmp_path, "explore=rotate", sizes, "budget.samples=4096", "race.window.samples=512")
+    reports = directory.reports()
+    assert {report["candidate"] for report in reports} == {"32"}
+    assert {report["accumulation"] for report in reports} == {1, 2}
+    swaps = directory.swaps()
+    assert [swap["candidate"] for swap in swaps[:4]] == ["32", "32x2"] * 2
+    assert all(set(swap["rates"]) == {"32", "32x2"} for swap in swaps[2:])
+    assert "batch size 32 is swapped for 32x2: turn 2 of the first 4" in said
+    result = directory.read_json("result.json")
+    assert (result["winner"], result["samples_explored"]) == ("32", 0)
+    assert "What was forecast, what came, and what was done" in (directory.path / "report.html").read_text()
+
+
+def test_a_winner_races_again_on_its_way_and_swaps_know_what_the_race_found(tmp_path: Path) -> None:
+    common = ("candidates=[32, 128]", "budget.samples=4096", "race.window.samples=1024", "race.drop_below=0")
+    directory, said = run(tmp_path / "again", *common, "race.rerace={at: [0.5]}")
+    won = [entry["candidate"] for entry in directory.decisions() if entry["state"] == "won"]
+    assert len(won) == 2
+    assert f"forks from {won[0]} after 2,048 samples" in said
+    forked = [report for report in directory.reports() if report["samples_seen"] > 2048]
+    assert {report["candidate"] for report in forked} == {"32", "128"}
+    result = directory.read_json("result.json")
+    assert result["winner"] == won[1]
+    assert result["samples_explored"] == 2 * 1024
+    assert directory.reports()[-1]["samples_seen"] == 4096
+
+    directory, _ = run(tmp_path / "swaps", *common, "swap.enabled=true", "swap.patience=2", "swap.threshold=0")
+    swaps, (winner,) = directory.swaps(), (e for e in directory.decisions() if e["state"] == "won")
+    assert swaps[0]["samples"] > winner["samples"]
+    assert all(swap["action"] in ("keep", "swap", "confirm", "return") for swap in swaps)
