@@ -75,7 +75,11 @@ class TrainSettings(SimCLRSettings):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Images to train on (in memory or on disk), held-out ones for the reference loss: uint8 [n, C, H, W], square."""
+    """Images to train on (in memory or on disk), held-out ones for the reference loss: uint8 [n, C, H, W], square.
+
+    ``strata`` gives each training image's cluster [n]; every batch, of every size, then holds all in their shares.
+    """
 
     images: NDArray[np.uint8] | ImageFiles
     reference: NDArray[np.uint8]
+    strata: NDArray[np.integer] | None = None

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.batches.order import Indices
+from trainables.batches.stratified import Indices
 
 Images = NDArray[np.uint8]
 

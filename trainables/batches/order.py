@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
+from trainables.batches.stratified import Indices, stratified_order
 
 
 class SampleStream:
@@ -17,10 +17,16 @@ class SampleStream:
     Args:
         length: Images in an epoch.
         seed: Fixes every epoch's order.
+        strata: Each image's cluster [length]: every batch then holds every cluster in its share. None: plain shuffling.
+
+    Raises:
+        ValueError: ``strata`` are no clusters of so many images.
     """
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self._seed = length, seed
+    def __init__(self, length: int, seed: int, strata: NDArray[np.integer] | None = None) -> None:
+        if strata is not None and len(strata) != length:
+            raise ValueError(f"{len(strata):,} strata do not fit {length:,} images: give one for each image")
+        self.length, self._seed, self._strata = length, seed, strata
         self._epoch = -1
         self._order: Indices = np.empty(0, dtype=np.int64)
 
@@ -30,11 +36,16 @@ class SampleStream:
         while count > 0:
             epoch, start = divmod(position, self.length)
             if epoch != self._epoch:
-                self._epoch, self._order = epoch, np.random.default_rng((self._seed, epoch)).permutation(self.length)
+                self._epoch, self._order = epoch, self._shuffled(epoch)
             part = self._order[start : start + count]
             parts.append(part)
             position, count = position + len(part), count - len(part)
         return np.concatenate(parts)
+
+    def _shuffled(self, epoch: int) -> Indices:
+        if self._strata is not None:
+            return stratified_order(self._strata, self._seed, epoch)
+        return np.random.default_rng((self._seed, epoch)).permutation(self.length)
 
 
 def share(count: int, worker: int, workers: int) -> slice:

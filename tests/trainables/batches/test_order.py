@@ -93,3 +93,19 @@ def test_shares_partition_the_batch_evenly(count: int, workers: int) -> None:
 @pytest.mark.parametrize(("workers", "sizes"), [(1, [13]), (2, [6, 7]), (4, [3, 3, 3, 4]), (13, [1] * 13)])
 def test_shares_of_thirteen(workers: int, sizes: list[int]) -> None:
     assert [len(range(13)[share(13, worker, workers)]) for worker in range(workers)] == sizes
+
+
+def test_with_strata_every_batch_holds_every_cluster_and_every_image_comes_once_an_epoch() -> None:
+    strata = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [20, 30, 50]))
+    stream = SampleStream(100, seed=3, strata=strata)
+    for epoch in range(3):
+        batches = [stream.take(100 * epoch + start, 20) for start in range(0, 100, 20)]
+        assert sorted(np.concatenate(batches).tolist()) == list(range(100))
+        for batch in batches:
+            assert np.abs(np.bincount(strata[batch], minlength=3) - [4, 6, 10]).max() <= 2
+    assert not np.array_equal(stream.take(0, 100), stream.take(100, 100))
+
+
+def test_strata_must_fit_the_images() -> None:
+    with pytest.raises(ValueError, match="3 strata do not fit 4 images"):
+        SampleStream(4, seed=0, strata=np.array([0, 1, 1]))
