@@ -27,8 +27,8 @@ SCHEDULERS: dict[str, Callable[[], TrialScheduler]] = {
     ),
     "asha": lambda: ASHAScheduler(**GOAL, max_t=END, grace_period=3),
     "hyperband": lambda: HyperBandScheduler(**GOAL, max_t=END, reduction_factor=3),
-    "median": lambda: MedianStoppingRule(
-        **GOAL, time_attr="training_iteration", grace_period=3, min_samples_required=2
+    "median": lambda: MedianStoppingRule(  # it pauses trials after every slice, which takes a second each
+        **GOAL, time_attr="training_iteration", grace_period=3, min_samples_required=2, min_time_slice=END
     ),
 }
 
