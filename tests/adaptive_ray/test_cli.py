@@ -128,7 +128,7 @@ class TestRefused:
             ("seed=soon", ["seed = 'soon'", "integer"]),
             ("seed", ["name.of.setting=value"]),
             ("race.window.epochs=999", ["budget", "race.window"]),
-            ("race.window.epochs=0.1", ["race.window", "at least 4"]),
+            ("race.window.epochs=0.1", ["race.window", "at least 3"]),
             ("trial.workers=99999", ["trial.workers = 99999", "CPU cores", "--address"]),
             ("stretch.workers=99999", ["stretch.workers = 99999"]),
             ("dataset.reference=4000", ["dataset.reference"]),
