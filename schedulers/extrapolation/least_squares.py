@@ -32,7 +32,7 @@ def levenberg_marquardt(
 
     def cost_of(residual: Array, theta: Array) -> float:
         away = theta - prior_mean
-        return float(weight @ residual**2 + away @ precision @ away)
+        return float(weight @ (residual * residual) + away @ precision @ away)
 
     damping, diagonal = 1e-4, np.arange(len(theta))
     residual, jacobian = linearise(theta)
