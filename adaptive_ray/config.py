@@ -25,6 +25,7 @@ from adaptive_ray.datasets import DatasetSettings
 from adaptive_ray.errors import UserError
 from adaptive_ray.explain import explain
 from schedulers import PREDICTORS, Candidate
+from schedulers.race import DROP_BELOW
 from trainables.settings import SimCLRSettings
 from trainables.swapping import SurpriseSettings
 
@@ -74,7 +75,7 @@ class RaceSettings(_Settings):
 
     window: Amount = Field(default_factory=lambda: Amount(epochs=10), description="what each candidate may spend")
     evaluations: int = Field(12, ge=4, le=1000, description="reports of each candidate within the window")
-    drop_below: float = Field(0.1, ge=0, lt=1, description="a candidate less probable than this to win is dropped")
+    drop_below: float = Field(DROP_BELOW, ge=0, lt=1, description="one less probable than this to win is dropped")
     predictor: str = Field("joint", description="extrapolates the loss curves: joint, per_curve or last_value")
 
     rerace: Literal["never", "on_surprise"] | Points = Field(

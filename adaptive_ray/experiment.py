@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
-from ray import tune
 from rich.console import Console
 
-from adaptive_ray.cluster import Layout, Workers, cluster, cluster_address, local_resources
+from adaptive_ray.cluster import Layout, cluster, cluster_address, local_resources
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import Dataset, load_dataset
 from adaptive_ray.errors import InterruptedRunError, NoSurvivorError, UserError
-from adaptive_ray.observer import METRIC, Observer
-from adaptive_ray.plan import MIN_REPORTS, Plan
+from adaptive_ray.observer import Observer
+from adaptive_ray.plan import Plan
 from adaptive_ray.progress import Progress
 from adaptive_ray.run_directory import RunDirectory
-from schedulers import LossExtrapolationScheduler, Race
+from adaptive_ray.trials import Trials
 from trainables.simclr import build_encoder
-from trainables.trial import run_trial
-
-#: A trial itself only waits for its Ray Train workers, which bring their own resources. Ray refuses an empty request.
-_DRIVER = {"CPU": 0, "memory": 1 << 20}
 
 
 class Experiment:
@@ -93,10 +83,10 @@ class Experiment:
                 with cluster(self.address) as (cpus, gpus):
                     layout = Layout.of(self.config, cpus=cpus, gpus=gpus)
                     tracker = opening.result()
-                    scheduler = self._scheduler(layout, directory)
-                    observer = Observer(scheduler, directory, progress, tracker)
+                    trials = Trials(self.config, self.plan, self.settings, layout, directory)
+                    scheduler = trials.scheduler
                     progress.phase(self._phase())
-                    self._train(scheduler, layout, directory, observer)
+                    trials.run(self.data.training, Observer(scheduler, directory, progress, tracker))
                 winner = scheduler.race.winner
                 if winner is None:
                     reasons = "; ".join(f"batch size {key} {why}" for key, why in scheduler.race.failures().items())
@@ -131,31 +121,6 @@ class Experiment:
 
         return Tracker(self.config, directory)
 
-    # --- race and stretch ---------------------------------------------------------------------------------------
-
-    def _scheduler(self, layout: Layout, directory: RunDirectory) -> LossExtrapolationScheduler:
-        scheduler = LossExtrapolationScheduler(
-            METRIC,
-            "min",
-            seconds_attr="seconds",
-            budget=self.plan.budget,
-            window=self.plan.window,
-            drop_below=self.config.race.drop_below,
-            predictor=self.config.race.predictor,
-            min_reports=MIN_REPORTS,
-            rerace=self.plan.rerace,
-            patience=self.config.swap.patience,
-            threshold=self.config.swap.threshold,
-            winner_config={**_resources(layout.stretch), "swap": self._swap()},
-        )
-        for candidate in self.plan.trials:
-            scheduler.contest.enter(candidate.key)
-        scheduler.replay(
-            (report["candidate"], report["samples_seen"], report[METRIC], report["seconds"])
-            for report in directory.reports()
-        )
-        return scheduler
-
     def _phase(self) -> str:
         sizes = ", ".join(candidate.key for candidate in self.plan.candidates)
         return {
@@ -163,52 +128,6 @@ class Experiment:
             "rotate": f"one run: batch sizes {sizes} in turns",
             "none": f"one run: batch size {sizes}",
         }[self.config.explore]
-
-    def _swap(self) -> Any:
-        """The winner's setting of this name; it depends on the race."""
-        config = self.config
-        if config.explore == "rotate":
-            return swap_settings(config, self.plan)
-        return partial(swap_settings, config, self.plan) if config.swap.enabled else None
-
-    def _train(
-        self, scheduler: LossExtrapolationScheduler, layout: Layout, directory: RunDirectory, observer: Observer
-    ) -> None:
-        """Runs the trials that are still in the race, to the end of the winner's budget."""
-        race, contest = scheduler.race, scheduler.contest
-        starts = {report["candidate"]: report for report in directory.reports()}
-        if race.winner is not None and starts[str(race.winner)]["samples_seen"] >= self.plan.budget:
-            return
-        keys = [c.key for c in self.plan.trials if c.key in race.alive or contest.comes_back(c.key)]
-        candidates = {candidate.key: candidate for candidate in self.plan.candidates}
-        paths = {key: report["checkpoint_path"] for key, report in starts.items()}
-        alone = len(self.plan.trials) == 1
-        storage = directory.path / "train"
-        attempt = len(list(storage.glob("tune-*")))
-        trainable = tune.with_parameters(
-            run_trial, settings=self.settings, data=[ray.put(self.data.training)], storage=str(storage)
-        )
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, _DRIVER),
-            param_space={
-                "candidate": tune.grid_search(keys),
-                "batch_size": tune.sample_from(lambda spec: candidates[spec.config.candidate].batch_size),
-                "accumulation": tune.sample_from(lambda spec: candidates[spec.config.candidate].accumulation),
-                "resume_from": tune.sample_from(lambda spec: paths.get(spec.config.candidate)),
-                "run_tag": "start",
-                "swap": self._swap() if alone else None,
-                **_resources(layout.stretch if alone else layout.race),
-            },
-            tune_config=tune.TuneConfig(scheduler=scheduler),
-            run_config=tune.RunConfig(
-                name=f"tune-{attempt}", storage_path=str(storage), callbacks=[observer], verbose=0
-            ),
-        )
-        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the run here, not after Tune's own goodbye
-        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-        tuner.fit()
-
-    # --- results ------------------------------------------------------------------------------------------------
 
     def _write(self, winner: str, result: dict[str, Any], directory: RunDirectory, tracker: Any) -> None:
         from adaptive_ray.report import write_report
@@ -218,38 +137,20 @@ class Experiment:
         write_report(directory)
         if tracker is not None:
             tracker.finished(winner, result, [r for r in directory.reports() if r["candidate"] == winner])
-            tracker.artifacts(directory, ARTIFACTS)
+            tracker.artifacts(directory, [name for name in ARTIFACTS if (directory.path / name).exists()])
 
 
-#: The files of a run's directory that go to MLflow.
+#: The files of a run's directory that go to MLflow; a run that could not swap has no ``swaps.jsonl``.
 ARTIFACTS = (
     "result.json",
     "config.yaml",
     "decisions.jsonl",
+    "swaps.jsonl",
     "curves.json",
     "report.html",
     "encoder.safetensors",
     "encoder.json",
 )
-
-
-def _resources(workers: Workers) -> dict[str, Any]:
-    """The entries of a trial's configuration that say what it runs on."""
-    return {"workers": workers.count, "cpus": workers.cpus, "gpus": workers.gpus, "threads": workers.threads}
-
-
-def swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = None) -> dict[str, Any]:
-    """A trial's setting ``swap``; of a ``race`` it takes the rates and throughputs that were measured there."""
-    standings = race.standings() if race is not None else []
-    return {
-        "mode": "rotate" if config.explore == "rotate" else "surprise",
-        "candidates": [dataclasses.asdict(candidate) for candidate in plan.candidates],
-        "patience": config.swap.patience,
-        "threshold": config.swap.threshold,
-        "rates": {str(s.key): s.log_rate for s in standings if s.log_rate is not None},
-        "throughputs": {str(s.key): s.throughput for s in standings if math.isfinite(s.throughput)},
-        "turn": plan.turn,
-    }
 
 
 def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:

@@ -17,8 +17,7 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> str:
     """The first complaint about ``settings`` in one line: where, the value given, the rule, and for an unknown key the
     nearest known.
     """
-    first = error.errors()[0]
-    place = _place(settings, first["loc"], unknown=first["type"] in (*_UNKNOWN, "missing"))
+    first, place = _most_telling(error, settings)
     name = ".".join(place)
     if first["type"] in _UNKNOWN:
         known = _known_keys(settings, place[:-1])
@@ -29,14 +28,31 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> str:
         return f"setting {name!r} is missing"
     # A setting that may be of several kinds has a complaint for each.
     rules = [
-        e["msg"].removeprefix("Value error, ")
+        f"settings of its own: {', '.join(_known_keys(settings, place))}"
+        if e["type"] == "model_type"
+        else e["msg"].removeprefix("Value error, ")
         for e in error.errors()
-        if e["loc"][: len(place)] == first["loc"][: len(place)]
+        if _place_of(e, settings) == place
     ]
     rule = "; or ".join(rule[:1].lower() + rule[1:] for rule in dict.fromkeys(rules))
     if first["type"] == "password":
         return f"{name}: {rule}"
     return f"{name} = {first['input']!r}: {rule}" if name else rule
+
+
+def _most_telling(error: ValidationError, settings: type[BaseModel]) -> tuple[Any, list[str]]:
+    """A complaint and its place: of those about the first wrong setting the one that goes deepest into it.
+
+    Where a name or a mapping may stand, a mapping with a wrong key is no name either, but that is not what is wrong.
+    """
+    complaints = [(complaint, _place_of(complaint, settings)) for complaint in error.errors()]
+    root = complaints[0][1]
+    same = [(complaint, place) for complaint, place in complaints if place[: len(root)] == root]
+    return min(same, key=lambda entry: (-len(entry[1]), entry[0]["type"] not in _UNKNOWN))
+
+
+def _place_of(complaint: Any, settings: type[BaseModel]) -> list[str]:
+    return _place(settings, complaint["loc"], unknown=complaint["type"] in (*_UNKNOWN, "missing"))
 
 
 def _place(settings: type[BaseModel], location: tuple[int | str, ...], *, unknown: bool) -> list[str]:

@@ -17,7 +17,7 @@ METRIC = "reference_loss"
 _REPORTED = (
     "samples_seen", "seconds", "batch_size", "accumulation", "micro_batch", "workers", "progress", "learning_rate",
     "train_loss", "train_loss_above_chance", "images_per_second", "data_wait", METRIC, "alignment", "uniformity",
-    "rankme", "checkpoint_path",
+    "rankme", "forecast", "surprise", "checkpoint_path",
 )  # fmt: skip
 
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from adaptive_ray.config import Amount, ExperimentConfig, Points
 from adaptive_ray.errors import UserError
 from schedulers import Candidate
+from schedulers.race import MIN_REPORTS
 from schedulers.rerace import Rerace, ReracePlan
-
-#: Nobody is dropped before so many reports of every candidate: fewer points do not show where a curve is going.
-MIN_REPORTS = 3
 
 #: Turns of each candidate in a run, at least.
 _TURNS = 10

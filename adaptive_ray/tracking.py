@@ -50,6 +50,8 @@ _CURVES = (
     "alignment",
     "uniformity",
     "rankme",
+    "forecast",
+    "surprise",
 )
 
 

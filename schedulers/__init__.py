@@ -6,6 +6,7 @@ Everything but ``LossExtrapolationScheduler`` needs numpy alone; Ray is imported
 from typing import TYPE_CHECKING, Any
 
 from schedulers.candidate import Candidate
+from schedulers.decision import Decision, State
 from schedulers.extrapolation import (
     PREDICTORS,
     Forecast,
@@ -14,7 +15,7 @@ from schedulers.extrapolation import (
     LastValueForecaster,
     PerCurveForecaster,
 )
-from schedulers.race import Decision, Race, State
+from schedulers.race import Race
 from schedulers.rotate import Rotation
 from schedulers.swap import SwapOnSurprise
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from schedulers.decision import Decision, State
 from schedulers.extrapolation import PREDICTORS
-from schedulers.race import Race
+from schedulers.race import DROP_BELOW, MIN_REPORTS, Race
 from schedulers.rerace import Rerace, ReracePlan
-from schedulers.surprise import Surprise
+from schedulers.surprise import PATIENCE, THRESHOLD, Surprise
 
 
 class Contest:
@@ -43,13 +43,13 @@ class Contest:
         budget: float,
         window: float,
         axis: str = "samples",
-        drop_below: float = 0.1,
+        drop_below: float = DROP_BELOW,
         predictor: str = "joint",
-        min_reports: int = 3,
+        min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
         rerace_window: float | None = None,
-        patience: int = 4,
-        threshold: float = 1.0,
+        patience: int = PATIENCE,
+        threshold: float = THRESHOLD,
     ) -> None:
         if predictor not in PREDICTORS:
             raise ValueError(f"predictor {predictor!r} is unknown: use one of {', '.join(PREDICTORS)}")

@@ -26,7 +26,7 @@ class Decision:
         key: The candidate.
         state: Its new state.
         reason: Why, in words.
-        samples: Samples it has seen.
+        samples: Samples it has seen; before its first report, those that all candidates started from.
         loss: Its last loss (nan before the first).
         forecast: Its expected loss at the end of the budget.
         probability_best: The probability that it ends lowest.

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from schedulers.decision import Decision, State
 from schedulers.extrapolation import Forecast, Forecaster, JointForecaster
 
-__all__ = ["Decision", "Race", "State"]
+#: Who is less probable than this to end lowest is dropped.
+DROP_BELOW = 0.1
+#: Nobody is dropped before so many reports of every candidate: fewer points do not show where a curve is going.
+MIN_REPORTS = 3
 
 
 @dataclass
@@ -66,9 +69,9 @@ class Race:
         budget: float,
         window: float,
         axis: str = "samples",
-        drop_below: float = 0.1,
+        drop_below: float = DROP_BELOW,
         forecaster: Forecaster | None = None,
-        min_reports: int = 3,
+        min_reports: int = MIN_REPORTS,
         start: float = 0.0,
         start_seconds: float = 0.0,
     ) -> None:
@@ -286,7 +289,7 @@ class Race:
             key=key,
             state=lane.state,
             reason=lane.reason,
-            samples=lane.samples[-1] if lane.samples else 0.0,
+            samples=lane.samples[-1] if lane.samples else self.start,
             loss=lane.losses[-1] if lane.losses else math.nan,
             forecast=self._at_the_end(key),
             probability_best=chances.get(key, 0.0),

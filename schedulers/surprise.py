@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 
 from schedulers.extrapolation import Forecast
 
+#: So many reports in a row make a surprise.
+PATIENCE = 4
+#: How far they must lie above the forecast, in its standard deviations.
+THRESHOLD = 1.0
+
 
 @dataclass
 class Surprise:
@@ -27,8 +32,8 @@ class Surprise:
         ValueError: A number is out of its range.
     """
 
-    patience: int = 4
-    threshold: float = 1.0
+    patience: int = PATIENCE
+    threshold: float = THRESHOLD
     _forecast: Callable[[float], Forecast] | None = None
     _recent: deque[float] = field(default_factory=deque)
 

@@ -10,7 +10,7 @@ from schedulers.candidate import Candidate
 from schedulers.extrapolation import Forecast
 from schedulers.extrapolation.annealing import annealed
 from schedulers.loader_policy import LoaderPolicy, SwapDecision
-from schedulers.surprise import Surprise
+from schedulers.surprise import PATIENCE, THRESHOLD, Surprise
 
 #: A candidate must have so many times ``patience`` reports at full pace ahead of it, or trying it is not worth the
 #: trouble: while the learning rate ends nothing moves much, and noise decides.
@@ -36,7 +36,7 @@ class SwapOnSurprise(LoaderPolicy):
     """
 
     def __init__(
-        self, candidates: Sequence[Candidate], *, patience: int = 4, threshold: float = 1.0, **common: Any
+        self, candidates: Sequence[Candidate], *, patience: int = PATIENCE, threshold: float = THRESHOLD, **common: Any
     ) -> None:
         super().__init__(candidates, **common)
         if patience < 2:

@@ -12,9 +12,11 @@ from ray.tune.schedulers import FIFOScheduler
 
 from schedulers.contest import Contest
 from schedulers.decision import Decision, State
-from schedulers.race import Race
+from schedulers.race import DROP_BELOW, MIN_REPORTS, Race
 from schedulers.reading import Reading
 from schedulers.rerace import Rerace
+from schedulers.surprise import PATIENCE, THRESHOLD
+from schedulers.tune_config import Configurations
 from schedulers.tune_restore import RestoreCallback
 from schedulers.tune_trial import (
     can_be_taken_up,
@@ -95,13 +97,13 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         budget: float,
         window: float,
         axis: str = "samples",
-        drop_below: float = 0.1,
+        drop_below: float = DROP_BELOW,
         predictor: str = "joint",
-        min_reports: int = 3,
+        min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
         rerace_window: float | None = None,
-        patience: int = 4,
-        threshold: float = 1.0,
+        patience: int = PATIENCE,
+        threshold: float = THRESHOLD,
         winner_config: Mapping[str, Any] | None = None,
         candidate_attr: str = "candidate",
     ) -> None:
@@ -110,7 +112,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             raise ValueError(f"mode {mode!r} is unknown: use 'min' or 'max'")
         self._reading = Reading(metric, mode, time_attr, seconds_attr, axis)
         self._candidate_attr = candidate_attr
-        self._winner_config = dict(winner_config or {})
+        self._configurations = Configurations(winner_config)
         self._settings: dict[str, Any] = {
             "budget": budget, "window": window, "axis": axis, "drop_below": drop_below, "predictor": predictor,
             "min_reports": min_reports, "rerace": rerace, "rerace_window": rerace_window, "patience": patience,
@@ -119,8 +121,6 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         #: Everything that is decided; knows nothing of Ray.
         self.contest = Contest(**self._settings)
         self._trials: dict[Hashable, Trial] = {}
-        self._originals: dict[Hashable, dict[str, Any]] = {}  # what ``winner_config`` replaces
-        self._prizes: dict[int, dict[str, Any]] = {}  # what it came to, by the number of the race
         self._warned = False
 
     @property
@@ -149,15 +149,11 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def get_state(self) -> dict[str, Any]:
         """Everything that has happened."""
-        return {
-            "events": list(self.contest.events),
-            "originals": dict(self._originals),
-            "prizes": dict(self._prizes),
-        }
+        return {"events": list(self.contest.events), "configurations": self._configurations.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes up an experiment where ``get_state`` left it."""
-        self._originals, self._prizes = dict(state["originals"]), dict(state["prizes"])
+        self._configurations.set_state(state["configurations"])
         self.contest = Contest(**self._settings)
         self.contest.replay(state["events"])
 
@@ -184,7 +180,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             return  # it failed, and Tune starts it again
         self._check(tune_controller, trial, key)
         self._trials[key] = trial
-        self._originals.setdefault(key, {k: v for k, v in trial.config.items() if k in self._winner_config})
+        self._configurations.remember(key, trial)
         self.contest.expect(tune_controller.search_alg.total_samples)
         if key not in self.contest.races[0].keys or trial.status == Trial.PENDING:
             self.contest.enter(key)
@@ -203,7 +199,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         if self._reading.spent(result) >= self.race.budget:
             return _STOP
         forks = key == self.contest.source and bool(self.contest.unforked) and samples >= self.race.start
-        restarts = state is State.WON and not self._has_its_config(trial, key)
+        restarts = state is State.WON and not self._configurations.fits(trial, key, self.contest)
         if not (state is State.WAITING or forks or restarts) or not can_be_taken_up(trial, result):
             return _CONTINUE
         if state is State.WAITING:  # it no longer counts against max_concurrent_trials: others may begin
@@ -344,23 +340,8 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         source = self._trials[contest.source]
         return (key != contest.source) == (source.status == Trial.PAUSED and self._is_at_the_fork(source))
 
-    def _wanted(self, key: Hashable) -> dict[str, Any]:
-        if self.contest.state(key) is not State.WON:
-            return self._originals[key]
-        number = len(self.contest.races)
-        if number not in self._prizes:  # once: the race's forecasts change as its winner goes on
-            self._prizes[number] = {
-                name: value(self.race) if callable(value) else value for name, value in self._winner_config.items()
-            }
-        return self._prizes[number]
-
-    def _has_its_config(self, trial: Trial, key: Hashable) -> bool:
-        return {name: value for name, value in trial.config.items() if name in self._winner_config} == self._wanted(key)
-
     def _equip(self, trial: Trial, key: Hashable) -> None:
         """Gives a trial what it is to start with: its configuration, and in a further race the source's weights."""
-        if not self._has_its_config(trial, key):
-            own = {name: value for name, value in trial.config.items() if name not in self._winner_config}
-            trial.set_config({**own, **self._wanted(key)})
+        self._configurations.put_on(trial, key, self.contest)
         if key in self.contest.unforked:
             give_weights(trial, self._trials[self.contest.source], self._reading.time_attr)

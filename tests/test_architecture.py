@@ -18,7 +18,7 @@ ALLOWED = {
     "adaptive_ray": OURS,
 }
 #: The files of the lowest floor that know Ray.
-WITH_RAY = {"tune.py", "tune_restore.py", "tune_trial.py"}
+WITH_RAY = {"tune.py", "tune_config.py", "tune_restore.py", "tune_trial.py"}
 FILES = [file for package in sorted(OURS) for file in sorted((ROOT / package).rglob("*.py"))]
 
 

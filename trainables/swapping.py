@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from schedulers import Candidate
 from schedulers.loader_policy import LoaderPolicy
 from schedulers.rotate import Rotation
+from schedulers.surprise import PATIENCE, THRESHOLD
 from schedulers.swap import SwapOnSurprise
 
 
@@ -20,8 +21,8 @@ class SurpriseSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    patience: int = Field(4, ge=2, description="reports, one after the other, that must lie above their forecasts")
-    threshold: float = Field(1.0, ge=0, description="how far above, in the forecast's standard deviations")
+    patience: int = Field(PATIENCE, ge=2, description="reports in a row that must lie above their forecasts")
+    threshold: float = Field(THRESHOLD, ge=0, description="how far above, in the forecast's standard deviations")
 
 
 class SwapSettings(SurpriseSettings):
@@ -91,11 +92,16 @@ class Swapping:
 
     def state(self) -> str:
         """Everything that ``restore`` needs, as JSON."""
-        return json.dumps({"start": self._start, "policy": self._policy.state()})
+        settings = self._settings.model_dump(mode="json")
+        return json.dumps({"settings": settings, "start": self._start, "policy": self._policy.state()})
 
     def restore(self, state: str) -> None:
-        """Takes up the history of ``state()``: the same reports lead to the same decisions."""
+        """Takes up the history of ``state()``: the same reports lead to the same decisions.
+
+        They are taken with the settings of then: what a race knew of rates is not what it would say of them now.
+        """
         history = json.loads(state)
+        self._settings = SwapSettings.model_validate(history["settings"])
         self.begin(*history["start"])
         self._policy.restore(history["policy"])
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from adaptive_ray.studies.recordings import Axis, Sweep
 from schedulers import PREDICTORS, Race, State
+from schedulers.race import DROP_BELOW
 
 #: Share of the budget that a race's candidates, or those that are compared once, may spend.
 WINDOW = 0.1
@@ -37,7 +38,9 @@ class Outcome:
 Policy = Callable[[Sweep, Axis], Outcome]
 
 
-def race(sweep: Sweep, axis: Axis, *, predictor: str, drop_below: float = 0.1, window: float = WINDOW) -> Outcome:
+def race(
+    sweep: Sweep, axis: Axis, *, predictor: str, drop_below: float = DROP_BELOW, window: float = WINDOW
+) -> Outcome:
     """A race of this project: forecasts after every report, hopeless candidates stopped at once."""
     budget = sweep.budget(axis)
     contest = Race(

@@ -137,6 +137,11 @@ class TestWrongSettings:
                 ["unknown setting 'candidates.1.acumulation'", "did you mean 'accumulation'?"],
             ),
             ("explore=racing", ["explore = 'racing'", "'race'", "'rotate'", "'none'"]),
+            (
+                "race.rerace=sometimes",
+                ["= 'sometimes'", "'never'", "'on_surprise'", "settings of its own: at"],
+            ),
+            ("race.rerace={at: []}", ["race.rerace.at = []", "at least 1 item"]),
             ("swap.patience=1", ["swap.patience = 1", "greater than or equal to 2"]),
             ("swap.threshold=-1", ["swap.threshold = -1", "greater than or equal to 0"]),
             ("seed=soon", ["seed = 'soon'", "integer"]),
@@ -181,6 +186,7 @@ class TestWrongSettings:
             ("simclr.optimizer.learning_rte", "learning_rate"),
             ("tracking.url", "uri"),
             ("swap.enable", "enabled"),
+            ("race.rerace.att", "at"),
             ("explor", "explore"),
         ],
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from adaptive_ray.run_directory import RunDirectory
+from trainables.run import CHECKPOINT_FILE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -56,4 +59,7 @@ def test_a_winner_races_again_on_its_way_and_swaps_know_what_the_race_found(tmp_
     directory, _ = run(tmp_path / "swaps", *common, "swap.enabled=true", "swap.patience=2", "swap.threshold=0")
     swaps, (winner,) = directory.swaps(), (e for e in directory.decisions() if e["state"] == "won")
     assert swaps[0]["samples"] > winner["samples"]
-    assert all(swap["action"] in ("keep", "swap", "confirm", "return") for swap in swaps)
+    found = {entry["candidate"]: entry["log_rate"] for entry in directory.decisions() if entry["log_rate"]}
+    checkpoint = Path(directory.reports()[-1]["checkpoint_path"]) / CHECKPOINT_FILE
+    told = json.loads(torch.load(checkpoint, weights_only=True)["swapping"])["settings"]["rates"]
+    assert told == found

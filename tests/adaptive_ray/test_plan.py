@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from adaptive_ray.config import ExperimentConfig, parse_config
 from adaptive_ray.errors import UserError
-from adaptive_ray.plan import MIN_REPORTS, Plan
+from adaptive_ray.plan import Plan
 from schedulers import Candidate
+from schedulers.race import MIN_REPORTS
 
 
 def configured(candidates: list[Any], budget: dict[str, Any], window: dict[str, Any], **race: Any) -> ExperimentConfig:

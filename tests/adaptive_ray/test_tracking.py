@@ -180,6 +180,17 @@ class TestDatabase:
         assert children["64"].data.tags["verdict"] == "won"
         assert children["32"].data.tags["verdict"] == "dropped: its chance of ending lowest is 1.0%"
 
+    def test_one_that_was_dropped_and_races_again_is_running(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+        tracker, _ = tracked
+        tracker.racing("32", "forks from 64 after 128 samples")
+        _, children = runs_of(tracker)
+        assert children["32"].info.status == "RUNNING"
+        assert children["32"].data.tags["verdict"] == "forks from 64 after 128 samples"
+        tracker.dropped("32", "its chance of ending lowest is 1.0%")
+        _, children = runs_of(tracker)
+        assert children["32"].info.status == "FINISHED"
+        assert children["32"].data.tags["verdict"] == "dropped: its chance of ending lowest is 1.0%"
+
     def test_artifacts_lie_beside_the_database(self, tracked: tuple[Tracker, RunDirectory], tmp_path: Path) -> None:
         tracker, directory = tracked
         client = MlflowClient(tracking_uri=tracker.uri)

@@ -78,6 +78,8 @@ def test_at_its_share_of_the_budget_everybody_forks_from_the_winner_and_another_
         d.reason for d in races.decisions if d.key == "c" and d.state is State.RACING
     )
     assert "forecast to end" in races.reason("c")
+    forked = [d.samples for d in races.decisions if d.state is State.RACING and "forks" in d.reason]
+    assert forked == [races.race.start] * 2
 
 
 def test_several_points_make_several_races() -> None:

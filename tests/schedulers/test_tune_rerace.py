@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 RATES = {"a": 1.4, "b": 0.9, "c": 0.8}
 FORK = 16_000
 TURN = {"turn": FORK, "later": {"a": 0.7, "b": 1.6, "c": 0.8}}
+#: Whose weights each has trained, and from which sample on.
+LINEAGE = {"a": "a@0", "b": f"a@0 b@{FORK}", "c": f"a@0 c@{FORK}"}
 AGAIN: dict[str, Any] = {"rerace": {"at": [FORK / BUDGET]}, "rerace_window": 6_000, "drop_below": 0}
 
 
@@ -41,11 +43,7 @@ def test_all_fork_from_the_winner_and_another_one_wins(trainable: Any, cpus: flo
     assert [race.start for race in scheduler.contest.races] == [0, FORK]
     assert scheduler.race.winner == "b"
     assert seen(results) == {"a": FORK + 6_000, "b": BUDGET, "c": FORK + 6_000}
-    assert {key: metrics["lineage"] for key, metrics in last(results).items()} == {
-        "a": "a@0",
-        "b": f"a@0 b@{FORK}",
-        "c": f"a@0 c@{FORK}",
-    }
+    assert {key: metrics["lineage"] for key, metrics in last(results).items()} == LINEAGE
     assert {metrics["trial_id"] for metrics in last(results).values()} == {
         trial.trial_id for trial in scheduler._trials.values()
     }
@@ -60,11 +58,7 @@ def test_ray_train_style_trials_fork_by_their_checkpoint_path_with_the_races_con
     assert not results.errors
     assert scheduler.race.winner == "b"
     assert seen(results) == {"a": FORK + 6_000, "b": BUDGET, "c": FORK + 6_000}
-    assert {key: metrics["lineage"] for key, metrics in last(results).items()} == {
-        "a": "a@0",
-        "b": f"a@0 b@{FORK}",
-        "c": f"a@0 c@{FORK}",
-    }
+    assert {key: metrics["lineage"] for key, metrics in last(results).items()} == LINEAGE
     assert {key: metrics["workers"] for key, metrics in last(results).items()} == {"a": 1, "b": 3, "c": 1}
     frames = {r.config["candidate"]: r.metrics_dataframe for r in results if r.config}
     assert frames["a"] is not None

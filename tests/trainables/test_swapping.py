@@ -279,6 +279,20 @@ def test_a_policy_decides_the_same_after_a_resume(tmp_path: Path, chosen: dict[s
             assert_equal(rest.state()[part], whole.state()[part], part)
 
 
+def test_what_a_race_has_found_since_does_not_change_what_was_decided_on_it(tmp_path: Path) -> None:
+    """A run that is taken up again is given the race's rates anew, and by then they may be others."""
+    then = {"16": (0.5, 0.1), "8": (0.2, 0.1), "8x4": (-0.7, 0.1)}
+    now = {"16": (0.5, 0.1), "8": (-0.7, 0.1), "8x4": (0.2, 0.1)}
+    whole = run(swapping("surprise", patience=2, threshold=0.0, rates=then), tmp_path / "whole")
+    first = next(n for n, metrics in enumerate(whole.metrics) if metrics.get("decision", {}).get("action") == "swap")
+    assert whole.metrics[first]["decision"]["chosen"] == "8"  # the next best of then
+    other = swapping("surprise", patience=2, threshold=0.0, rates=now)
+    rest = run(other, tmp_path / "rest", whole.folder(first - 1))
+    for here, there in zip(rest.metrics, whole.metrics[first:], strict=True):
+        assert_equal(without_clocks(here), without_clocks(there))
+    assert run(other, tmp_path / "anew").metrics[first]["decision"]["chosen"] == "8x4"
+
+
 def test_the_history_begins_where_the_race_has_ended(tmp_path: Path) -> None:
     raced = run(small(budget=640, batch_size=8), tmp_path / "race")
     start = raced.folder(1)

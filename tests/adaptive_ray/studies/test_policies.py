@@ -6,10 +6,10 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, MedianStoppingRule
 
 from adaptive_ray.config import RaceSettings
-from adaptive_ray.plan import MIN_REPORTS
 from adaptive_ray.studies.playback import METRIC, TIME, Playback
 from adaptive_ray.studies.policies import POLICIES
 from schedulers import Race
+from schedulers.race import MIN_REPORTS
 from tests.adaptive_ray.studies.sweeps import sweep
 
 #: These see enough to find the best of four clear candidates.

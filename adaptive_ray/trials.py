@@ -1,0 +1,124 @@
+"""The candidates of an experiment as Ray Tune trials under the scheduler, from the start or from where they stood."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from functools import partial
+from typing import Any
+
+import ray
+from ray import tune
+
+from adaptive_ray.cluster import Layout, Workers
+from adaptive_ray.config import ExperimentConfig
+from adaptive_ray.observer import METRIC, Observer
+from adaptive_ray.plan import Plan
+from adaptive_ray.run_directory import RunDirectory
+from schedulers import LossExtrapolationScheduler, Race
+from trainables.settings import TrainingData
+from trainables.trial import run_trial
+
+#: A trial itself only waits for its Ray Train workers, which bring their own resources. Ray refuses an empty request.
+_DRIVER = {"CPU": 0, "memory": 1 << 20}
+
+
+class Trials:
+    """What is left to train of an experiment.
+
+    Args:
+        config: The run.
+        plan: What it comes to.
+        settings: Of ``TrainSettings``, without the candidate's own.
+        layout: Who trains on what.
+        directory: Of the run; what has been reported there is not trained again.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, plan: Plan, settings: dict[str, Any], layout: Layout, directory: RunDirectory
+    ) -> None:
+        self._config, self._plan, self._settings, self._layout = config, plan, settings, layout
+        self._directory = directory
+        self.scheduler = self._scheduler()
+
+    def _scheduler(self) -> LossExtrapolationScheduler:
+        config, plan = self._config, self._plan
+        scheduler = LossExtrapolationScheduler(
+            METRIC,
+            "min",
+            seconds_attr="seconds",
+            budget=plan.budget,
+            window=plan.window,
+            drop_below=config.race.drop_below,
+            predictor=config.race.predictor,
+            rerace=plan.rerace,
+            patience=config.swap.patience,
+            threshold=config.swap.threshold,
+            winner_config={**_resources(self._layout.stretch), "swap": self._swap()},
+        )
+        for candidate in plan.trials:
+            scheduler.contest.enter(candidate.key)
+        scheduler.replay(
+            (report["candidate"], report["samples_seen"], report[METRIC], report["seconds"])
+            for report in self._directory.reports()
+        )
+        return scheduler
+
+    def _swap(self) -> Any:
+        """The winner's setting of this name; it depends on the race."""
+        if self._config.explore == "rotate":
+            return _swap_settings(self._config, self._plan)
+        return partial(_swap_settings, self._config, self._plan) if self._config.swap.enabled else None
+
+    def run(self, data: TrainingData, observer: Observer) -> None:
+        """Trains those that are still in the race, to the end of the winner's budget."""
+        plan, race, contest = self._plan, self.scheduler.race, self.scheduler.contest
+        starts = {report["candidate"]: report for report in self._directory.reports()}
+        if race.winner is not None and starts[str(race.winner)]["samples_seen"] >= plan.budget:
+            return
+        keys = [c.key for c in plan.trials if c.key in race.alive or contest.comes_back(c.key)]
+        candidates = {candidate.key: candidate for candidate in plan.candidates}
+        paths = {key: report["checkpoint_path"] for key, report in starts.items()}
+        alone = len(plan.trials) == 1
+        storage = self._directory.path / "train"
+        attempt = len(list(storage.glob("tune-*")))
+        trainable = tune.with_parameters(run_trial, settings=self._settings, data=[ray.put(data)], storage=str(storage))
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, _DRIVER),
+            param_space={
+                "candidate": tune.grid_search(keys),
+                "batch_size": tune.sample_from(lambda spec: candidates[spec.config.candidate].batch_size),
+                "accumulation": tune.sample_from(lambda spec: candidates[spec.config.candidate].accumulation),
+                "resume_from": tune.sample_from(lambda spec: paths.get(spec.config.candidate)),
+                "run_tag": "start",
+                "swap": self._swap() if alone else None,
+                **_resources(self._layout.stretch if alone else self._layout.race),
+            },
+            tune_config=tune.TuneConfig(scheduler=self.scheduler),
+            run_config=tune.RunConfig(
+                name=f"tune-{attempt}", storage_path=str(storage), callbacks=[observer], verbose=0
+            ),
+        )
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the run here, not after Tune's own goodbye
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+        tuner.fit()
+
+
+def _resources(workers: Workers) -> dict[str, Any]:
+    """The entries of a trial's configuration that say what it runs on."""
+    return {"workers": workers.count, "cpus": workers.cpus, "gpus": workers.gpus, "threads": workers.threads}
+
+
+def _swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = None) -> dict[str, Any]:
+    """A trial's setting ``swap``; of a ``race`` it takes the rates and throughputs that were measured there."""
+    standings = race.standings() if race is not None else []
+    return {
+        "mode": "rotate" if config.explore == "rotate" else "surprise",
+        "candidates": [dataclasses.asdict(candidate) for candidate in plan.candidates],
+        "patience": config.swap.patience,
+        "threshold": config.swap.threshold,
+        "rates": {str(s.key): s.log_rate for s in standings if s.log_rate is not None},
+        "throughputs": {str(s.key): s.throughput for s in standings if math.isfinite(s.throughput)},
+        "turn": plan.turn,
+    }
