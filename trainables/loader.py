@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainables.batches import Feed, SampleStream, share
-from trainables.batches.stratified import Indices
+from trainables.batches.sampling import Indices
 from trainables.settings import TrainingData
 from trainables.simclr.augment import Augment, Draw
 
@@ -35,7 +35,7 @@ class Loader:
         self.worker, self.workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.augment, self._seed = augment, seed
         self.feed = Feed(data.images, device)
-        self.stream = SampleStream(len(data.images), seed, data.strata)
+        self.stream = SampleStream(len(data.images), seed, data.epoch_order)
 
     def shares(self, batch_size: int) -> list[int]:
         """How many images of a batch each worker gets."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schedulers import Candidate
-from trainables.batches import ImageFiles
+from trainables.batches import EpochOrder, ImageFiles
 from trainables.simclr.augment import AugmentSettings
 from trainables.simclr.encoder import EncoderSettings
 from trainables.simclr.losses import loss_named
@@ -77,9 +77,9 @@ class TrainSettings(SimCLRSettings):
 class TrainingData:
     """Images to train on (in memory or on disk), held-out ones for the reference loss: uint8 [n, C, H, W], square.
 
-    ``strata`` gives each training image's cluster [n]; every batch, of every size, then holds all in their shares.
+    ``epoch_order`` gives each epoch's order, such as ``partial(stratified_order, strata, seed)``; None: shuffled.
     """
 
     images: NDArray[np.uint8] | ImageFiles
     reference: NDArray[np.uint8]
-    strata: NDArray[np.integer] | None = None
+    epoch_order: EpochOrder | None = None

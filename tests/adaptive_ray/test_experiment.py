@@ -17,6 +17,7 @@ import torch
 from adaptive_ray import load_encoder
 from adaptive_ray.run_directory import RunDirectory
 from schedulers import PREDICTORS, Race
+from trainables.run import CHECKPOINT_FILE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -32,6 +33,8 @@ SMALL = [
     "--set",
     "simclr.encoder.width=8",
 ]
+#: The winner is told what it may swap to, and never does.
+READY_TO_SWAP = ["--set", "swap.enabled=true", "--set", "swap.threshold=50"]
 
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -57,7 +60,7 @@ def processes_of(directory: Path) -> list[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str]:
     """A run that is interrupted in the race and taken up again: its directory, and what the second part printed."""
     runs = tmp_path_factory.mktemp("runs")
-    first = start("run", "configs/quickstart.yaml", *SMALL, "--runs-dir", str(runs), "--name", "digits")
+    first = start("run", "configs/quickstart.yaml", *SMALL, *READY_TO_SWAP, "--runs-dir", str(runs), "--name", "digits")
     assert first.stdout is not None
     for line in first.stdout:
         if "batch size" in line and "samples, reference loss" in line:
@@ -106,6 +109,20 @@ def test_curves_go_on_through_interruption_and_promotion(finished: tuple[RunDire
     assert max(jumps) < 0.2
     # After the race it has all the workers of this machine.
     assert winner["workers"][-1] == min(len(os.sched_getaffinity(0)), 64)
+
+
+def test_swaps_know_what_the_race_has_found(finished: tuple[RunDirectory, str]) -> None:
+    directory, _ = finished
+    last = directory.reports()[-1]
+    checkpoint = torch.load(Path(last["checkpoint_path"]) / CHECKPOINT_FILE, weights_only=True)
+    told = json.loads(checkpoint["swapping"])["settings"]
+    found = {entry["candidate"]: entry["log_rate"] for entry in directory.decisions() if entry["state"] != "waiting"}
+    assert told["rates"] == found
+    assert set(told["throughputs"]) == {"64", "256"}
+    decided = directory.swaps()
+    assert decided
+    assert {(swap["action"], swap["chosen"]) for swap in decided} == {("keep", last["candidate"])}
+    assert decided[0]["samples"] > 2048
 
 
 def test_decisions_carry_their_numbers_and_every_predictor_can_be_replayed(finished: tuple[RunDirectory, str]) -> None:

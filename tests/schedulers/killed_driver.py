@@ -25,8 +25,8 @@ TURN = {"turn": FORK, "later": {"a": 0.7, "b": 1.6, "c": 0.8}}
 class Killer(tune.Callback):
     """Kills its process at a moment that the environment names."""
 
-    def __init__(self, scheduler: LossExtrapolationScheduler) -> None:
-        self.scheduler = scheduler
+    def __init__(self, scheduler: LossExtrapolationScheduler, experiment: Path) -> None:
+        self.scheduler, self.experiment = scheduler, experiment
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         contest = self.scheduler.contest
@@ -43,8 +43,27 @@ class Killer(tune.Callback):
             "stretching again": len(contest.races) == 2 and race.winner is not None and farthest >= 30_000,
         }
         if moments[os.environ["KILL_AT"]]:
-            time.sleep(0.5)  # Tune copies its state in a thread, and a torn copy cannot be restored by anyone
+            wait_for_copies(self.experiment)
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_copies(experiment: Path) -> None:
+    """Until Tune's thread has copied its state to the experiment's folder: nobody can restore a torn copy."""
+    before: dict[str, int] = {}
+    while True:
+        time.sleep(0.5)
+        now = {file.name: file.stat().st_mtime_ns for file in experiment.iterdir() if file.is_file()}
+        if now == before and all(map(is_whole, experiment.glob("experiment_state-*.json"))):
+            return
+        before = now
+
+
+def is_whole(file: Path) -> bool:
+    try:
+        json.loads(file.read_text())
+    except json.JSONDecodeError:
+        return False
+    return True
 
 
 def main(address: str, storage: Path, drop_below: float) -> None:
@@ -64,7 +83,7 @@ def main(address: str, storage: Path, drop_below: float) -> None:
             rerace={"at": [0.4]},
             rerace_window=6_000,
         )
-        callbacks = {"callbacks": [scheduler.callback, Killer(scheduler)]}
+        callbacks = {"callbacks": [scheduler.callback, Killer(scheduler, storage / "race")]}
         results, _ = run(Walker, RATES, storage, scheduler=scheduler, extra=TURN, run_config=callbacks)
     contest = scheduler.contest
     decided = {

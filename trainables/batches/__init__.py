@@ -2,7 +2,17 @@
 
 from trainables.batches.feed import Feed
 from trainables.batches.files import ImageFiles
-from trainables.batches.order import SampleStream, share
-from trainables.batches.stratified import stratified_order
+from trainables.batches.order import EpochOrder, SampleStream, share
+from trainables.batches.sampling import CLUSTER_ORDERS, balanced_order, clustered_order, stratified_order
 
-__all__ = ["Feed", "ImageFiles", "SampleStream", "share", "stratified_order"]
+__all__ = [
+    "CLUSTER_ORDERS",
+    "EpochOrder",
+    "Feed",
+    "ImageFiles",
+    "SampleStream",
+    "balanced_order",
+    "clustered_order",
+    "share",
+    "stratified_order",
+]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.batches.files import ImageFiles, Images
-from trainables.batches.stratified import Indices
+from trainables.batches.sampling import Indices
 
 
 class Feed:

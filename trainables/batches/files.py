@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.batches.stratified import Indices
+from trainables.batches.sampling import Indices
 
 Images = NDArray[np.uint8]
 

@@ -2,50 +2,62 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable
 
-from trainables.batches.stratified import Indices, stratified_order
+import numpy as np
+
+from trainables.batches.sampling import Indices
+
+#: Epoch, from 0 on -> the indices of its images in order, int64 [n].
+EpochOrder = Callable[[int], Indices]
 
 
 class SampleStream:
-    """An endless sequence of image indices: one shuffled epoch after the other.
+    """An endless sequence of image indices: one epoch after the other.
 
     A batch is the next B entries, wherever an epoch ends. Hence a change of the batch size, a resume, or another
     number of workers neither repeats nor drops a sample, and no batch is ever short.
 
     Args:
         length: Images in an epoch.
-        seed: Fixes every epoch's order.
-        strata: Each image's cluster [length]: every batch then holds every cluster in its share. None: plain shuffling.
-
-    Raises:
-        ValueError: ``strata`` are no clusters of so many images.
+        seed: Fixes every epoch's order, if they are shuffled.
+        epoch_order: The orders, such as ``partial(stratified_order, strata, seed)``; None: each epoch is shuffled.
+            It is asked once an epoch, and must always give the same.
     """
 
-    def __init__(self, length: int, seed: int, strata: NDArray[np.integer] | None = None) -> None:
-        if strata is not None and len(strata) != length:
-            raise ValueError(f"{len(strata):,} strata do not fit {length:,} images: give one for each image")
-        self.length, self._seed, self._strata = length, seed, strata
-        self._epoch = -1
-        self._order: Indices = np.empty(0, dtype=np.int64)
+    def __init__(self, length: int, seed: int, epoch_order: EpochOrder | None = None) -> None:
+        self.length, self._seed = length, seed
+        self._order_of = epoch_order or self._shuffled
+        self._orders: dict[int, Indices] = {}
 
     def take(self, position: int, count: int) -> Indices:
-        """The entries from ``position`` (images seen so far) on: int64 [count]."""
+        """The entries from ``position`` (images seen so far) on: int64 [count].
+
+        Raises:
+            ValueError: ``epoch_order`` gives another number of entries than an epoch has images.
+        """
         parts = []
         while count > 0:
             epoch, start = divmod(position, self.length)
-            if epoch != self._epoch:
-                self._epoch, self._order = epoch, self._shuffled(epoch)
-            part = self._order[start : start + count]
+            part = self._order(epoch)[start : start + count]
             parts.append(part)
             position, count = position + len(part), count - len(part)
         return np.concatenate(parts)
 
     def _shuffled(self, epoch: int) -> Indices:
-        if self._strata is not None:
-            return stratified_order(self._strata, self._seed, epoch)
         return np.random.default_rng((self._seed, epoch)).permutation(self.length)
+
+    def _order(self, epoch: int) -> Indices:
+        """Of this epoch. Two are kept: at an epoch's end one looks ahead into the next, and comes back."""
+        if epoch in self._orders:
+            return self._orders[epoch]
+        order = self._order_of(epoch)
+        if order.shape != (self.length,):
+            raise ValueError(
+                f"an order of {len(order):,} entries does not fit {self.length:,} images: clusters of other images?"
+            )
+        self._orders = {**dict(list(self._orders.items())[-1:]), epoch: order}
+        return order
 
 
 def share(count: int, worker: int, workers: int) -> slice:

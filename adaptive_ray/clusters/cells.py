@@ -1,0 +1,64 @@
+"""Points made ready for clustering, and the small cells that stand for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+#: Rows that are brought into memory at once.
+CHUNK = 65_536
+
+
+def chunks(count: int) -> Iterator[slice]:
+    """Slices of at most ``CHUNK`` rows."""
+    for start in range(0, count, CHUNK):
+        yield slice(start, min(start + CHUNK, count))
+
+
+def k_means(points: Points, k: int, seed: int, runs: int = 1) -> Labels:
+    """Labels of scikit-learn's k-means [n], the best of ``runs``."""
+    from sklearn.cluster import KMeans
+
+    return np.asarray(KMeans(k, n_init=runs, max_iter=50, random_state=seed).fit_predict(points), dtype=np.int64)
+
+
+class Projection(NamedTuple):
+    """Principal components: features [n, d] -> points [n, p]."""
+
+    mean: Points
+    components: Points  # [p, d]
+
+    @classmethod
+    def of(cls, sample: Points, dimensions: int, seed: int) -> Projection:
+        """Fitted to a sample."""
+        from sklearn.decomposition import PCA
+
+        dimensions = min(dimensions, *sample.shape)
+        pca: Any = PCA(dimensions, random_state=seed).fit(sample)
+        return cls(pca.mean_.astype(np.float32), pca.components_.astype(np.float32))
+
+    def __call__(self, features: NDArray[Any]) -> Points:
+        return np.asarray((features.astype(np.float32) - self.mean) @ self.components.T)
+
+
+def nearest(points: Points, centres: Points) -> Labels:
+    """Index of the nearest centre [n]."""
+    distances = (centres**2).sum(1) - 2 * points @ centres.T
+    return np.asarray(distances.argmin(1))
+
+
+def means(points: Points, labels: Labels, count: int) -> Points:
+    """Each label's mean [count, d]; zero where there is none."""
+    order = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels, minlength=count)
+    sums = np.zeros((count, points.shape[1]))
+    starts = np.cumsum(sizes) - sizes
+    filled = sizes > 0
+    sums[filled] = np.add.reduceat(points[order].astype(np.float64), starts[filled], axis=0)
+    return np.asarray(sums / np.maximum(sizes, 1)[:, None], dtype=np.float32)
