@@ -106,6 +106,29 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
 
 
 @app.command()
+def cluster(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    address: Address = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="OUT.json", help="writes the same there")] = None,
+    page: Annotated[Path, typer.Option("--html", metavar="PAGE.html", help="the picture")] = Path("clusters.html"),
+) -> None:
+    """Counts the clusters of the training images, and says which batch size follows from them."""
+    for option, file in (("--json", json_file), ("--html", page)):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise UserError(f"{option} {file}: {file.parent} is no directory; make it first")
+    console = _console()
+    with console.status("loading"):
+        from adaptive_ray.clusters.command import count
+        from adaptive_ray.config import load_config
+
+        settings = load_config(config, overrides or [])
+    summary = count(settings, address, console, page)
+    if json_file is not None:
+        json_file.write_text(json.dumps(summary, indent=1) + "\n")
+
+
+@app.command()
 def report(run_directory: Annotated[Path, typer.Argument(help="runs/NAME of a finished run")]) -> None:
     """Rebuilds report.html from a run's directory."""
     from adaptive_ray.report import write_report

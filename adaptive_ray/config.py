@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from adaptive_ray.clusters.settings import AlphaM, BatchFromClusters, CandidatesFromClusters, ClusterSettings
 from adaptive_ray.datasets import DatasetSettings
 from adaptive_ray.errors import UserError
 from adaptive_ray.explain import explain
@@ -142,9 +143,20 @@ class ExperimentConfig(_Settings):
     runs_dir: Path = Field(Path("runs"), description="results stand in runs_dir/name; all nodes must reach it")
     seed: int = Field(0, ge=0, description="fixes data splits, initialisation, order and augmentation")
     dataset: DatasetSettings = Field(description="images")
-    candidates: list[_Candidate] = Field(
-        description="what to choose from: batch sizes (images over all workers), or batch_size with accumulation"
+    candidates: list[_Candidate] | CandidatesFromClusters | None = Field(
+        None,
+        description="what to choose from: batch sizes (images over all workers), or batch_size with accumulation; "
+        "from_clusters: about alpha * M",
     )
+    batch_size: int | BatchFromClusters | None = Field(
+        None, description="instead of candidates: the only one; from_clusters: alpha * M"
+    )
+    sampling: Literal["shuffle", "stratified", "balanced", "clustered"] = Field(
+        "shuffle",
+        description="batches of any images; with every cluster in its share; with equally much of every cluster, small "
+        "ones repeated; or of few clusters, so that negatives are hard",
+    )
+    clusters: ClusterSettings = Field(default_factory=ClusterSettings, description="of the training images")
     budget: Amount = Field(description="the winner's whole run")
     explore: Literal["race", "rotate", "none"] = Field(
         "race", description="race: candidates side by side; rotate: in turns within one run; none: there is one only"
@@ -159,7 +171,9 @@ class ExperimentConfig(_Settings):
 
     @field_validator("candidates")
     @classmethod
-    def _distinct(cls, candidates: list[Candidate]) -> list[Candidate]:
+    def _distinct(cls, candidates: Any) -> Any:
+        if not isinstance(candidates, list):
+            return candidates
         if not candidates:
             raise ValueError("name at least one batch size")
         twice = next((c.key for c in candidates if candidates.count(c) > 1), None)
@@ -167,9 +181,18 @@ class ExperimentConfig(_Settings):
             raise ValueError(f"{twice} appears twice; remove one")
         return candidates
 
+    @field_validator("batch_size")
+    @classmethod
+    def _a_candidate(cls, batch_size: Any) -> Any:
+        if isinstance(batch_size, int):
+            Candidate(batch_size)
+        return batch_size
+
     @model_validator(mode="after")
     def _enough_candidates(self) -> Self:
-        keys = [candidate.key for candidate in self.candidates]
+        if (self.candidates is None) == (self.batch_size is None):
+            raise ValueError("give either candidates to choose from, such as [128, 256], or one batch_size")
+        keys = self._keys()
         if self.explore == "none" and len(keys) > 1:
             raise ValueError(f"explore = 'none' trains one candidate, not {', '.join(keys)}; keep one, or use race")
         if self.explore == "rotate" and len(keys) < 2:
@@ -182,6 +205,45 @@ class ExperimentConfig(_Settings):
             raise ValueError("swap.enabled and race.rerace are two answers to a disappointment; choose one")
         if self.race.rerace != "never" and (self.explore != "race" or len(keys) < 2):
             raise ValueError("race.rerace needs explore = 'race' and at least two candidates; leave it out")
+        return self
+
+    def _keys(self) -> list[str]:
+        if isinstance(self.candidates, CandidatesFromClusters):
+            return [f"{times:g} alpha M" for times in self.candidates.times]
+        return ["alpha M"] if isinstance(self.batch_size, BatchFromClusters) else [c.key for c in self.choices]
+
+    @property
+    def choices(self) -> list[Candidate]:
+        """The candidates, where they are known: not before clusters are counted that they follow from."""
+        if isinstance(self.candidates, list):
+            return self.candidates
+        assert isinstance(self.batch_size, int), "candidates that follow from clusters are known after with_clusters"
+        return [Candidate(self.batch_size)]
+
+    @property
+    def sized_by_clusters(self) -> bool:
+        """Whether batch sizes follow from the number of clusters."""
+        return isinstance(self.candidates, CandidatesFromClusters) or isinstance(self.batch_size, BatchFromClusters)
+
+    @property
+    def uses_clusters(self) -> bool:
+        """Whether the training images must be clustered."""
+        return self.sized_by_clusters or self.sampling != "shuffle"
+
+    @property
+    def alpha_m(self) -> AlphaM:
+        """How batch sizes follow, or would, from the number of clusters."""
+        for setting in (self.candidates, self.batch_size):
+            if isinstance(setting, BatchFromClusters):
+                return setting.from_clusters
+        return AlphaM()
+
+    def with_clusters(self, m: int) -> ExperimentConfig:
+        """The same with the batch sizes that follow from ``m`` clusters."""
+        if isinstance(self.candidates, CandidatesFromClusters):
+            return self.model_copy(update={"candidates": [Candidate(b) for b in self.candidates.batch_sizes(m)]})
+        if isinstance(self.batch_size, BatchFromClusters):
+            return self.model_copy(update={"batch_size": self.batch_size.from_clusters.batch_size(m)})
         return self
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 
-from adaptive_ray.cluster import Layout, cluster, cluster_address, local_resources
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import Dataset, load_dataset
 from adaptive_ray.errors import InterruptedRunError, NoSurvivorError, UserError
 from adaptive_ray.observer import Observer
 from adaptive_ray.plan import Plan
 from adaptive_ray.progress import Progress
+from adaptive_ray.ray_cluster import Layout, cluster, cluster_address, local_resources
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.trials import Trials
 from trainables.simclr import build_encoder
+
+if TYPE_CHECKING:
+    from adaptive_ray.clusters.modalities import Modalities
 
 
 class Experiment:
@@ -36,12 +39,40 @@ class Experiment:
     def __init__(self, config: ExperimentConfig, *, address: str | None = None) -> None:
         self.config, self.address = config, address
         self.data: Dataset = load_dataset(config.dataset, config.seed)
-        self.plan = Plan.of(config, len(self.data.training.images))
         self._try_encoder()
         self.layout: Layout | None = None
-        if cluster_address(address) is None:
+        self._plan: Plan | None = None
+        self.modalities: Modalities | None = None
+        if config.uses_clusters:
+            from adaptive_ray.clusters.modalities import Modalities
+
+            self.modalities = Modalities.of(config, self.data.training.images)
+        known = self.modalities.known if self.modalities is not None else None
+        if known is not None or not config.sized_by_clusters:
+            self._settle(known.m if known is not None else None)
+
+    def _settle(self, m: int | None) -> None:
+        """Plans with the batch sizes that ``m`` clusters give."""
+        if m is not None:
+            self.config = self.config.with_clusters(m)
+        self._plan = Plan.of(self.config, len(self.data.training.images))
+        if cluster_address(self.address) is None:
             cpus, gpus = local_resources()
-            self.layout = Layout.of(config, cpus=cpus, gpus=gpus)
+            self.layout = Layout.of(self.config, cpus=cpus, gpus=gpus)
+
+    @property
+    def plan(self) -> Plan:
+        """What the run comes to.
+
+        Raises:
+            UserError: Batch sizes follow from clusters that have not been counted yet.
+        """
+        if self._plan is None:
+            raise UserError(
+                "the batch size follows from clusters that have not been counted yet; "
+                "count them with: adaptive-ray cluster CONFIG"
+            )
+        return self._plan
 
     def _try_encoder(self) -> None:
         """Whether it takes the images, and whether the weights that it starts from are there."""
@@ -77,13 +108,18 @@ class Experiment:
         resume = f"adaptive-ray run --resume {directory.path}"
         tracker = None
         try:
-            with Progress(console, self.plan) as progress, ThreadPoolExecutor(1) as pool:
+            with Progress(console) as progress, ThreadPoolExecutor(1) as pool:
                 progress.phase("starting Ray and MLflow")
-                opening = pool.submit(self._open_tracker, directory)  # its database takes seconds; Ray does too
+                opening = None
+                if self._plan is not None:  # MLflow's database takes seconds; Ray does too
+                    opening = pool.submit(self._open_tracker, directory)
                 with cluster(self.address) as (cpus, gpus):
+                    service = self._clusters(directory, progress)
+                    opening = opening or pool.submit(self._open_tracker, directory)
+                    progress.plan = self.plan
                     layout = Layout.of(self.config, cpus=cpus, gpus=gpus)
                     tracker = opening.result()
-                    trials = Trials(self.config, self.plan, self.settings, layout, directory)
+                    trials = Trials(self.config, self.plan, self.settings, layout, directory, service)
                     scheduler = trials.scheduler
                     progress.phase(self._phase())
                     trials.run(self.data.training, Observer(scheduler, directory, progress, tracker))
@@ -114,6 +150,29 @@ class Experiment:
                 tracker.failed()
             raise
 
+    def _clusters(self, directory: RunDirectory, progress: Progress) -> Any:
+        """Counts the clusters if the run needs them, plans with them, and starts the actor that answers for them."""
+        if self.modalities is None:
+            return None
+        self.modalities.embed(progress.embedded)
+        if self.modalities.known is None:
+            progress.phase(f"counting the clusters of {len(self.data.training.images):,} images")
+        found, alpha = self.modalities.clustering(), self.config.alpha_m
+        self._settle(found.m)
+        sizes = ", ".join(candidate.key for candidate in self.config.choices)
+        progress.phase(f"{found.m} clusters ({found.method}); batch sizes: {sizes}")
+        service = self.modalities.service(self.config.sampling) if self.config.sampling != "shuffle" else None
+        if not (directory.path / "clusters.html").exists():
+            from adaptive_ray.clusters.page import summary_of, write_page
+
+            summary = summary_of(found, self.config.clusters.encoder, alpha)
+            directory.write_json("clusters.json", summary)
+            images = self.data.training.images
+            write_page(
+                directory.path / "clusters.html", self.data.name, images, self.modalities.features(), found, summary
+            )
+        return service
+
     def _open_tracker(self, directory: RunDirectory) -> Any:
         if not self.config.tracking.enabled:
             return None
@@ -140,7 +199,7 @@ class Experiment:
             tracker.artifacts(directory, [name for name in ARTIFACTS if (directory.path / name).exists()])
 
 
-#: The files of a run's directory that go to MLflow; a run that could not swap has no ``swaps.jsonl``.
+#: The files of a run's directory that go to MLflow; a run without swaps or clusters lacks theirs.
 ARTIFACTS = (
     "result.json",
     "config.yaml",
@@ -150,6 +209,8 @@ ARTIFACTS = (
     "report.html",
     "encoder.safetensors",
     "encoder.json",
+    "clusters.json",
+    "clusters.html",
 )
 
 

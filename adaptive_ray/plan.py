@@ -50,7 +50,7 @@ class Plan:
             UserError: An update takes more images than there are, a race does not fit into the budget, or it is too
                 short.
         """
-        largest = max(config.candidates, key=lambda candidate: candidate.images_per_update)
+        largest = max(config.choices, key=lambda candidate: candidate.images_per_update)
         if largest.images_per_update > images:
             raise UserError(
                 f"candidates: {_described(largest)} is larger than the {images:,} training images; "
@@ -71,7 +71,7 @@ class Plan:
                 f"steps of {_described(largest)}; at least {MIN_REPORTS} are needed to see where a curve is going"
             )
         every = max(window // config.race.evaluations, 1)
-        grid = math.lcm(*(candidate.images_per_update for candidate in config.candidates))
+        grid = math.lcm(*(candidate.images_per_update for candidate in config.choices))
         if grid <= every:
             every = every // grid * grid
         window = min(every * max(round(window / every), 1), budget)
@@ -80,7 +80,7 @@ class Plan:
             ReracePlan.of(rerace, window=window, rerace_window=None, budget=budget)
         except ValueError as error:
             raise UserError(f"race.rerace: {error}") from None
-        candidates = tuple(config.candidates)
+        candidates = tuple(config.choices)
         # A turn is an epoch, or less in a short run: each candidate must have had several before the end.
         turn = max(min(images, budget // (_TURNS * len(candidates))), 2 * every)
         return cls(candidates, candidates if races else candidates[:1], images, budget, window, every, turn, rerace)

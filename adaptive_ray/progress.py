@@ -24,8 +24,13 @@ _COLOUR = {State.RACING: "cyan", State.WAITING: "yellow", State.DROPPED: "red", 
 class Progress:
     """A live table on a terminal; a line per report where there is none (a job's log, a pipe)."""
 
-    def __init__(self, console: Console, plan: Plan) -> None:
-        self._console, self._plan = console, plan
+    plan: Plan  # known before the first report
+
+    def __init__(self, console: Console, plan: Plan | None = None) -> None:
+        if plan is not None:
+            self.plan = plan
+        self._console = console
+        self._embedding: tuple[float, int, int] | None = None  # since when, from where, and what was last told
         self._phase = ""
         self._race: Race | None = None
         self._last: dict[str, Mapping[str, Any]] = {}
@@ -49,6 +54,18 @@ class Progress:
         if not self._live:
             self._console.print(f"[{self._elapsed()}] {text}", markup=False, highlight=False, soft_wrap=True)
 
+    def embedded(self, done: int, total: int, actors: int) -> None:
+        """Says how many images have been embedded; without a terminal at every tenth."""
+        now = time.monotonic()
+        if self._embedding is None:
+            self._embedding = now, done, -1
+        since, first, told = self._embedding
+        pace = (done - first) / max(now - since, 1e-9)
+        left = f", {pace:,.0f} images/s, {_clock((total - done) / pace)} left" if pace else ""
+        if self._live or 10 * done // total > told:
+            self._embedding = since, first, 10 * done // total
+            self.phase(f"embedding by {actors} actors: {done:,} of {total:,} images{left}")
+
     def report(self, race: Race, candidate: str, metrics: Mapping[str, Any]) -> None:
         """Takes a candidate's report."""
         self._race = race
@@ -61,7 +78,7 @@ class Progress:
         used = Candidate(metrics["batch_size"], metrics.get("accumulation", 1)).key  # a run may have swapped
         samples, loss = metrics["samples_seen"], metrics.get("reference_loss")
         self._console.print(
-            f"[{self._elapsed()}] batch size {used}: {samples:,} of {self._plan.budget:,} samples, reference "
+            f"[{self._elapsed()}] batch size {used}: {samples:,} of {self.plan.budget:,} samples, reference "
             f"loss {_number(loss)}, forecast {_interval(standing.forecast)}, "
             f"{metrics.get('images_per_second') or math.nan:,.0f} images/s, {self._time_left()} left",
             markup=False,
@@ -93,7 +110,7 @@ class Progress:
 
     def _time_left(self) -> str:
         """Until training ends: the rest of the race at the slowest one's pace, the rest of the budget at everyone's."""
-        race, plan = self._race, self._plan
+        race, plan = self._race, self.plan
         paces = {key: float(m.get("images_per_second") or 0) for key, m in self._last.items()}
         if race is None or not race.alive or not all(paces.get(str(key)) for key in race.alive):
             return "?"
@@ -118,7 +135,7 @@ class Progress:
             table.add_row(
                 str(standing.key),
                 f"{seen:,}",
-                ProgressBar(total=self._plan.budget, completed=seen, width=24),
+                ProgressBar(total=self.plan.budget, completed=seen, width=24),
                 _number(metrics.get("reference_loss")),
                 _interval(standing.forecast),
                 f"{metrics.get('images_per_second') or math.nan:,.0f}",

@@ -102,7 +102,7 @@ class Tracker:
         settings = _flatten(config.model_dump(mode="json", exclude={"tracking"}))
         self._client.log_batch(parent.info.run_id, params=[Param(key, str(value)[:500]) for key, value in settings])
         children = {}
-        for candidate in config.candidates:
+        for candidate in config.choices:
             tags = _SOURCE | {"adaptive_ray": "candidate", MLFLOW_PARENT_RUN_ID: parent.info.run_id}
             child = self._client.create_run(self.experiment_id, run_name=f"{name}/{candidate.key}", tags=tags)
             for param in ("batch_size", "accumulation"):

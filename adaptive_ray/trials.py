@@ -11,10 +11,10 @@ from typing import Any
 import ray
 from ray import tune
 
-from adaptive_ray.cluster import Layout, Workers
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.observer import METRIC, Observer
 from adaptive_ray.plan import Plan
+from adaptive_ray.ray_cluster import Layout, Workers
 from adaptive_ray.run_directory import RunDirectory
 from schedulers import LossExtrapolationScheduler, Race
 from trainables.settings import TrainingData
@@ -33,11 +33,19 @@ class Trials:
         settings: Of ``TrainSettings``, without the candidate's own.
         layout: Who trains on what.
         directory: Of the run; what has been reported there is not trained again.
+        clusters: The actor that gives the orders of epochs; None: they are shuffled.
     """
 
     def __init__(
-        self, config: ExperimentConfig, plan: Plan, settings: dict[str, Any], layout: Layout, directory: RunDirectory
+        self,
+        config: ExperimentConfig,
+        plan: Plan,
+        settings: dict[str, Any],
+        layout: Layout,
+        directory: RunDirectory,
+        clusters: Any = None,
     ) -> None:
+        self._clusters = clusters
         self._config, self._plan, self._settings, self._layout = config, plan, settings, layout
         self._directory = directory
         self.scheduler = self._scheduler()
@@ -83,7 +91,9 @@ class Trials:
         alone = len(plan.trials) == 1
         storage = self._directory.path / "train"
         attempt = len(list(storage.glob("tune-*")))
-        trainable = tune.with_parameters(run_trial, settings=self._settings, data=[ray.put(data)], storage=str(storage))
+        trainable = tune.with_parameters(
+            run_trial, settings=self._settings, data=[ray.put(data)], storage=str(storage), clusters=self._clusters
+        )
         tuner = tune.Tuner(
             tune.with_resources(trainable, _DRIVER),
             param_space={

@@ -31,7 +31,7 @@ def local_ray() -> Iterator[None]:
     """A Ray cluster on this machine for the tests of one module."""
     import ray
 
-    from adaptive_ray.cluster import announced
+    from adaptive_ray.ray_cluster import announced
 
     ray.init(address="local", num_cpus=4, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
     with announced():

@@ -16,7 +16,9 @@ from trainables.worker import train_worker
 _OWN = ("batch_size", "accumulation", "swap")
 
 
-def run_trial(config: dict[str, Any], *, settings: dict[str, Any], data: list[ObjectRef], storage: str) -> None:
+def run_trial(
+    config: dict[str, Any], *, settings: dict[str, Any], data: list[ObjectRef], storage: str, clusters: Any = None
+) -> None:
     """Trains one candidate; a changed ``workers``, ``resume_from`` and ``run_tag`` make it a later phase.
 
     Args:
@@ -26,6 +28,7 @@ def run_trial(config: dict[str, Any], *, settings: dict[str, Any], data: list[Ob
         settings: Of ``TrainSettings``, without those in ``config``.
         data: One reference to ``TrainingData`` (in a list, so that Ray passes the reference on and not the data).
         storage: Where runs and checkpoints are kept; all nodes must reach it.
+        clusters: An actor whose ``epoch_order`` gives the order of every epoch; None: epochs are shuffled.
 
     Raises:
         RuntimeError: The run failed; the message is the first worker's error.
@@ -39,6 +42,7 @@ def run_trial(config: dict[str, Any], *, settings: dict[str, Any], data: list[Ob
         train_loop_config={
             "settings": {**settings, **{name: config[name] for name in _OWN if name in config}},
             "data": data[0],
+            "clusters": clusters,
             "threads": config["threads"],
             "gpus": config["gpus"],
             "resume_from": config["resume_from"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -9,6 +11,8 @@ import ray.train
 import ray.train.torch
 import torch
 
+from trainables.batches import EpochOrder
+from trainables.batches.sampling import Indices
 from trainables.training import train
 
 
@@ -18,7 +22,8 @@ def train_worker(config: dict[str, Any]) -> None:
     Args:
         config: ``settings`` (of ``TrainSettings``), ``data`` (reference to ``TrainingData`` in the object store),
             ``threads`` (CPU threads of this worker), ``gpus`` (its share of a GPU), ``resume_from`` (path of a
-            checkpoint, or None).
+            checkpoint, or None), ``clusters`` (an actor whose ``epoch_order`` gives the order of every epoch, or None:
+            epochs are shuffled).
     """
     torch.set_num_threads(config["threads"])  # several trials share a machine and must not fight for its cores
     interrupted = ray.train.get_checkpoint()  # this very run failed before and is tried again
@@ -28,6 +33,8 @@ def train_worker(config: dict[str, Any]) -> None:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None)
 
     data, device = ray.get(config["data"]), ray.train.torch.get_device()
+    if config["clusters"] is not None:
+        data = replace(data, epoch_order=orders_of(config["clusters"]))
     if device.type == "cuda" and config["gpus"] < 1:  # trials that share a GPU share its memory
         torch.cuda.set_per_process_memory_fraction(config["gpus"], device)
     if start is None:
@@ -35,3 +42,17 @@ def train_worker(config: dict[str, Any]) -> None:
         return
     with start.as_directory() as directory:
         train(config["settings"], data, report, resume_from=directory, device=device)
+
+
+def orders_of(service: Any) -> EpochOrder:
+    """Epochs' orders from an actor: one call an epoch, and an array that workers on a node share."""
+    return partial(_order_of, service)
+
+
+def _order_of(service: Any, epoch: int) -> Indices:
+    while True:
+        try:
+            order: Indices = ray.get(ray.get(service.epoch_order.remote(epoch))[0])
+        except ray.exceptions.ObjectLostError:  # with the actor's node; the actor itself comes back
+            continue
+        return order

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -56,6 +57,12 @@ class ImageFiles:
     def subset(self, indices: Indices) -> ImageFiles:
         """These files in this order, not decoded."""
         return ImageFiles(self._paths[indices], self._side, decoders=self._decoders)
+
+    def stamps(self) -> Iterator[bytes]:
+        """A line for each file that changes with it: path, size and time, and the side it is brought to."""
+        for path in self._paths.tolist():
+            state = Path(os.fsdecode(path)).stat()
+            yield f"{path!r} {state.st_size} {state.st_mtime_ns} {self._side}".encode()
 
     def read(self, indices: Indices) -> Images:
         """int64 [b] -> uint8 [b, 3, side, side], decoded by as many threads as there are decoders.

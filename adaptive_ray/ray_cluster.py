@@ -52,8 +52,8 @@ class Layout:
         if on_gpu and gpus < 1:
             raise UserError("trial.gpu = true, but the cluster has no GPU; set trial.gpu=false or add one")
         device, available = ("GPUs", int(gpus)) if on_gpu else ("CPU cores", int(cpus / config.trial.cpus))
-        per_trial, candidates = config.trial.workers, len(config.candidates)
-        smallest = min(candidate.batch_size for candidate in config.candidates)
+        per_trial, candidates = config.trial.workers, len(config.choices)
+        smallest = min(candidate.batch_size for candidate in config.choices)
         stretch = available if config.stretch.workers == "auto" else config.stretch.workers
         for name, wanted in (("trial.workers", per_trial), ("stretch.workers", stretch)):
             if not 1 <= wanted <= available:

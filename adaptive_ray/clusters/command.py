@@ -1,0 +1,77 @@
+"""``adaptive-ray cluster``: counts clusters and shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from adaptive_ray.clusters.modalities import Modalities
+from adaptive_ray.clusters.page import summary_of, write_page
+from adaptive_ray.config import ExperimentConfig
+from adaptive_ray.datasets import load_dataset
+from adaptive_ray.progress import Progress
+from adaptive_ray.ray_cluster import cluster
+from trainables.batches.sampling import repeats
+
+#: Clusters whose sizes are printed one by one.
+_LISTED = 20
+
+
+def count(config: ExperimentConfig, address: str | None, console: Console, page: Path) -> dict[str, Any]:
+    """Embeds the training images, counts their clusters, prints them, and writes a page.
+
+    Args:
+        config: Names the data, and how clusters are counted.
+        address: Of a running Ray cluster; None: see ``ray_cluster.cluster``.
+        console: To print on.
+        page: HTML file to write.
+
+    Returns:
+        See ``summary_of``.
+
+    Raises:
+        UserError: Data, encoder or settings do not fit.
+    """
+    data = load_dataset(config.dataset, config.seed)
+    modalities = Modalities.of(config, data.training.images)
+    with Progress(console) as progress:
+        if not modalities.complete:
+            progress.phase("starting Ray")
+            with cluster(address):
+                modalities.embed(progress.embedded)
+        progress.phase(f"counting the clusters of {len(data.training.images):,} images")
+        found = modalities.clustering()
+        progress.phase("drawing them")
+        summary = summary_of(found, config.clusters.encoder, config.alpha_m)
+        write_page(page, data.name, data.training.images, modalities.features(), found, summary)
+    _show(console, config, summary, page)
+    return summary
+
+
+def _show(console: Console, config: ExperimentConfig, summary: dict[str, Any], page: Path) -> None:
+    sizes, total = summary["sizes"], summary["images"]
+    console.print(f"\n[bold]{config.dataset.name}[/]: {total:,} training images, described by {summary['encoder']}\n")
+    table = Table(box=None, padding=(0, 3, 0, 0))
+    for title in ("cluster", "images", "share"):
+        table.add_column(title, justify="right")
+    for number, size in enumerate(sizes[:_LISTED], 1):
+        table.add_row(str(number), f"{size:,}", f"{100 * size / total:.1f} %")
+    if len(sizes) > _LISTED:
+        rest = sum(sizes[_LISTED:])
+        table.add_row(f"{len(sizes) - _LISTED} more", f"{rest:,}", f"{100 * rest / total:.1f} %")
+    console.print(table)
+    stability = "-" if summary["stability"] is None else f"{summary['stability']:.2f}"
+    console.print(f"\n[bold green]clusters: {summary['m']}[/] (method {summary['method']}, stability {stability})")
+    console.print(
+        f"[bold green]suggested batch size: {summary['suggested_batch_size']}[/] "
+        f"({summary['alpha']:g} images of each cluster in a batch)"
+    )
+    for note in summary["notes"]:
+        console.print(f"note: {note}", style="yellow")
+    most = repeats(sizes).max()
+    if config.sampling == "balanced" and most > 1:
+        console.print(f"note: balanced batches repeat images of small clusters, up to {most:.1f} times an epoch")
+    console.print(f"picture: {page}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,128 @@
+"""Features of a whole data set, computed by a pool of Ray actors and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.exceptions import RayActorError, RayTaskError
+
+from adaptive_ray.clusters.cache import FeatureFile
+from adaptive_ray.clusters.encoders import open_encoder
+from adaptive_ray.errors import AdaptiveRayError, UserError
+from trainables.batches import ImageFiles
+
+#: Shards that an actor has at hand: one in work, one waiting. More would only fill the object store.
+_AT_HAND = 2
+#: Images that ``pixels`` learns its components from.
+_SAMPLE = 2_000
+#: Times that an actor is started again, and that a shard is tried again.
+_RETRIES = 4
+
+Images = NDArray[np.uint8]
+#: Told how many images are done, of how many, by how many actors.
+Report = Callable[[int, int, int], None]
+
+
+class Embedder:
+    """An actor: it holds an encoder and embeds shards.
+
+    Args:
+        images: A reference to all of them, in a list, so that Ray passes the reference on.
+        name: Of the encoder; see ``open_encoder``.
+        input_size: Side in pixels of what it sees.
+    """
+
+    def __init__(self, images: list[Any], name: str, input_size: int) -> None:
+        torch.set_num_threads(1)  # there is an actor for each core
+        self._images = ray.get(images[0])
+        self._encoder = open_encoder(name, input_size=input_size, sample=sample_of(self._images))
+
+    def embed(self, start: int, stop: int) -> NDArray[np.float16]:
+        """Features of the images from ``start`` to ``stop``: float16 [m, d]."""
+        return self._encoder(channels_last(self._images[start:stop])).astype(np.float16)
+
+
+def embed(
+    images: Images | ImageFiles, file: FeatureFile, name: str, input_size: int, count: int | None, report: Report
+) -> None:
+    """Fills a file of features: what is there and whole stays, the rest is computed. Ray must be initialised.
+
+    A lost actor is started again and repeats the shards it was at; what is finished stays.
+
+    Args:
+        images: uint8 [n, C, H, W], or files that all nodes reach.
+        file: Of the features.
+        name: Of the encoder; see ``open_encoder``.
+        input_size: Side in pixels of what it sees.
+        count: Of actors; None: one for each GPU, without any one for each CPU core.
+        report: Takes the progress.
+
+    Raises:
+        UserError: The encoder or an image file cannot be had.
+        AdaptiveRayError: Actors died again and again.
+    """
+    missing = file.missing()
+    if not missing:
+        return
+    done = len(images) - sum(rows.stop - rows.start for rows in missing)
+    with _pool(images, name, input_size, count) as actors, _failures():
+        waiting = iter(missing)
+        running: dict[Any, tuple[slice, Any]] = {}
+
+        def give(actor: Any) -> None:
+            if (rows := next(waiting, None)) is not None:
+                running[actor.embed.remote(rows.start, rows.stop)] = rows, actor
+
+        report(done, len(images), len(actors))
+        for actor in _AT_HAND * actors:
+            give(actor)
+        while running:
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            rows, actor = running.pop(ready)
+            file.write(rows, ray.get(ready))
+            give(actor)
+            done += rows.stop - rows.start
+            report(done, len(images), len(actors))
+
+
+def sample_of(images: Images | ImageFiles) -> Images:
+    """What ``pixels`` learns its components from: the first images, [m, H, W, C]."""
+    return channels_last(images[: min(_SAMPLE, len(images))])
+
+
+def channels_last(images: Images) -> Images:
+    """uint8 [n, C, H, W] -> [n, H, W, C]."""
+    return images.transpose(0, 2, 3, 1)
+
+
+@contextmanager
+def _pool(images: Images | ImageFiles, name: str, input_size: int, count: int | None) -> Iterator[list[Any]]:
+    """As many actors as there are devices, or as are wanted."""
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    each = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}
+    actor = ray.remote(max_restarts=_RETRIES, max_task_retries=_RETRIES, **each)(Embedder)
+    shared = [ray.put(images)]
+    actors = [actor.remote(shared, name, input_size) for _ in range(count or gpus or max(cpus, 1))]
+    try:
+        yield actors
+    finally:
+        for one in actors:
+            ray.kill(one)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except RayTaskError as error:
+        raise UserError(str(error.cause).splitlines()[0]) from None
+    except RayActorError as error:
+        reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+        raise AdaptiveRayError(f"an embedding process died {_RETRIES + 1} times: {reason}") from None

@@ -1,0 +1,158 @@
+"""The pictures of a data set's clusters, as SVG or PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from adaptive_ray.pictures import STYLE, colours, svg
+
+#: Dots on the map, and those of them that are shown as the images they are.
+_DOTS, _THUMBNAILS = 1_500, 250
+#: Clusters of which examples are shown, and how many of the centre and of the edge.
+SHOWN, _EXAMPLES = 24, 8
+
+
+def cluster_map(images: Any, features: NDArray[Any], labels: NDArray[np.int64], seed: int = 0) -> bytes:
+    """Images as thumbnails where t-SNE puts their features (van der Maaten and Hinton 2008), framed by cluster. PNG.
+
+    Args:
+        images: uint8 [n, C, H, W].
+        features: [n, d].
+        labels: Each image's cluster [n].
+        seed: Of what is drawn.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    generator = np.random.default_rng(seed)
+    drawn = np.sort(generator.permutation(len(labels))[:_DOTS])
+    points = features[drawn].astype(np.float32)
+    points = PCA(min(50, *points.shape), random_state=seed).fit_transform(points)
+    if len(drawn) < 5 or np.ptp(points) == 0:
+        places = np.pad(points, ((0, 0), (0, 2)))[:, :2]
+    else:
+        near = min(30.0, (len(drawn) - 1) / 3)
+        places = TSNE(perplexity=near, init="pca", random_state=seed).fit_transform(points)
+    colour = colours(int(labels.max()) + 1)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 8), dpi=110)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.margins(0.03)
+        dots = [colour[label] for label in labels[drawn]]
+        axes.scatter(places[:, 0], places[:, 1], s=9, c=dots, alpha=0.7, linewidths=0)
+        for row in _apart(places, generator)[:_THUMBNAILS]:
+            box = OffsetImage(
+                _shown(images, drawn[row]), zoom=26 / images.shape[2], cmap="gray", interpolation="nearest"
+            )
+            frame = {"edgecolor": colour[labels[drawn[row]]], "linewidth": 2, "boxstyle": "square,pad=0"}
+            axes.add_artist(AnnotationBbox(box, tuple(places[row]), pad=0, bboxprops=frame))
+        for cluster in np.unique(labels[drawn]):
+            middle = np.median(places[labels[drawn] == cluster], axis=0)
+            axes.annotate(
+                str(cluster + 1),
+                tuple(middle),
+                ha="center",
+                va="center",
+                fontsize=13,
+                fontweight="bold",
+                color="white",
+                bbox={"boxstyle": "round,pad=0.25", "facecolor": colour[cluster], "edgecolor": "white"},
+                zorder=5,
+            )
+        axes.set_axis_off()
+        return _png(figure)
+
+
+def cluster_sizes(sizes: NDArray[np.int64]) -> str:
+    """Images in each cluster. SVG."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        axes.bar(np.arange(1, len(sizes) + 1), sizes, color=colours(len(sizes)))
+        axes.set_xlabel("cluster, largest first")
+        axes.set_ylabel("images")
+        axes.set_title("How large the clusters are", loc="left", fontsize=10)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(visible=False, axis="x")
+        return svg(figure)
+
+
+def score_curve(scores: Mapping[int, float], m: int, method: str) -> str:
+    """The score of each number of clusters that was tried, with the one that was chosen. SVG."""
+    names = {
+        "graph": "modularity",
+        "silhouette": "mean silhouette",
+        "bic": "- BIC",
+        "hdbscan": "share of images that are no noise",
+        "eigengap": "gap after the k-th eigenvalue",
+    }
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(list(scores), list(scores.values()), color=colours(1)[0], marker="o", markersize=3, linewidth=1.2)
+        if m in scores:
+            axes.scatter([m], [scores[m]], marker="*", s=170, color="#1e8449", zorder=3, label=f"M = {m}")
+            axes.legend()
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel("clusters")
+        axes.set_ylabel(names[method])
+        axes.set_title("Why this number", loc="left", fontsize=10)
+        return svg(figure)
+
+
+def examples(images: Any, labels: NDArray[np.int64], centrality: NDArray[np.float32]) -> bytes:
+    """Each cluster's images nearest to its centre, and those at its edge. PNG."""
+    count = min(int(labels.max()) + 1, SHOWN)
+    with matplotlib.rc_context(STYLE):
+        columns = 2 * _EXAMPLES + 1
+        height = 0.62 * count + 0.4  # inches
+        figure = Figure(figsize=(11, height), dpi=110)
+        figure.subplots_adjust(left=0.04, right=1, bottom=0, top=1 - 0.35 / height, wspace=0.05, hspace=0.08)
+        grid = figure.subplots(count, columns, squeeze=False, width_ratios=[1] * _EXAMPLES + [0.5] + [1] * _EXAMPLES)
+        for cluster, row in enumerate(grid):
+            members = np.flatnonzero(labels == cluster)
+            members = members[np.argsort(centrality[members], kind="stable")]
+            shown = [*_padded(members[:_EXAMPLES]), None, *_padded(members[max(len(members) - _EXAMPLES, _EXAMPLES) :])]
+            for axes, index in zip(row, shown, strict=True):
+                axes.set_axis_off()
+                if index is not None:
+                    axes.imshow(_shown(images, index), cmap="gray", interpolation="nearest")
+            row[0].text(-0.35, 0.5, str(cluster + 1), transform=row[0].transAxes, ha="right", va="center", fontsize=11)
+        grid[0][0].set_title("centre", fontsize=10, loc="left")
+        grid[0][_EXAMPLES + 1].set_title("edge", fontsize=10, loc="left")
+        return _png(figure)
+
+
+def _padded(members: NDArray[np.int64]) -> list[int | None]:
+    return [*members.tolist(), *[None] * (_EXAMPLES - len(members))]
+
+
+def _apart(places: NDArray[Any], generator: np.random.Generator) -> list[int]:
+    """Points of which no two are so close that their thumbnails would hide each other."""
+    reach = np.ptp(places, axis=0).max() / 34
+    kept: list[int] = []
+    for row in generator.permutation(len(places)):
+        if not kept or np.abs(places[kept] - places[row]).max(1).min() > reach:
+            kept.append(int(row))
+    return kept
+
+
+def _shown(images: Any, index: int) -> NDArray[np.uint8]:
+    image: NDArray[np.uint8] = images[np.array([index])][0]  # an array, because files are read by such only
+    return image.transpose(1, 2, 0).squeeze()
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
