@@ -70,8 +70,8 @@ def _known_keys(settings: type[BaseModel], place: list[str]) -> list[str]:
     for part in place:
         if part.isdecimal():  # an entry of a list, whose keys were found at the list's name
             continue
-        kinds = list(_kinds(keys.get(part)))
-        keys = next(filter(None, map(_keys_of, kinds)), {})
+        # A setting that may be of several kinds knows the keys of all.
+        keys = {key: inner for kind in _kinds(keys.get(part)) for key, inner in _keys_of(kind).items()}
     return list(keys)
 
 

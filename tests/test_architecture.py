@@ -77,7 +77,11 @@ def test_the_lowest_floor_needs_numpy_alone() -> None:
         ("matplotlib", "trainables", set()),
         ("sklearn", "trainables", {"trainables/evaluation/probe.py"}),
         ("mlflow", "adaptive_ray", {"adaptive_ray/tracking.py"}),
-        ("matplotlib", "adaptive_ray", {f"adaptive_ray/{n}.py" for n in ("pictures", "swap_picture", "studies/plots")}),
+        (
+            "matplotlib",
+            "adaptive_ray",
+            {f"adaptive_ray/{n}.py" for n in ("pictures", "swap_picture", "studies/plots", "clusters/pictures")},
+        ),
     ],
 )
 def test_heavy_packages_are_each_in_one_place(package: str, within: str, users: set[str]) -> None:
@@ -102,6 +106,7 @@ def loaded_by(module: str) -> set[str]:
         ("schedulers.race", {"ray", "torch"}),
         ("adaptive_ray", {"ray", "torch", "mlflow", "sklearn", "matplotlib", "numpy"}),
         ("adaptive_ray.errors", {"ray", "torch", "mlflow"}),
+        ("adaptive_ray.clusters", {"ray", "mlflow", "sklearn", "matplotlib"}),
         ("adaptive_ray.cli", {"ray", "torch", "mlflow", "sklearn", "matplotlib"}),
         ("trainables.training", {"ray", "mlflow", "sklearn", "matplotlib", "adaptive_ray"}),
         pytest.param("trainables.trial", {"mlflow", "sklearn", "matplotlib", "adaptive_ray"}, marks=pytest.mark.slow),

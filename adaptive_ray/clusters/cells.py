@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -22,10 +23,13 @@ def chunks(count: int) -> Iterator[slice]:
 
 
 def k_means(points: Points, k: int, seed: int, runs: int = 1) -> Labels:
-    """Labels of scikit-learn's k-means [n], the best of ``runs``."""
+    """Labels of scikit-learn's k-means [n], the best of ``runs``; fewer than ``k`` where fewer points differ."""
     from sklearn.cluster import KMeans
 
-    return np.asarray(KMeans(k, n_init=runs, max_iter=50, random_state=seed).fit_predict(points), dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that fewer differ
+        labels = KMeans(k, n_init=runs, max_iter=50, random_state=seed).fit_predict(points)
+    return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
 
 
 class Projection(NamedTuple):
@@ -42,6 +46,11 @@ class Projection(NamedTuple):
         dimensions = min(dimensions, *sample.shape)
         pca: Any = PCA(dimensions, random_state=seed).fit(sample)
         return cls(pca.mean_.astype(np.float32), pca.components_.astype(np.float32))
+
+    @classmethod
+    def none(cls, sample: Points) -> Projection:
+        """Of vectors that are all the same."""
+        return cls(sample[0], np.eye(1, sample.shape[1], dtype=np.float32))
 
     def __call__(self, features: NDArray[Any]) -> Points:
         return np.asarray((features.astype(np.float32) - self.mean) @ self.components.T)

@@ -81,9 +81,9 @@ def count_clusters(
         raise ValueError(f"m = {m}: there must be at least 1 cluster and at most as many as images ({n:,})")
     chosen = np.sort(np.random.default_rng(seed).permutation(n)[:sample])
     drawn = vectors[chosen].astype(np.float32)
-    projection = Projection.of(drawn, _DIMENSIONS, seed)
-    points = projection(drawn)
     distinct = len(np.unique(drawn, axis=0))
+    projection = Projection.of(drawn, _DIMENSIONS, seed) if distinct > 1 else Projection.none(drawn)
+    points = projection(drawn)
     if m is not None and m > distinct and n <= sample:
         raise ValueError(f"m = {m}: only {distinct:,} of the {n:,} images differ; lower m or remove duplicates")
     found, stability = _found(points, METHODS[method], method, seed, m, distinct)
@@ -118,7 +118,7 @@ def _checked(features: ArrayLike) -> NDArray[Any]:
 
 def _found(points: Points, method: Method, name: str, seed: int, m: int | None, distinct: int) -> tuple[Found, float]:
     """Labels of the sample, and how stable they are."""
-    limit = min(_MOST, distinct - 1, len(points) // 4)
+    limit = min(_MOST, distinct - 1, max(len(points) // 10, min(len(points) // 4, 20)))
     if m == 1 or (m is None and limit < 2):
         note = "" if m else "all features are equal" if distinct == 1 else "too few images to count clusters"
         return Found(np.zeros(len(points), dtype=np.int64), {}, "fixed" if m else name, note), 1.0
@@ -158,8 +158,7 @@ def _everywhere(
         own = np.flatnonzero(labels == cluster)
         if not len(own):
             continue
-        cells = k_means(points[own], max(len(own) * _CELLS // len(labels), 1), seed)
-        cell[own] = len(owner) + np.unique(cells, return_inverse=True)[1]
+        cell[own] = len(owner) + k_means(points[own], max(len(own) * _CELLS // len(labels), 1), seed)
         owner = np.append(owner, np.full(int(cell[own].max()) + 1 - len(owner), cluster))
     centres = means(points, cell, len(owner))
     everyone = np.empty(len(vectors), dtype=np.int64)

@@ -32,14 +32,35 @@ class Dendrogram(NamedTuple):
     joins: list[tuple[int, int]]
     modularity: dict[int, float]
 
-    def cut(self, communities: int, seed: int) -> Labels:
-        """Each point's community [n], where so many are left, or fewer: one may lose all its points to others."""
+    def cut(self, communities: int) -> Labels:
+        """Each point's community [n], where so many are left, at most as many as there are cells."""
         count = len(self.joins) + 1
         community = np.arange(count)
-        for kept, joined in self.joins[: count - communities]:
+        for kept, joined in self.joins[: max(count - communities, 0)]:
             community[community == joined] = kept
-        labels = np.unique(community[self.cell], return_inverse=True)[1]
-        return np.asarray(np.unique(_moved(self.graph, labels, seed), return_inverse=True)[1])
+        return np.asarray(np.unique(community[self.cell], return_inverse=True)[1])
+
+    def moved(self, labels: Labels, seed: int) -> Labels:
+        """Points one by one into the community where they add most to the modularity (Blondel et al. 2008).
+
+        All at once would swing to and fro, so a random half of them move in each of a few rounds. A community may lose
+        all its points.
+        """
+        generator = np.random.default_rng(seed)
+        degree = np.asarray(self.graph.sum(1)).ravel()
+        for _ in range(_ROUNDS):
+            member = np.eye(int(labels.max()) + 1, dtype=np.float32)[labels]
+            gain = self.graph @ member - np.outer(degree, (degree @ member) / degree.sum())
+            labels = np.where(generator.random(len(labels)) < 0.5, gain.argmax(1), labels)
+        return np.asarray(np.unique(labels, return_inverse=True)[1])
+
+    def purity(self, labels: Labels) -> float:
+        """Modularity of some communities, over what it would be without a link between them; 0 for a single one."""
+        ends = np.bincount(labels, weights=np.asarray(self.graph.sum(1)).ravel())
+        by_chance = float((ends**2).sum() / ends.sum() ** 2)
+        links = self.graph.tocoo()
+        within = float((labels[links.row] == labels[links.col]).mean())
+        return (within - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
 
 
 def communities(points: Points, seed: int, cells: int = CELLS) -> Dendrogram:
@@ -48,7 +69,7 @@ def communities(points: Points, seed: int, cells: int = CELLS) -> Dendrogram:
     A point's links go to its nearest neighbours, unweighted, and count in both directions. Modularity is the share of
     links within communities, less what that share would be if links kept their ends but knew no communities.
     """
-    cell = np.unique(k_means(points, min(cells, len(points)), seed), return_inverse=True)[1]
+    cell = k_means(points, min(cells, len(points)), seed)
     graph = neighbour_graph(points)
     links = _links_between(graph, cell)
     links /= links.sum()
@@ -72,20 +93,6 @@ def communities(points: Points, seed: int, cells: int = CELLS) -> Dendrogram:
         curve[left] = modularity
         joins.append((kept, joined))
     return Dendrogram(graph, cell, joins, curve)
-
-
-def _moved(graph: Any, labels: Labels, seed: int) -> Labels:
-    """Points one by one into the community where they add most to the modularity (Blondel et al. 2008).
-
-    All at once would swing to and fro, so a random half of them move in each of a few rounds.
-    """
-    generator = np.random.default_rng(seed)
-    degree = np.asarray(graph.sum(1)).ravel()
-    for _ in range(_ROUNDS):
-        member = np.eye(int(labels.max()) + 1, dtype=np.float32)[labels]
-        gain = graph @ member - np.outer(degree, (degree @ member) / degree.sum())
-        labels = np.where(generator.random(len(labels)) < 0.5, gain.argmax(1), labels)
-    return labels
 
 
 def neighbour_graph(points: Points, neighbours: int = NEIGHBOURS) -> Any:

@@ -15,7 +15,7 @@ from adaptive_ray.clusters.graph import CELLS, communities, neighbour_graph
 _SEARCHED = 4_000
 #: From here on a silhouette stands for "a reasonable structure" (Kaufman and Rousseeuw 1990).
 _REASONABLE = 0.5
-#: Modularity by which a graph must exceed that of one Gaussian with the same covariance, or there is one cluster only.
+#: By this a graph's purity must exceed that of one Gaussian with the same covariance, or there is one cluster only.
 _BEYOND_CHANCE = 0.05
 
 
@@ -112,19 +112,23 @@ def eigengap(points: Points, seed: int, limit: int, m: int | None = None) -> Fou
 def graph(points: Points, seed: int, limit: int, m: int | None = None) -> Found:
     """Communities of the nearest-neighbour graph with the largest modularity (Newman 2006), or one cluster.
 
-    There is one only if a single Gaussian of the same size and covariance has a graph as modular.
+    There is one only if the graph of a single Gaussian of the same size and covariance splits as well.
     """
-    cells = min(max(CELLS, 4 * (m or 0)), max(limit + 1, 2))
+    cells = max(min(CELLS, 3 * limit), 4 * (m or 0))
     dendrogram = communities(points, seed, cells)
     scores = {k: value for k, value in sorted(dendrogram.modularity.items()) if k <= limit}
-    best = m or _best(scores)
-    if m is None:
-        gaussian = np.random.default_rng(seed).normal(size=points.shape) * points.std(0)
-        chance = max(communities(gaussian.astype(np.float32), seed, cells).modularity.values())
-        if scores[best] < chance + _BEYOND_CHANCE:
-            note = f"a single Gaussian's graph is as modular ({chance:.2f}) as this one ({scores[best]:.2f})"
-            return Found(np.zeros(len(points), dtype=np.int64), scores, "graph", note)
-    return Found(dendrogram.cut(min(best, len(dendrogram.joins) + 1), seed), scores, "graph")
+    labels = dendrogram.cut(m or _best(scores))
+    moved = dendrogram.moved(labels, seed)
+    if m is not None:  # a community that lost all its points is wanted nevertheless
+        return Found(moved if len(np.unique(moved)) == m else labels, {}, "graph")
+    gaussian = np.random.default_rng(seed).normal(size=points.shape) * points.std(0)
+    chance = communities(gaussian.astype(np.float32), seed, cells)
+    own = dendrogram.purity(moved)
+    by_chance = chance.purity(chance.moved(chance.cut(_best(chance.modularity)), seed))
+    if own < by_chance + _BEYOND_CHANCE:
+        note = f"a single Gaussian's graph splits as well ({by_chance:.2f} of what is possible) as this one ({own:.2f})"
+        return Found(np.zeros(len(points), dtype=np.int64), scores, "graph", note)
+    return Found(moved, scores, "graph")
 
 
 def auto(points: Points, seed: int, limit: int, m: int | None = None) -> Found:

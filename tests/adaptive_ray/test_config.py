@@ -228,13 +228,34 @@ class TestWrongSettings:
         file = changed(tmp_path, simclr={"augment": {"no_such_thing": 1}})
         assert "augment" in complaint(file=file)
 
-    @pytest.mark.parametrize("missing", ["dataset", "candidates", "budget"])
+    @pytest.mark.parametrize("missing", ["dataset", "budget"])
     def test_missing_section(self, tmp_path: Path, missing: str) -> None:
         settings = yaml.safe_load(QUICKSTART.read_text())
         del settings[missing]
         file = tmp_path / "experiment.yaml"
         file.write_text(yaml.safe_dump(settings))
         assert complaint(file=file) == f"{file}: setting '{missing}' is missing"
+
+    def test_neither_or_both_of_candidates_and_batch_size(self, tmp_path: Path) -> None:
+        assert "give either candidates to choose from" in complaint("candidates=null")
+        assert "or one batch_size" in complaint("batch_size=64")
+
+    @pytest.mark.parametrize(
+        ("override", "parts"),
+        [
+            ("clusters.metod=bic", ["unknown setting 'clusters.metod'", "did you mean 'method'?"]),
+            ("clusters.method=kmeans", ["clusters.method = 'kmeans'", "silhouette"]),
+            ("clusters={m: 5, method: hdbscan}", ["hdbscan finds the number itself", "m = 5"]),
+            ("clusters.m=0", ["clusters.m = 0", "greater than 0"]),
+            ("sampling=balance", ["sampling = 'balance'", "'balanced'"]),
+            ("candidates={from_clusters: {alfa: 3}}", ["'candidates.from_clusters.alfa'", "did you mean 'alpha'?"]),
+            ("candidates={from_clusters: {alpha: 0}}", ["candidates.from_clusters.alpha = 0"]),
+            ("candidates={from_clusters: {min: 64, max: 32}}", ["min = 64 is above max = 32", "swap them"]),
+        ],
+    )
+    def test_clusters(self, override: str, parts: list[str]) -> None:
+        text = complaint(override)
+        assert all(part in text for part in parts), text
 
     @pytest.mark.parametrize("budget", [{}, {"samples": 5000, "epochs": 2}])
     def test_neither_or_both_of_samples_and_epochs(self, tmp_path: Path, budget: dict[str, int]) -> None:
@@ -326,3 +347,33 @@ def test_a_password_is_refused_and_not_repeated() -> None:
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI") as caught:
         load_config(QUICKSTART, ["tracking.uri=http://me:s3cr3t@host.example:5000"])
     assert "s3cr3t" not in str(caught.value)
+
+
+class TestFromClusters:
+    def test_the_only_batch_size(self, tmp_path: Path) -> None:
+        file = changed(tmp_path, candidates=None, batch_size={"from_clusters": {"alpha": 16}})
+        config = load_config(file)
+        assert config.sized_by_clusters
+        assert config.with_clusters(10).choices == [Candidate(160)]
+        assert config.with_clusters(1).choices == [Candidate(32)]  # the default's min
+        assert config.with_clusters(1000).choices == [Candidate(4096)]
+
+    def test_the_centre_of_the_candidates(self) -> None:
+        config = load_config(
+            QUICKSTART, ["candidates={from_clusters: {alpha: 12, multiple_of: 16}, times: [0.5, 1, 2]}"]
+        )
+        assert config.uses_clusters
+        assert [c.batch_size for c in config.with_clusters(10).choices] == [64, 128, 240]
+        assert [c.batch_size for c in config.with_clusters(2).choices] == [32, 48]  # two are at the minimum
+        assert config.alpha_m.alpha == 12
+        assert parse_config(yaml.safe_load(dump_config(config))) == config
+
+    def test_a_fixed_batch_size_is_one_candidate(self, tmp_path: Path) -> None:
+        config = load_config(changed(tmp_path, candidates=None, batch_size=96))
+        assert config.choices == [Candidate(96)]
+        assert not config.uses_clusters
+        assert config.with_clusters(5) is config
+        assert load_config(QUICKSTART, ["sampling=stratified"]).uses_clusters
+
+    def test_a_batch_of_one_is_refused(self, tmp_path: Path) -> None:
+        assert "below 2" in complaint(file=changed(tmp_path, candidates=None, batch_size=1))

@@ -40,9 +40,15 @@ def test_candidates_take_turns_in_one_run(tmp_path: Path) -> None:
     assert "What was forecast, what came, and what was done" in (directory.path / "report.html").read_text()
 
 
-def test_a_winner_races_again_on_its_way(tmp_path: Path) -> None:
-    common = ("candidates=[32, 128]", "budget.samples=4096", "race.window.samples=1024", "race.drop_below=0")
+def test_a_winner_races_again_on_its_way_and_batch_sizes_come_from_clusters(tmp_path: Path) -> None:
+    clusters = ("clusters.m=8", "clusters.encoder=pixels", "sampling=stratified")
+    sizes = "candidates={from_clusters: {alpha: 4}, times: [1, 4]}"
+    common = (sizes, "budget.samples=4096", "race.window.samples=1024", "race.drop_below=0", *clusters)
     directory, said = run(tmp_path, *common, "race.rerace={at: [0.5]}")
+    assert "8 clusters (fixed); batch sizes: 32, 128" in said
+    found = directory.read_json("clusters.json")
+    assert (found["m"], sum(found["sizes"]), found["suggested_batch_size"]) == (8, 1024, 32)
+    assert "8 clusters in mnist5k" in (directory.path / "clusters.html").read_text()
     won = [entry["candidate"] for entry in directory.decisions() if entry["state"] == "won"]
     assert len(won) == 2
     assert f"forks from {won[0]} after 2,048 samples" in said

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.batches import SampleStream, share
+from trainables.batches import SampleStream, share, stratified_order
 
 lengths = st.integers(1, 40)
 seeds = st.integers(0, 2**32)
@@ -95,17 +95,27 @@ def test_shares_of_thirteen(workers: int, sizes: list[int]) -> None:
     assert [len(range(13)[share(13, worker, workers)]) for worker in range(workers)] == sizes
 
 
-def test_with_strata_every_batch_holds_every_cluster_and_every_image_comes_once_an_epoch() -> None:
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 5))
+def test_an_order_is_asked_for_once_an_epoch_and_gives_the_same_for_all_batch_sizes(
+    sizes: list[int], ahead: int
+) -> None:
     strata = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [20, 30, 50]))
-    stream = SampleStream(100, seed=3, strata=strata)
-    for epoch in range(3):
-        batches = [stream.take(100 * epoch + start, 20) for start in range(0, 100, 20)]
-        assert sorted(np.concatenate(batches).tolist()) == list(range(100))
-        for batch in batches:
-            assert np.abs(np.bincount(strata[batch], minlength=3) - [4, 6, 10]).max() <= 2
-    assert not np.array_equal(stream.take(0, 100), stream.take(100, 100))
+    asked: list[int] = []
+
+    def order(epoch: int) -> np.ndarray:
+        asked.append(epoch)
+        return stratified_order(strata, 3, epoch)
+
+    stream, position, taken = SampleStream(100, seed=3, epoch_order=order), 0, []
+    for size in sizes:
+        stream.take(position + ahead, size)  # as one that reads ahead does, also across an epoch's end
+        taken += stream.take(position, size).tolist()
+        position += size
+    assert sorted(set(asked)) == asked
+    expected = np.concatenate([stratified_order(strata, 3, epoch) for epoch in range(position // 100 + 1)])
+    assert taken == expected[:position].tolist()
 
 
-def test_strata_must_fit_the_images() -> None:
-    with pytest.raises(ValueError, match="3 strata do not fit 4 images"):
-        SampleStream(4, seed=0, strata=np.array([0, 1, 1]))
+def test_an_order_must_fit_the_images() -> None:
+    with pytest.raises(ValueError, match="an order of 3 entries does not fit 4 images"):
+        SampleStream(4, seed=0, epoch_order=lambda epoch: np.arange(3)).take(0, 2)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.batches import stratified_order
+from trainables.batches import CLUSTER_ORDERS, balanced_order, clustered_order, stratified_order
+from trainables.batches.sampling import RUN, repeats
 
 
 def clusters(sizes: list[int], seed: int = 0) -> np.ndarray:
@@ -66,7 +67,70 @@ def test_who_comes_first_in_a_cluster_is_shuffled() -> None:
     assert abs(np.corrcoef(stratified_order(strata, 0, 0), np.arange(1000))[0, 1]) < 0.1
 
 
+def test_any_number_of_clusters_stays_in_its_share_within_a_batch_of_any_size() -> None:
+    sizes = np.random.default_rng(1).integers(1, 400, 60).tolist()
+    strata = clusters(sizes)
+    order = strata[stratified_order(strata, 0, 2)]
+    for batch in (16, 100, 512, 3000):
+        for start in range(0, len(order) - batch, batch):
+            counts = np.bincount(order[start : start + batch], minlength=60)
+            assert np.abs(counts - batch * np.array(sizes) / len(order)).max() <= 2
+
+
+some_sizes = st.lists(st.integers(1, 60), min_size=1, max_size=8)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(sizes=some_sizes, start=st.floats(0, 1), length=st.floats(0, 1), epoch=st.integers(0, 5))
+def test_balanced_batches_hold_equally_much_of_every_cluster(
+    sizes: list[int], start: float, length: float, epoch: int
+) -> None:
+    strata = clusters(sizes)
+    order, n = balanced_order(strata, 3, epoch), len(strata)
+    assert order.shape == (n,)
+    first = int(start * n)
+    batch = order[first : first + max(int(length * (n - first)), 1)]
+    counts = np.bincount(strata[batch], minlength=len(sizes))
+    assert np.abs(counts - len(batch) / len(sizes)).max() <= 3  # 2, and 1 for what M leaves over of an epoch
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(sizes=some_sizes, epochs=st.integers(1, 12))
+def test_over_balanced_epochs_a_clusters_images_come_equally_often(sizes: list[int], epochs: int) -> None:
+    strata = clusters(sizes)
+    seen = np.bincount(np.concatenate([balanced_order(strata, 3, e) for e in range(epochs)]), minlength=len(strata))
+    for cluster in range(len(sizes)):
+        own = seen[strata == cluster]
+        assert own.max() - own.min() <= 1
+
+
+def test_how_often_small_clusters_are_repeated() -> None:
+    np.testing.assert_allclose(repeats([900, 90, 10]), [1000 / 3 / 900, 1000 / 3 / 90, 1000 / 3 / 10])
+    strata = clusters([900, 90, 10])
+    count = np.bincount(balanced_order(strata, 0, 0), minlength=1000)
+    assert count[strata == 2].mean() == pytest.approx(33.3, abs=0.11)
+
+
+def test_clustered_batches_hold_few_clusters_and_an_epoch_every_image_once() -> None:
+    strata = clusters([1000, 700, 300, 40, 8])
+    order = clustered_order(strata, 0, 1)
+    assert np.array_equal(np.sort(order), np.arange(2048))
+    kinds = [len(set(strata[order[start : start + RUN]])) for start in range(0, 2048, RUN)]
+    assert np.mean(kinds) < 2.2
+    assert np.mean([len(set(strata[stratified_order(strata, 0, 1)[s : s + RUN]])) for s in range(0, 2048, RUN)]) > 3.5
+    neighbours = strata[order[:-1]] == strata[order[1:]]
+    assert neighbours.mean() > 0.95
+    assert not np.array_equal(order, clustered_order(strata, 0, 2))
+
+
+@pytest.mark.parametrize("order", CLUSTER_ORDERS.values())
 @pytest.mark.parametrize(("strata", "named"), [([], "shape"), ([[0, 1]], "shape"), ([0.5, 1.0], "float64")])
-def test_refuses_what_are_no_clusters(strata: Any, named: str) -> None:
+def test_refuses_what_are_no_clusters(order: Any, strata: Any, named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        stratified_order(strata, 0, 0)
+        order(strata, 0, 0)
+
+
+@pytest.mark.parametrize("order", CLUSTER_ORDERS.values())
+def test_one_image_and_one_cluster(order: Any) -> None:
+    assert order([7], 0, 5).tolist() == [0]
+    assert sorted(order([7] * 10, 0, 5).tolist()) == list(range(10))
