@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 from collections.abc import Callable
@@ -13,10 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from adaptive_ray.encoders import load_encoder
 from adaptive_ray.errors import UserError
+from adaptive_ray.explain import explain
 from trainables.simclr.encoder import EncoderSettings, build_encoder
 
 Images = NDArray[np.uint8]
@@ -170,15 +173,24 @@ def _trained_here(directory: Path) -> tuple[nn.Module, int, int]:
 
 
 def _torchvision(name: str, weights: str, input_size: int | None) -> tuple[nn.Module, int, int]:
-    from torchvision.models import get_model_weights
+    import torchvision.models
 
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        near = difflib.get_close_matches(name, [DEFAULT_ENCODER, "pixels", *names], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(
+            f"encoder {name!r} is neither {DEFAULT_ENCODER}, pixels, a classification network of torchvision.models, nor "
+            f"the directory of a run{hint}"
+        )
     try:
         settings = EncoderSettings(backbone=name, stem="imagenet", weights=weights)
-        size = input_size or get_model_weights(name).DEFAULT.transforms().crop_size[0]
+        size = input_size or torchvision.models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
         return build_encoder(settings, 3, image_size=size), size, 3
+    except ValidationError as error:
+        raise UserError(f"encoder {name}: {explain(error, EncoderSettings)}") from None
     except ValueError as error:
-        reason = str(error)
-    raise UserError(f"encoder {name}: {reason}")
+        raise UserError(f"encoder {name}: {error}") from None
 
 
 def _principal_components(sample: Images, size: int) -> nn.Module:
