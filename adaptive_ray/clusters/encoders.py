@@ -180,8 +180,8 @@ def _torchvision(name: str, weights: str, input_size: int | None) -> tuple[nn.Mo
         near = difflib.get_close_matches(name, [DEFAULT_ENCODER, "pixels", *names], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(
-            f"encoder {name!r} is neither {DEFAULT_ENCODER}, pixels, a classification network of torchvision.models, nor "
-            f"the directory of a run{hint}"
+            f"encoder {name!r} is neither {DEFAULT_ENCODER}, pixels, a classification network of torchvision.models, "
+            f"nor the directory of a run{hint}"
         )
     try:
         settings = EncoderSettings(backbone=name, stem="imagenet", weights=weights)
@@ -190,7 +190,8 @@ def _torchvision(name: str, weights: str, input_size: int | None) -> tuple[nn.Mo
     except ValidationError as error:
         raise UserError(f"encoder {name}: {explain(error, EncoderSettings)}") from None
     except ValueError as error:
-        raise UserError(f"encoder {name}: {error}") from None
+        hint = f" (clusters.encoder: {name}:FILE)" if weights == "torchvision" else ""
+        raise UserError(f"encoder {name}: {error}{hint}") from None
 
 
 def _principal_components(sample: Images, size: int) -> nn.Module:

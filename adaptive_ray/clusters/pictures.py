@@ -36,10 +36,10 @@ def cluster_map(images: Any, features: NDArray[Any], labels: NDArray[np.int64], 
     generator = np.random.default_rng(seed)
     drawn = np.sort(generator.permutation(len(labels))[:_DOTS])
     points = features[drawn].astype(np.float32)
-    points = PCA(min(50, *points.shape), random_state=seed).fit_transform(points)
-    if len(drawn) < 5 or np.ptp(points) == 0:
-        places = np.pad(points, ((0, 0), (0, 2)))[:, :2]
+    if len(drawn) < 8 or np.ptp(points, axis=0).max() == 0:  # nothing to tell them apart by
+        places = generator.normal(size=(len(drawn), 2))
     else:
+        points = PCA(min(50, *points.shape), random_state=seed).fit_transform(points)
         near = min(30.0, (len(drawn) - 1) / 3)
         places = TSNE(perplexity=near, init="pca", random_state=seed).fit_transform(points)
     colour = colours(int(labels.max()) + 1)
@@ -112,29 +112,30 @@ def score_curve(scores: Mapping[int, float], m: int, method: str) -> str:
 
 def examples(images: Any, labels: NDArray[np.int64], centrality: NDArray[np.float32]) -> bytes:
     """Each cluster's images nearest to its centre, and those at its edge. PNG."""
-    count = min(int(labels.max()) + 1, SHOWN)
+    count, side = min(int(labels.max()) + 1, SHOWN), images.shape[2]
+    pitch = side + max(side // 12, 1)
+    edge = (_EXAMPLES + 0.5) * pitch  # pixels from the left to where the second half begins
+    canvas = np.full((count * pitch, int(edge) + _EXAMPLES * pitch, 3), 255, dtype=np.uint8)
+    for cluster in range(count):
+        members = np.flatnonzero(labels == cluster)
+        members = members[np.argsort(centrality[members], kind="stable")]
+        halves = members[:_EXAMPLES], members[max(len(members) - _EXAMPLES, _EXAMPLES) :]
+        for start, half in zip((0, int(edge)), halves, strict=True):
+            for place, index in enumerate(half):
+                image, left = _shown(images, index), start + place * pitch
+                pixels = image if image.ndim == 3 else image[..., None]
+                canvas[cluster * pitch : cluster * pitch + side, left : left + side] = pixels
     with matplotlib.rc_context(STYLE):
-        columns = 2 * _EXAMPLES + 1
-        height = 0.62 * count + 0.4  # inches
-        figure = Figure(figsize=(11, height), dpi=110)
-        figure.subplots_adjust(left=0.04, right=1, bottom=0, top=1 - 0.35 / height, wspace=0.05, hspace=0.08)
-        grid = figure.subplots(count, columns, squeeze=False, width_ratios=[1] * _EXAMPLES + [0.5] + [1] * _EXAMPLES)
-        for cluster, row in enumerate(grid):
-            members = np.flatnonzero(labels == cluster)
-            members = members[np.argsort(centrality[members], kind="stable")]
-            shown = [*_padded(members[:_EXAMPLES]), None, *_padded(members[max(len(members) - _EXAMPLES, _EXAMPLES) :])]
-            for axes, index in zip(row, shown, strict=True):
-                axes.set_axis_off()
-                if index is not None:
-                    axes.imshow(_shown(images, index), cmap="gray", interpolation="nearest")
-            row[0].text(-0.35, 0.5, str(cluster + 1), transform=row[0].transAxes, ha="right", va="center", fontsize=11)
-        grid[0][0].set_title("centre", fontsize=10, loc="left")
-        grid[0][_EXAMPLES + 1].set_title("edge", fontsize=10, loc="left")
+        height = 11 * canvas.shape[0] / canvas.shape[1]  # inches
+        figure = Figure(figsize=(11.6, height + 0.4), dpi=110)
+        axes = figure.add_axes((0.6 / 11.6, 0, 11 / 11.6, height / (height + 0.4)))
+        axes.imshow(canvas, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        for cluster in range(count):
+            axes.text(-0.25 * pitch, (cluster + 0.5) * pitch, str(cluster + 1), ha="right", va="center", fontsize=11)
+        axes.text(0, -0.1 * pitch, "centre", fontsize=10)
+        axes.text(edge, -0.1 * pitch, "edge", fontsize=10)
         return _png(figure)
-
-
-def _padded(members: NDArray[np.int64]) -> list[int | None]:
-    return [*members.tolist(), *[None] * (_EXAMPLES - len(members))]
 
 
 def _apart(places: NDArray[Any], generator: np.random.Generator) -> list[int]:

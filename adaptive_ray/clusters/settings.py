@@ -56,7 +56,7 @@ class AlphaM(_Settings):
 
     def batch_size(self, m: int, times: float = 1) -> int:
         """For ``m`` clusters, ``times`` as large; limits go before multiples."""
-        rounded = round(times * self.alpha * m / self.multiple_of) * self.multiple_of
+        rounded = int(times * self.alpha * m / self.multiple_of + 0.5) * self.multiple_of
         return max(self.min, min(self.max, rounded))
 
 

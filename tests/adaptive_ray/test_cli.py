@@ -145,6 +145,31 @@ class TestRefused:
         for part in parts:
             assert part in text
 
+    @pytest.mark.parametrize("verb", ["run", "plan", "cluster"])
+    @pytest.mark.parametrize(
+        ("settings", "parts"),
+        [
+            (["clusters.encoder=resnet81"], ["encoder 'resnet81'", "did you mean 'resnet18'?"]),
+            (["clusters.encoder=resnet18:none.pth"], ["none.pth", "cannot be read"]),
+            (["clusters.encoder=pixels", "clusters.m=99999"], ["clusters.m = 99999", "training images", "lower it"]),
+            (["clusters.metod=bic"], ["unknown setting 'clusters.metod'", "'method'"]),
+        ],
+    )
+    def test_clusters(self, command: Command, tmp_path: Path, verb: str, settings: list[str], parts: list[str]) -> None:
+        overrides = [part for setting in ["sampling=stratified", *settings] for part in ("--set", setting)]
+        text = refused(command, tmp_path, verb, QUICKSTART, *overrides)
+        for part in parts:
+            assert part in text
+
+    def test_a_plan_whose_batch_sizes_need_clusters_that_nobody_counted(self, command: Command, tmp_path: Path) -> None:
+        settings = ["--set", "candidates={from_clusters: {}}", "--set", "clusters.encoder=pixels"]
+        text = refused(command, tmp_path, "plan", QUICKSTART, *settings)
+        assert "count them with: adaptive-ray cluster CONFIG" in text
+
+    @pytest.mark.parametrize("option", ["--json", "--html"])
+    def test_a_file_in_a_folder_that_is_not_there(self, command: Command, tmp_path: Path, option: str) -> None:
+        assert "make it first" in refused(command, tmp_path, "cluster", QUICKSTART, option, "nowhere/out")
+
     def test_a_gpu_that_is_not_there(self, command: Command, tmp_path: Path) -> None:
         import torch
 
@@ -184,6 +209,7 @@ class TestRefused:
             ["run", QUICKSTART, "--resume", "runs/x"],
             ["run", "--resume", "runs/x"],
             ["plan"],
+            ["cluster"],
             ["plan", QUICKSTART, "--resume", "runs/x"],
             ["report"],
             ["report", "runs/x"],

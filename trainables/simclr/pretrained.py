@@ -44,8 +44,8 @@ def _download(name: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = default.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # unreachable; or not the file that its name promises
         raise ValueError(
-            f"{default.url} cannot be downloaded ({one_line(error)}); download it elsewhere and give the file, "
-            f"weights: /path/to/{Path(default.url).name}"
+            f"{default.url} cannot be downloaded ({one_line(error)}); download it elsewhere and give the file instead, "
+            f"/path/to/{Path(default.url).name}"
         ) from None
     return state
 

@@ -117,6 +117,16 @@ class TestMissing:
         assert "cannot be read" in text
         assert "no such file" in complaint(f"efficientnet_lite0:{tmp_path / 'none.pth'}")
 
+    def test_weights_that_cannot_be_downloaded(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        monkeypatch.setattr("torch.hub.urlopen", self.offline)
+        text = complaint("resnet18")
+        assert "cannot be downloaded" in text
+        assert text.endswith("(clusters.encoder: resnet18:FILE)")
+
+    def offline(self, *_: object, **__: object) -> None:
+        raise OSError("no network")
+
     def test_weights_of_something_else(self, tmp_path: Path) -> None:
         torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
         assert "do not fit the network" in complaint(f"resnet18:{tmp_path / 'other.pth'}")

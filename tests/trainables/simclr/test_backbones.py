@@ -415,7 +415,7 @@ def test_without_a_network_one_line_tells_what_to_do(monkeypatch: pytest.MonkeyP
     settings = EncoderSettings(backbone="mobilenet_v3_small", weights="torchvision")
     with pytest.raises(ValueError, match=r"^weights torchvision: https://\S+ cannot be downloaded") as caught:
         build_encoder(settings)
-    assert re.search(r"give the file, weights: /path/to/mobilenet_v3_small-\w+\.pth$", str(caught.value))
+    assert re.search(r"give the file instead, /path/to/mobilenet_v3_small-\w+\.pth$", str(caught.value))
     assert "\n" not in str(caught.value)
 
 
