@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
 from adaptive_ray.clusters.cache import FeatureFile
-from adaptive_ray.clusters.encoders import open_encoder
+from adaptive_ray.clusters.encoders import ImageEncoder, open_encoder
 from adaptive_ray.errors import AdaptiveRayError, UserError
 from trainables.batches import ImageFiles
 
@@ -32,20 +32,30 @@ Report = Callable[[int, int, int], None]
 class Embedder:
     """An actor: it holds an encoder and embeds shards.
 
+    What it is made with is small, so that it can be made again; the images come with each shard.
+
     Args:
-        images: A reference to all of them, in a list, so that Ray passes the reference on.
         name: Of the encoder; see ``open_encoder``.
         input_size: Side in pixels of what it sees.
     """
 
-    def __init__(self, images: list[Any], name: str, input_size: int) -> None:
+    def __init__(self, name: str, input_size: int) -> None:
         torch.set_num_threads(1)  # there is an actor for each core
-        self._images = ray.get(images[0])
-        self._encoder = open_encoder(name, input_size=input_size, sample=sample_of(self._images))
+        self._name, self._input_size = name, input_size
+        self._encoder: ImageEncoder | None = None
 
-    def embed(self, start: int, stop: int) -> NDArray[np.float16]:
-        """Features of the images from ``start`` to ``stop``: float16 [m, d]."""
-        return self._encoder(channels_last(self._images[start:stop])).astype(np.float16)
+    def embed(self, shared: list[Any], start: int, stop: int) -> NDArray[np.float16]:
+        """Features of the images from ``start`` to ``stop``: float16 [m, d].
+
+        Args:
+            shared: A reference to all images, in a list, so that Ray passes the reference on.
+            start: Of the shard.
+            stop: Where it ends.
+        """
+        images = ray.get(shared[0])
+        if self._encoder is None:
+            self._encoder = open_encoder(self._name, input_size=self._input_size, sample=sample_of(images))
+        return self._encoder(channels_last(images[start:stop])).astype(np.float16)
 
 
 def embed(
@@ -71,13 +81,14 @@ def embed(
     if not missing:
         return
     done = len(images) - sum(rows.stop - rows.start for rows in missing)
-    with _pool(images, name, input_size, count) as actors, _failures():
+    with _pool(name, input_size, count) as actors, _failures():
+        shared = [ray.put(images)]
         waiting = iter(missing)
         running: dict[Any, tuple[slice, Any]] = {}
 
         def give(actor: Any) -> None:
             if (rows := next(waiting, None)) is not None:
-                running[actor.embed.remote(rows.start, rows.stop)] = rows, actor
+                running[actor.embed.remote(shared, rows.start, rows.stop)] = rows, actor
 
         report(done, len(images), len(actors))
         for actor in _AT_HAND * actors:
@@ -102,14 +113,13 @@ def channels_last(images: Images) -> Images:
 
 
 @contextmanager
-def _pool(images: Images | ImageFiles, name: str, input_size: int, count: int | None) -> Iterator[list[Any]]:
+def _pool(name: str, input_size: int, count: int | None) -> Iterator[list[Any]]:
     """As many actors as there are devices, or as are wanted."""
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     each = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}
     actor = ray.remote(max_restarts=_RETRIES, max_task_retries=_RETRIES, **each)(Embedder)
-    shared = [ray.put(images)]
-    actors = [actor.remote(shared, name, input_size) for _ in range(count or gpus or max(cpus, 1))]
+    actors = [actor.remote(name, input_size) for _ in range(count or gpus or max(cpus, 1))]
     try:
         yield actors
     finally:

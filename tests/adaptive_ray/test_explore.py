@@ -25,30 +25,31 @@ def run(runs: Path, *settings: str) -> tuple[RunDirectory, str]:
     return RunDirectory.open(runs / "run"), done.stdout
 
 
-def test_candidates_take_turns_in_one_run(tmp_path: Path) -> None:
-    sizes = "candidates=[32, {batch_size: 32, accumulation: 2}]"
-    directory, said = run(tmp_path, "explore=rotate", sizes, "budget.samples=4096", "race.window.samples=512")
+def test_candidates_from_clusters_take_turns_in_one_run_with_stratified_batches(tmp_path: Path) -> None:
+    clusters = ("clusters.m=8", "clusters.encoder=pixels", "sampling=stratified")
+    sizes = "candidates={from_clusters: {alpha: 4}, times: [1, 2]}"
+    directory, said = run(
+        tmp_path, "explore=rotate", sizes, *clusters, "budget.samples=4096", "race.window.samples=512"
+    )
+    assert "8 clusters (fixed); batch sizes: 32, 64" in said
+    found = directory.read_json("clusters.json")
+    assert (found["m"], sum(found["sizes"]), found["suggested_batch_size"]) == (8, 1024, 32)
+    assert "8 clusters in mnist5k" in (directory.path / "clusters.html").read_text()
     reports = directory.reports()
     assert {report["candidate"] for report in reports} == {"32"}
-    assert {report["accumulation"] for report in reports} == {1, 2}
+    assert {report["batch_size"] for report in reports} == {32, 64}
     swaps = directory.swaps()
-    assert [swap["candidate"] for swap in swaps[:4]] == ["32", "32x2"] * 2
-    assert all(set(swap["rates"]) == {"32", "32x2"} for swap in swaps[2:])
-    assert "batch size 32 is swapped for 32x2: turn 2 of the first 4" in said
+    assert [swap["candidate"] for swap in swaps[:4]] == ["32", "64"] * 2
+    assert all(set(swap["rates"]) == {"32", "64"} for swap in swaps[2:])
+    assert "batch size 32 is swapped for 64: turn 2 of the first 4" in said
     result = directory.read_json("result.json")
     assert (result["winner"], result["samples_explored"]) == ("32", 0)
     assert "What was forecast, what came, and what was done" in (directory.path / "report.html").read_text()
 
 
-def test_a_winner_races_again_on_its_way_and_batch_sizes_come_from_clusters(tmp_path: Path) -> None:
-    clusters = ("clusters.m=8", "clusters.encoder=pixels", "sampling=stratified")
-    sizes = "candidates={from_clusters: {alpha: 4}, times: [1, 4]}"
-    common = (sizes, "budget.samples=4096", "race.window.samples=1024", "race.drop_below=0", *clusters)
+def test_a_winner_races_again_on_its_way(tmp_path: Path) -> None:
+    common = ("candidates=[32, 128]", "budget.samples=4096", "race.window.samples=1024", "race.drop_below=0")
     directory, said = run(tmp_path, *common, "race.rerace={at: [0.5]}")
-    assert "8 clusters (fixed); batch sizes: 32, 128" in said
-    found = directory.read_json("clusters.json")
-    assert (found["m"], sum(found["sizes"]), found["suggested_batch_size"]) == (8, 1024, 32)
-    assert "8 clusters in mnist5k" in (directory.path / "clusters.html").read_text()
     won = [entry["candidate"] for entry in directory.decisions() if entry["state"] == "won"]
     assert len(won) == 2
     assert f"forks from {won[0]} after 2,048 samples" in said

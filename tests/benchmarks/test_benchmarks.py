@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from adaptive_ray.studies.recordings import load_sweeps
@@ -100,3 +101,28 @@ def test_recording_goes_on_where_it_stopped_and_can_be_replayed(tmp_path: Path) 
     script("record_curves", *few)
     assert files[0].exists()
     assert files[1].stat().st_mtime_ns == written
+
+
+def test_a_long_tail_has_a_hundred_times_fewer_images_of_its_last_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    sampling = load("sampling")
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 5000))
+    own, reference, probed = sampling.chosen(labels, "long-tailed", 2500, seed=1)
+    counts = np.bincount(labels[own])
+    assert counts.sum() == pytest.approx(2500, abs=5)
+    assert counts[0] / counts[9] == pytest.approx(sampling.RATIO, rel=0.05)
+    assert (np.diff(counts) < 0).all()
+    even, _, _ = sampling.chosen(labels, "even", 2500, seed=1)
+    assert len(even) == 2500
+    assert np.bincount(labels[even]).min() > 200
+    for one in (own, even):
+        assert not set(one) & set(reference)
+        assert not set(one) & set(probed)
+
+
+@pytest.mark.slow
+def test_clusters_of_made_up_features_are_found() -> None:
+    output = script("clusters", "scale", "--rows", "3000", "--dimensions", "32", "--modes", "3", "6")
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[:1] == "│"]
+    assert [row[:2] for row in rows] == [["3", "3"], ["6", "6"]]
+    assert all(float(row[2]) > 0.95 for row in rows)
