@@ -140,6 +140,8 @@ class Experiment:
                     budget=self.plan.budget,
                     explored=round(scheduler.contest.explored),
                 )
+                if self.modalities is not None and self.modalities.known is not None:
+                    result["clusters"] = self.modalities.known.m
                 result["seconds"] = round(time.monotonic() - started, 1)
                 self._write(str(winner), result, directory, tracker)
                 return result
@@ -223,4 +225,5 @@ def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:
     directory = RunDirectory.open(path)
     if (directory.path / "result.json").exists():
         raise UserError(f"{directory.path} has come to its end; there is nothing to go on with")
-    return directory, directory.config()
+    # Resumed from anywhere: features are kept beside the run.
+    return directory, directory.config().model_copy(update={"runs_dir": directory.path.parent})

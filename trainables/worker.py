@@ -15,6 +15,9 @@ from trainables.batches import EpochOrder
 from trainables.batches.sampling import Indices
 from trainables.training import train
 
+#: Times that an epoch's order is asked for: nodes may die one after the other.
+_ATTEMPTS = 5
+
 
 def train_worker(config: dict[str, Any]) -> None:
     """Trains with this worker's share of every batch.
@@ -50,9 +53,12 @@ def orders_of(service: Any) -> EpochOrder:
 
 
 def _order_of(service: Any, epoch: int) -> Indices:
-    while True:
+    for attempt in range(_ATTEMPTS):
         try:
             order: Indices = ray.get(ray.get(service.epoch_order.remote(epoch))[0])
         except ray.exceptions.ObjectLostError:  # with the actor's node; the actor itself comes back
-            continue
-        return order
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            break
+    return order

@@ -16,7 +16,7 @@ from adaptive_ray.clusters.embedding import Report, embed, sample_of
 from adaptive_ray.clusters.encoders import open_encoder
 from adaptive_ray.clusters.service import start_service
 from adaptive_ray.clusters.settings import ClusterSettings
-from adaptive_ray.clusters.stored import clustering_of, stored_clustering
+from adaptive_ray.clusters.stored import clustering_file, clustering_of, stored_clustering
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.errors import UserError
 from trainables.batches import ImageFiles
@@ -86,8 +86,9 @@ class Modalities:
 
     def service(self, order: str) -> Any:
         """The actor that answers for them; see ``ClusterService``. Ray must be initialised."""
+        file = clustering_file(self.folder, self.settings.method, self.settings.m, self.seed)
         return start_service(
-            f"clusters-{self.folder.name[:16]}",
+            f"{file.stem}-{order}-{self.folder.name}",
             folder=str(self.folder),
             encoder=self.settings.encoder,
             method=self.settings.method,

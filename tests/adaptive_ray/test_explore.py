@@ -43,7 +43,7 @@ def test_candidates_from_clusters_take_turns_in_one_run_with_stratified_batches(
     assert all(set(swap["rates"]) == {"32", "64"} for swap in swaps[2:])
     assert "batch size 32 is swapped for 64: turn 2 of the first 4" in said
     result = directory.read_json("result.json")
-    assert (result["winner"], result["samples_explored"]) == ("32", 0)
+    assert (result["winner"], result["samples_explored"], result["clusters"]) == ("32", 0, 8)
     assert "What was forecast, what came, and what was done" in (directory.path / "report.html").read_text()
 
 

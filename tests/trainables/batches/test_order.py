@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,21 +14,23 @@ seeds = st.integers(0, 2**32)
 batches = st.lists(st.integers(1, 60), min_size=1, max_size=20)
 
 
+@pytest.mark.parametrize("stratified", [False, True])
 @given(
     lengths,
     seeds,
     st.lists(st.tuples(st.integers(1, 60), st.sampled_from([1, 2, 3, 4, 7]), st.booleans()), min_size=1, max_size=20),
 )
 def test_every_epoch_has_each_index_once_whatever_happens(
-    length: int, seed: int, schedule: list[tuple[int, int, bool]]
+    stratified: bool, length: int, seed: int, schedule: list[tuple[int, int, bool]]
 ) -> None:
     """Whatever the batch sizes, the numbers of workers that share them, and the interruptions."""
+    order = partial(stratified_order, np.arange(length) % 3, seed) if stratified else None
     streams: list[SampleStream] = []
     taken: list[int] = []
     seen = 0
     for batch, workers, interrupted in schedule:
         if interrupted or len(streams) != workers:  # all that survives is the number of images seen
-            streams = [SampleStream(length, seed) for _ in range(workers)]
+            streams = [SampleStream(length, seed, order) for _ in range(workers)]
         parts = [stream.take(seen, batch)[share(batch, worker, workers)] for worker, stream in enumerate(streams)]
         assert sum(map(len, parts)) == batch
         assert all(part.dtype == np.int64 for part in parts)
