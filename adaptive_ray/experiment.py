@@ -19,6 +19,7 @@ from adaptive_ray.progress import Progress
 from adaptive_ray.ray_cluster import Layout, cluster, cluster_address, local_resources
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.trials import Trials
+from trainables.batches.sampling import repeats
 from trainables.simclr import build_encoder
 
 if TYPE_CHECKING:
@@ -163,6 +164,8 @@ class Experiment:
         self._settle(found.m)
         sizes = ", ".join(candidate.key for candidate in self.config.choices)
         progress.phase(f"{found.m} clusters ({found.method}); batch sizes: {sizes}")
+        if self.config.sampling == "balanced" and (most := repeats(found.sizes).max()) > 1:
+            progress.phase(f"balanced batches repeat images of small clusters, up to {most:.1f} times an epoch")
         service = self.modalities.service(self.config.sampling) if self.config.sampling != "shuffle" else None
         if not (directory.path / "clusters.html").exists():
             from adaptive_ray.clusters.page import summary_of, write_page
