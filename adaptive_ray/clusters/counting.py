@@ -21,7 +21,7 @@ _DIMENSIONS = 128
 _MOST = 300
 #: Cells by which the rest of the data joins the clusters.
 _CELLS = 1_000
-#: Halves of the sample that are clustered again to see whether the same comes out.
+#: Resamples of 80 % that are clustered again to see whether the same comes out.
 _RESAMPLES = 3
 
 
@@ -128,7 +128,7 @@ def _found(points: Points, method: Method, name: str, seed: int, m: int | None, 
     if m is not None:
         found = found._replace(method="fixed", scores={})
     clusters = len(np.unique(found.labels))
-    again = METHODS["graph" if found.method == "fixed" else found.method]
+    again = method if m is not None else METHODS[found.method]
     if found.method != "hdbscan":
         again = partial(again, m=clusters)
     return found, _stability(points, found.labels, again, seed, limit) if clusters > 1 else 1.0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptive_ray.clusters.cells import Labels, Points, k_means
+from adaptive_ray.clusters.cells import Labels, Points, k_means, means, nearest
 from adaptive_ray.clusters.graph import CELLS, communities, neighbour_graph
 
 #: Points that are searched for a number, where that takes more than linear time.
@@ -191,8 +191,6 @@ def _search(score: Callable[[int], float], limit: int) -> dict[int, float]:
 
 
 def _without_noise(points: Points, labels: Labels) -> Labels:
-    from adaptive_ray.clusters.cells import means, nearest
-
     kept = labels >= 0
     centres = means(points[kept], labels[kept], int(labels.max()) + 1)
     return np.where(kept, labels, nearest(points, centres))
