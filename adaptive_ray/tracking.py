@@ -99,7 +99,7 @@ class Tracker:
     def _create_runs(self, config: ExperimentConfig, name: str) -> dict[str, Any]:
         tags = _SOURCE | {"adaptive_ray": "experiment"}
         parent = self._client.create_run(self.experiment_id, run_name=name, tags=tags)
-        settings = _flatten(config.model_dump(mode="json", exclude={"tracking"}))
+        settings = _flatten(config.model_dump(mode="json", exclude={"tracking"}, exclude_none=True))
         self._client.log_batch(parent.info.run_id, params=[Param(key, str(value)[:500]) for key, value in settings])
         children = {}
         for candidate in config.choices:

@@ -82,13 +82,16 @@ def track(tracker: Tracker, directory: RunDirectory) -> None:
     tracker.artifacts(directory, ["config.yaml", "result.json"])
 
 
+def children_of(tracker: Tracker) -> list[Run]:
+    """The candidates' runs, as another client finds them."""
+    runs = MlflowClient(tracking_uri=tracker.uri).search_runs([tracker.experiment_id])
+    return [run for run in runs if run.data.tags.get(MLFLOW_PARENT_RUN_ID) == tracker.run_id]
+
+
 def runs_of(tracker: Tracker) -> tuple[Run, dict[str, Run]]:
-    """The parent run, and the candidates' by batch size, as another client finds them."""
-    client = MlflowClient(tracking_uri=tracker.uri)
-    runs = client.search_runs([tracker.experiment_id])
-    parent = client.get_run(tracker.run_id)
-    children = [run for run in runs if run.data.tags.get(MLFLOW_PARENT_RUN_ID) == tracker.run_id]
-    return parent, {run.data.params["batch_size"]: run for run in children}
+    """The parent run, and the candidates' by batch size."""
+    parent = MlflowClient(tracking_uri=tracker.uri).get_run(tracker.run_id)
+    return parent, {run.data.params["batch_size"]: run for run in children_of(tracker)}
 
 
 def curve(tracker: Tracker, run: Run, metric: str) -> list[tuple[int, float]]:
@@ -137,8 +140,7 @@ class TestDatabase:
         directory = RunDirectory.create(config, "first")
         tracker = Tracker(config, directory)
         tracker.report("64x4", report(64, 256, accumulation=4))
-        client = MlflowClient(tracking_uri=tracker.uri)
-        children = [run for run in client.search_runs([tracker.experiment_id]) if "batch_size" in run.data.params]
+        children = children_of(tracker)
         assert {run.info.run_name: run.data.params["accumulation"] for run in children} == {
             "first/64": "1",
             "first/64x4": "4",
