@@ -2,148 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from adaptive_ray.clusters.settings import AlphaM, BatchFromClusters, CandidatesFromClusters, ClusterSettings
 from adaptive_ray.datasets import DatasetSettings
 from adaptive_ray.errors import UserError
 from adaptive_ray.explain import explain
-from schedulers import PREDICTORS, Candidate
-from schedulers.race import DROP_BELOW
+from adaptive_ray.settings import (
+    Amount,
+    CandidateEntry,
+    RaceSettings,
+    Settings,
+    StretchSettings,
+    SwapSettings,
+    TrackingSettings,
+    TrialSettings,
+)
+from schedulers import Candidate
 from trainables.settings import SimCLRSettings
-from trainables.swapping import SurpriseSettings
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Amount(_Settings):
-    """A number of samples (images, not views), given as such or in epochs of the training images."""
-
-    samples: int | None = Field(None, ge=1, description="images")
-    epochs: float | None = Field(None, gt=0, description="passes over the training images")
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> Self:
-        if (self.samples is None) == (self.epochs is None):
-            raise ValueError("give either samples or epochs")
-        return self
-
-    def of(self, images: int) -> int:
-        """The number of samples, with ``images`` in an epoch."""
-        return self.samples if self.samples is not None else math.ceil((self.epochs or 0) * images)
-
-
-def _read_candidate(entry: Any) -> Any:
-    """A batch size alone is a candidate without accumulation."""
-    return entry if isinstance(entry, Mapping | Candidate) else Candidate(entry)
-
-
-def _write_candidate(candidate: Candidate) -> Any:
-    return candidate.batch_size if candidate.accumulation == 1 else dataclasses.asdict(candidate)
-
-
-#: In YAML: 128, or {batch_size: 128, accumulation: 4}.
-_Candidate = Annotated[Candidate, BeforeValidator(_read_candidate), PlainSerializer(_write_candidate)]
-
-
-class Points(_Settings):
-    """Where the winner's stretch is interrupted for another race."""
-
-    at: list[float] = Field(min_length=1, description="shares of the budget, rising")
-
-
-class RaceSettings(_Settings):
-    """How long candidates train side by side, and how one of them is chosen."""
-
-    window: Amount = Field(default_factory=lambda: Amount(epochs=10), description="what each candidate may spend")
-    evaluations: int = Field(12, ge=4, le=1000, description="reports of each candidate within the window")
-    drop_below: float = Field(DROP_BELOW, ge=0, lt=1, description="one less probable than this to win is dropped")
-    predictor: str = Field("joint", description="extrapolates the loss curves: joint, per_curve or last_value")
-
-    rerace: Literal["never", "on_surprise"] | Points = Field(
-        "never", description="another race from the winner's weights: when it disappoints (see swap), or at: [0.1, 0.3]"
-    )
-
-    @field_validator("predictor")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in PREDICTORS:
-            raise ValueError(f"use one of {', '.join(PREDICTORS)}")
-        return name
-
-
-class TrialSettings(_Settings):
-    """The workers of one candidate during the race."""
-
-    workers: int = Field(1, ge=1, description="Ray Train workers of each candidate; they share every batch")
-    cpus: float = Field(1, gt=0, description="CPU cores of a worker; less when a race needs more than there are")
-    gpu: Literal["auto"] | bool = Field("auto", description="one GPU a worker; auto: if the cluster has any")
-
-
-class StretchSettings(_Settings):
-    """The winner's way from the end of the race to the end of the budget."""
-
-    workers: Literal["auto"] | int = Field("auto", description="Ray Train workers; auto: all that the cluster has")
-
-    @field_validator("workers")
-    @classmethod
-    def _positive(cls, workers: str | int) -> str | int:
-        if isinstance(workers, int) and workers < 1:
-            raise ValueError("at least 1, or auto")
-        return workers
-
-
-class SwapSettings(SurpriseSettings):
-    """How much a winner must disappoint, and whether it may then change to another candidate within its run."""
-
-    enabled: bool = Field(False, description="whether to swap at all")
-
-
-class TrackingSettings(_Settings):
-    """Where MLflow keeps the experiment."""
-
-    enabled: bool = Field(True, description="whether to log to MLflow at all")
-    uri: str | None = Field(None, description="tracking server; null: MLFLOW_TRACKING_URI, else mlflow.db in runs_dir")
-
-    @field_validator("uri")
-    @classmethod
-    def _without_password(cls, uri: str | None) -> str | None:
-        if uri and "@" in uri.partition("://")[2].partition("/")[0]:
-            raise PydanticCustomError(
-                "password", "a configuration holds no password; put the address into MLFLOW_TRACKING_URI instead"
-            )
-        return uri
-
-    experiment: str = Field("adaptive_ray", min_length=1, description="name of the MLflow experiment")
-
-
-class ExperimentConfig(_Settings):
+class ExperimentConfig(Settings):
     """Everything about one run."""
 
     name: str | None = Field(None, pattern=r"^[\w.-]+$", description="of the run; null: time and data set")
     runs_dir: Path = Field(Path("runs"), description="results stand in runs_dir/name; all nodes must reach it")
     seed: int = Field(0, ge=0, description="fixes data splits, initialisation, order and augmentation")
     dataset: DatasetSettings = Field(description="images")
-    candidates: list[_Candidate] | CandidatesFromClusters | None = Field(
+    candidates: list[CandidateEntry] | CandidatesFromClusters | None = Field(
         None,
         description="what to choose from: batch sizes (images over all workers), or batch_size with accumulation; "
         "from_clusters: about alpha * M",

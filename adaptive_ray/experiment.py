@@ -167,15 +167,9 @@ class Experiment:
         if self.config.sampling == "balanced" and (most := repeats(found.sizes).max()) > 1:
             progress.phase(f"balanced batches repeat images of small clusters, up to {most:.1f} times an epoch")
         service = self.modalities.service(self.config.sampling) if self.config.sampling != "shuffle" else None
-        if not (directory.path / "clusters.html").exists():
-            from adaptive_ray.clusters.page import summary_of, write_page
-
-            summary = summary_of(found, self.config.clusters.encoder, alpha)
-            directory.write_json("clusters.json", summary)
-            images = self.data.training.images
-            write_page(
-                directory.path / "clusters.html", self.data.name, images, self.modalities.features(), found, summary
-            )
+        page = directory.path / "clusters.html"
+        if not page.exists():
+            directory.write_json("clusters.json", self.modalities.present(page, self.data.name, alpha))
         return service
 
     def _open_tracker(self, directory: RunDirectory) -> Any:

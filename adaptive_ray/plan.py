@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from adaptive_ray.config import Amount, ExperimentConfig, Points
+from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.errors import UserError
+from adaptive_ray.settings import Amount, Points
 from schedulers import Candidate
 from schedulers.race import MIN_REPORTS
 from schedulers.rerace import Rerace, ReracePlan

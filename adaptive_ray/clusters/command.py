@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from adaptive_ray.clusters.modalities import Modalities
-from adaptive_ray.clusters.page import summary_of, write_page
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import load_dataset
 from adaptive_ray.progress import Progress
@@ -43,10 +42,9 @@ def count(config: ExperimentConfig, address: str | None, console: Console, page:
             with cluster(address):
                 modalities.embed(progress.embedded)
         progress.phase(f"counting the clusters of {len(data.training.images):,} images")
-        found = modalities.clustering()
+        modalities.clustering()
         progress.phase("drawing them")
-        summary = summary_of(found, config.clusters.encoder, config.alpha_m)
-        write_page(page, data.name, data.training.images, modalities.features(), found, summary)
+        summary = modalities.present(page, data.name, config.alpha_m)
     _show(console, config, summary, page)
     return summary
 

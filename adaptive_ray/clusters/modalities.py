@@ -15,7 +15,7 @@ from adaptive_ray.clusters.counting import Clustering
 from adaptive_ray.clusters.embedding import Report, embed, sample_of
 from adaptive_ray.clusters.encoders import open_encoder
 from adaptive_ray.clusters.service import start_service
-from adaptive_ray.clusters.settings import ClusterSettings
+from adaptive_ray.clusters.settings import AlphaM, ClusterSettings
 from adaptive_ray.clusters.stored import clustering_file, clustering_of, stored_clustering
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.errors import UserError
@@ -83,6 +83,19 @@ class Modalities:
         except ValueError as error:
             raise UserError(f"clusters: {error}") from None
         return self.known
+
+    def present(self, page: Path, name: str, alpha: AlphaM) -> dict[str, Any]:
+        """Writes the page about the clusters that have been counted in the data set ``name``, and returns its numbers.
+
+        Returns:
+            See ``summary_of``.
+        """
+        from adaptive_ray.clusters.page import summary_of, write_page  # matplotlib: not before it is needed
+
+        assert self.known is not None, "clusters are presented after they were counted"
+        summary = summary_of(self.known, self.settings.encoder, alpha)
+        write_page(page, name, self._images, self.features(), self.known, summary)
+        return summary
 
     def service(self, order: str) -> Any:
         """The actor that answers for them; see ``ClusterService``. Ray must be initialised."""

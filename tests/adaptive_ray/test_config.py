@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adaptive_ray.config import Amount, dump_config, load_config, parse_config
+from adaptive_ray.config import dump_config, load_config, parse_config
 from adaptive_ray.errors import UserError
+from adaptive_ray.settings import Amount
 from schedulers import Candidate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

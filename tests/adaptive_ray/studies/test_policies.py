@@ -5,7 +5,7 @@ import inspect
 import pytest
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, MedianStoppingRule
 
-from adaptive_ray.config import RaceSettings
+from adaptive_ray.settings import RaceSettings
 from adaptive_ray.studies.playback import METRIC, TIME, Playback
 from adaptive_ray.studies.policies import POLICIES
 from schedulers import Race
