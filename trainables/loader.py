@@ -42,18 +42,29 @@ class Loader:
         rows = [share(batch_size, worker, self.workers) for worker in range(self.workers)]
         return [part.stop - part.start for part in rows]
 
-    def batch(self, position: int, batch_size: int, parts: int) -> list[Callable[[], Tensor]]:
+    def indices(self, position: int, batch_size: int) -> Indices:
+        """This worker's share of the batch of the images from ``position`` (samples seen) on."""
+        return self.stream.take(position, batch_size)[share(batch_size, self.worker, self.workers)]
+
+    def batch(
+        self, position: int, batch_size: int, parts: int, *, since: int | None = None
+    ) -> list[Callable[[], Tensor]]:
         """This worker's share of the batch of the images from ``position`` (samples seen) on, cut into ``parts``.
+
+        Args:
+            position: Of the batch.
+            batch_size: Images over all workers.
+            parts: To cut the share into.
+            since: Position of an earlier batch of this size; those from there on may still be called. None: this one.
 
         Returns:
             What makes the views of each part, [2m, C, H, W] in channels-last order, the first views of its m images
             before the second ones. Each may be called as often as needed before the next batch is asked for.
         """
         rows = share(batch_size, self.worker, self.workers)
-        indices = self.stream.take(position, batch_size)[rows]
-        self.feed.prefetch(
-            self.stream.take(position + number * batch_size, batch_size)[rows] for number in range(1 + _BATCHES_AHEAD)
-        )
+        indices = self.indices(position, batch_size)
+        kept = range(position if since is None else since, position + (1 + _BATCHES_AHEAD) * batch_size, batch_size)
+        self.feed.prefetch(self.indices(start, batch_size) for start in kept)
         # Drawn for the global batch, from nothing but the seed and the position: the same on any number of workers.
         seed = int(np.random.SeedSequence((self._seed, position)).generate_state(1, np.uint64)[0] >> 1)
         shape = (self.augment.size, self.augment.size)

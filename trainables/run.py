@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from schedulers import Candidate
+from trainables.batches import InformedUpdates, Update, batch_score
 from trainables.devices import computes_in_bfloat16, data_parallel
 from trainables.evaluation.reference import ReferenceSet
 from trainables.loader import Loader
@@ -26,6 +27,7 @@ from trainables.simclr.gradcache import cached_backward
 from trainables.simclr.losses import chance_level, loss_named
 from trainables.simclr.optim import build_optimizer, correct_momentum, set_progress
 from trainables.swapping import Swapping, agreed
+from trainables.weights import SampleWeights, on_device
 
 #: The file in a checkpoint's directory.
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -68,30 +70,44 @@ class Run:
         self.reference = ReferenceSet(
             data.reference, self.loader.augment, temperature=settings.temperature, seed=settings.seed, device=device
         )
+        self.weights = SampleWeights(settings.sample_weights, data, device)
+        self.informed: InformedUpdates | None = None
+        if settings.information is not None:
+            score = batch_score(settings.information.score, data.strata, data.features, settings.seed)
+            self.informed = InformedUpdates(settings.information, self.loader.stream, score, settings.budget)
+            for candidate in settings.candidates:
+                self.informed.alpha(candidate.batch_size)  # what it cannot be is said before work starts
         self.swapping: Swapping | None = None
         if settings.swap is not None:
             epoch = len(data.images)
             self.swapping = Swapping(settings.swap, settings.candidate, budget=settings.budget, epoch=epoch)
         self.samples, self.seconds = 0, 0.0
         self._since_report = (0, 0.0)  # samples and seconds at the last report
+        self._loss = partial(loss_named(settings.loss), temperature=settings.temperature)
+        self._images_per_update = settings.candidate.images_per_update  # that momentum was gathered with
         self._make_batches_of(settings.candidate)
 
     def _make_batches_of(self, candidate: Candidate) -> None:
         self.candidate = candidate
         self._shares = self.loader.shares(candidate.batch_size)
-        self.loss = partial(loss_named(self.settings.loss), temperature=self.settings.temperature, shares=self._shares)
 
     def swap_to(self, candidate: Candidate) -> None:
         """Makes the batches of the coming steps as ``candidate`` says; all workers must do so at the same step."""
-        before, now = self.candidate.images_per_update, candidate.images_per_update
-        correct_momentum(self.optimizer, self.settings.optimizer, before, now)
+        if self.informed is None:
+            self._bring_momentum_to(candidate.images_per_update)
         self._make_batches_of(candidate)
+
+    def _bring_momentum_to(self, images: int) -> None:
+        if images != self._images_per_update:
+            correct_momentum(self.optimizer, self.settings.optimizer, self._images_per_update, images)
+            self._images_per_update = images
 
     def train_until(self, samples: int) -> None:
         """Steps until ``samples`` have been seen; the last step may overshoot by less than an update's images."""
         self._since_report = (self.samples, self.seconds)
         started, waited = time.perf_counter(), self.loader.feed.waited
         losses = []
+        self._taken: list[Update] = []
         while self.samples < samples:
             losses.append(self._step())
         self._mean_loss = float(torch.stack(losses).mean())  # the one read from the device
@@ -100,42 +116,67 @@ class Run:
         self._data_wait = (self.loader.feed.waited - waited) / seconds
 
     def _step(self) -> Tensor:
-        """One update: the mean gradient of the candidate's batches. Returns their mean loss."""
-        size, batches = self.candidate.batch_size, self.candidate.accumulation
-        images = self.candidate.images_per_update
+        """One update: the weighted mean gradient of its batches. Returns their weighted mean loss."""
+        update = self._next_update()
+        size = self.candidate.batch_size
+        images = len(update.weights) * size
+        self._bring_momentum_to(images)
         progress = min((self.samples + images / 2) / self.settings.budget, 1.0)  # the middle of the step, for all sizes
         self.learning_rate = set_progress(self.optimizer, self.settings.optimizer, progress, images)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = -(-max(self._shares) // self.micro_batch)  # equally many on all workers
         losses = []
-        for number in range(batches):
-            views = self.loader.batch(self.samples + number * size, size, parts)
-            waits = isinstance(self.parallel, DistributedDataParallel) and number < batches - 1
+        for number, group in enumerate(update.groups):
+            waits = isinstance(self.parallel, DistributedDataParallel) and number < len(update.groups) - 1
             # Gradients travel once, with the last batch.
             with self.parallel.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                losses.append(self._backward(views))
+                losses.append(self._backward(group, update, progress))
         self.optimizer.step()
         self.samples += images
         self.average.update(self.model, images, self.samples)
+        self._taken.append(update)
         return torch.stack(losses).sum()
 
-    def _backward(self, views: list[Callable[[], Tensor]]) -> Tensor:
-        """Adds a batch's share of the update's gradient. Returns its share of the loss."""
+    def _next_update(self) -> Update:
+        if self.informed is None:
+            return Update.of_equals(self.candidate.accumulation)
+        return self.informed.at(self.samples, self.candidate.batch_size)
+
+    def _backward(self, group: range, update: Update, progress: float) -> Tensor:
+        """Adds to the update's gradient the share of those of its batches that are each other's negatives.
+
+        Returns:
+            Their share of the loss.
+        """
+        size, own = self.candidate.batch_size, self._shares[self.loader.worker]
+        positions = [self.samples + number * size for number in group]
+        parts = -(-max(self._shares) // self.micro_batch)  # equally many on all workers
+        views = [view for at in positions for view in self.loader.batch(at, size, parts, since=positions[0])]
+        shares = [len(group) * share for share in self._shares]
+        indices = np.concatenate([self.loader.indices(at, size) for at in positions])
+        scores = None
+        if len(group) > 1:  # one loss over batches that count unequally
+            scores = on_device(np.repeat(update.weights[group], own), self.device)
+
+        def loss(z_a: Tensor, z_b: Tensor) -> Tensor:
+            weights = self.weights(z_a, z_b, indices, progress, shares)
+            if scores is not None:
+                weights = scores if weights is None else weights * scores
+            return self._loss(z_a, z_b, weights=weights, shares=shares) * float(update.weights[group].sum())
+
         if len(views) > 1:
-            return cached_backward(self.parallel, views, self._share_of_loss, self.autocast)
+            return cached_backward(self.parallel, views, loss, self.autocast)
         with self.autocast:
             z_a, z_b = self.parallel(views[0]()).chunk(2)
-        loss = self._share_of_loss(z_a, z_b)
-        loss.backward()
-        return loss.detach()
-
-    def _share_of_loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        return self.loss(z_a, z_b) / self.candidate.accumulation
+        value = loss(z_a, z_b)
+        value.backward()
+        return value.detach()
 
     def evaluate(self) -> dict[str, Any]:
         """The metrics of a report. Losses are in nats, throughput in images (not views) over all workers."""
         samples, seconds = self._since_report
-        chance = chance_level(self.settings.loss, self.candidate.batch_size)
+        batches = [len(update.weights) for update in self._taken]
+        negatives = [len(group) * self.candidate.batch_size for update in self._taken for group in update.groups]
+        chance = float(np.mean([chance_level(self.settings.loss, images) for images in negatives]))
         return {
             "samples_seen": self.samples,
             "seconds": self.seconds,
@@ -149,8 +190,23 @@ class Run:
             "train_loss_above_chance": self._mean_loss - chance,
             "images_per_second": (self.samples - samples) / max(self.seconds - seconds, 1e-9),
             "data_wait": self._data_wait,  # share of this worker's time
+            "images_per_update": self.candidate.batch_size * float(np.mean(batches)),
+            **self._methods(batches),
             **self.reference.measure(self.average.model),
         }
+
+    def _methods(self, batches: list[int]) -> dict[str, Any]:
+        """What accumulating until informed and weighing samples came to since the last report."""
+        metrics: dict[str, Any] = {}
+        if self.informed is not None:
+            scores = np.concatenate([update.scores for update in self._taken])
+            metrics = {
+                "batches_per_update": float(np.mean(batches)),
+                "information": float(scores.mean()),
+                "least_information": float(scores.min()),
+            }
+        extremes = self.weights.extremes()
+        return metrics if extremes is None else {**metrics, "weighted": extremes}
 
     def choose(self, metrics: dict[str, Any]) -> None:
         """Lets the policy, if there is one, choose what the coming steps train with. All workers call it together.
@@ -182,6 +238,7 @@ class Run:
             "workers": self.loader.workers,
             "micro_batch": self.micro_batch,
             "samples_seen": self.samples,
+            "images_per_update": self._images_per_update,
             "seconds": self.seconds,
             "swapping": self.swapping.state() if self.swapping is not None else None,
         }
@@ -201,6 +258,7 @@ class Run:
         self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.samples, self.seconds = state["samples_seen"], state["seconds"]
+        self._images_per_update = state["images_per_update"]
         now, before = (self._largest, self.loader.workers), (state["largest_batch_size"], state["workers"])
         if now == before:  # more memory than then changes nothing: batch statistics depend on the micro-batch
             self.micro_batch = min(self.micro_batch, state["micro_batch"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schedulers import Candidate
-from trainables.batches import EpochOrder, ImageFiles
+from trainables.batches import EpochOrder, ImageFiles, InformationSettings, WeightSettings
 from trainables.simclr.augment import AugmentSettings
 from trainables.simclr.encoder import EncoderSettings
 from trainables.simclr.losses import loss_named
@@ -54,12 +55,24 @@ class TrainSettings(SimCLRSettings):
     evaluate_every: int = Field(ge=1, description="samples between two reports")
     seed: int = Field(0, ge=0, description="of initialisation, order and augmentation")
     swap: SwapSettings | None = Field(None, description="changes batch_size and accumulation on the way; null: never")
+    information: InformationSettings | None = Field(
+        None, description="how many batches make an update, where their information decides it; null: accumulation"
+    )
+    sample_weights: WeightSettings = Field(
+        default_factory=WeightSettings, description="how much an image counts in the loss"
+    )
 
     @model_validator(mode="after")
     def _among_its_own(self) -> Self:
         if self.swap is not None and self.candidate not in self.swap.candidates:
             known = ", ".join(candidate.key for candidate in self.swap.candidates)
             raise ValueError(f"a run that starts with {self.candidate.key} must have it in swap.candidates ({known})")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_accumulate(self) -> Self:
+        if self.information is not None:
+            check_accumulation(self.information, self.candidates)
         return self
 
     @property
@@ -73,13 +86,37 @@ class TrainSettings(SimCLRSettings):
         return self.swap.candidates if self.swap is not None else (self.candidate,)
 
 
+def check_accumulation(information: InformationSettings, candidates: Iterable[Candidate]) -> None:
+    """Whether candidates can leave it to their batches' information when they make an update.
+
+    Raises:
+        ValueError: One of them fixes a number itself, or ``alpha: auto`` cannot have its images.
+    """
+    for candidate in candidates:
+        if candidate.accumulation > 1:
+            raise ValueError(
+                f"{candidate.key} fixes {candidate.accumulation} batches for an update, which accumulation until "
+                f"information decides; leave one out"
+            )
+        information.check(candidate.batch_size)
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """Images to train on (in memory or on disk), held-out ones for the reference loss: uint8 [n, C, H, W], square.
+    """Images to train on (in memory or on disk), and held-out ones for the reference loss: uint8 [n, C, H, W], square.
 
-    ``epoch_order`` gives each epoch's order, such as ``partial(stratified_order, strata, seed)``; None: shuffled.
+    Args:
+        images: To train on.
+        reference: Held out.
+        epoch_order: Each epoch's order, such as ``partial(stratified_order, strata, seed)``; None: shuffled.
+        strata: Each image's cluster, whole numbers [n]; for the score ``histogram`` and for weights by ``strata``.
+        features: What a pretrained network sees in each image, float [n, d], d small; for other scores.
+        centrality: Percentile of each image's distance to its cluster's centre [n]; for static weights.
     """
 
     images: NDArray[np.uint8] | ImageFiles
     reference: NDArray[np.uint8]
     epoch_order: EpochOrder | None = None
+    strata: NDArray[np.int64] | None = None
+    features: NDArray[np.float32] | None = None
+    centrality: NDArray[np.float32] | None = None

@@ -2,17 +2,29 @@
 
 from trainables.batches.feed import Feed
 from trainables.batches.files import ImageFiles
+from trainables.batches.information import InformationAccumulator, InformationSettings, InformedUpdates, Update
 from trainables.batches.order import EpochOrder, SampleStream, share
 from trainables.batches.sampling import CLUSTER_ORDERS, balanced_order, clustered_order, stratified_order
+from trainables.batches.scores import BatchScore, batch_score
+from trainables.batches.weighting import WeightSettings, percentiles, sample_weights
 
 __all__ = [
     "CLUSTER_ORDERS",
+    "BatchScore",
     "EpochOrder",
     "Feed",
     "ImageFiles",
+    "InformationAccumulator",
+    "InformationSettings",
+    "InformedUpdates",
     "SampleStream",
+    "Update",
+    "WeightSettings",
     "balanced_order",
+    "batch_score",
     "clustered_order",
+    "percentiles",
+    "sample_weights",
     "share",
     "stratified_order",
 ]

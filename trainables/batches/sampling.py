@@ -32,7 +32,7 @@ def stratified_order(strata: ArrayLike, seed: int, epoch: int) -> Indices:
     Raises:
         ValueError: ``strata`` is not one-dimensional, is empty, or holds anything but whole numbers.
     """
-    cluster, sizes = _clusters(strata)
+    cluster, sizes = clusters_of(strata)
     generator = np.random.default_rng((seed, epoch))
     return _spread(_grouped(cluster, generator), sizes, generator)
 
@@ -44,7 +44,7 @@ def balanced_order(strata: ArrayLike, seed: int, epoch: int) -> Indices:
     and the next epoch goes on with those that have not come; a smaller one is repeated (``repeats``). Over the epochs a
     cluster's images come equally often, but for one. Arguments and errors: see ``stratified_order``.
     """
-    cluster, sizes = _clusters(strata)
+    cluster, sizes = clusters_of(strata)
     n, clusters = len(cluster), len(sizes)
     members = np.split(np.argsort(cluster, kind="stable"), np.cumsum(sizes)[:-1])
     slots = np.diff(np.arange(clusters + 1) * n // clusters)
@@ -58,7 +58,7 @@ def clustered_order(strata: ArrayLike, seed: int, epoch: int) -> Indices:
     Each cluster, shuffled, is cut into runs of 64 images, and the runs are shuffled. A batch of B holds about B / 64
     clusters and never two whole epochs' worth of one. Arguments and errors: see ``stratified_order``.
     """
-    cluster, sizes = _clusters(strata)
+    cluster, sizes = clusters_of(strata)
     generator = np.random.default_rng((seed, epoch))
     grouped = _grouped(cluster, generator)
     starts = _place_in_cluster(sizes) % RUN == 0
@@ -80,7 +80,7 @@ def repeats(sizes: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(counts.sum() / len(counts) / counts)
 
 
-def _clusters(strata: ArrayLike) -> tuple[Indices, Indices]:
+def clusters_of(strata: ArrayLike) -> tuple[Indices, Indices]:
     """Clusters numbered from 0 on [n], and their sizes [M]."""
     given = np.asarray(strata)
     if given.ndim != 1 or given.size == 0:

@@ -17,6 +17,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainables.simclr.gather import gather_rows
+
 #: Entries of the similarity matrix that are held at a time when no chunk is given.
 _TILE = 1 << 23
 
@@ -111,7 +113,7 @@ class _Contrast(torch.autograd.Function):
         decoupled: bool,
     ) -> Tensor:
         world = dist.get_world_size(group) if dist.is_initialized() else 1
-        columns, first = _gather(z, group, shares) if world > 1 else (z, 0)
+        columns, first = gather_rows(z, None if shares is None else [2 * share for share in shares], group)
         rows, total = len(z), len(columns)
         half = rows // 2
         anchor = torch.ones(rows, dtype=z.dtype, device=z.device) if weights is None else weights
@@ -155,18 +157,3 @@ class _Contrast(torch.autograd.Function):
             dist.all_reduce(by_columns, group=ctx.group)
         own = by_columns[ctx.first : ctx.first + len(by_rows)]
         return (by_rows * grad + own) * ctx.scale, *(None,) * 6
-
-
-def _gather(z: Tensor, group: dist.ProcessGroup | None, shares: Sequence[int] | None) -> tuple[Tensor, int]:
-    """All workers' rows [2B, d], and where this worker's begin; workers may hold unequal numbers of rows."""
-    world, rank = dist.get_world_size(group), dist.get_rank(group)
-    if shares is None:
-        counts = [torch.zeros(1, dtype=torch.long, device=z.device) for _ in range(world)]
-        dist.all_gather(counts, torch.tensor([len(z)], device=z.device), group=group)
-        sizes = torch.cat(counts).tolist()
-    else:
-        sizes = [2 * share for share in shares]
-    padded = F.pad(z, (0, 0, 0, max(sizes) - len(z)))
-    parts = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(parts, padded, group=group)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]), sum(sizes[:rank])
