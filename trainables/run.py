@@ -158,7 +158,7 @@ class Run:
             scores = on_device(np.repeat(update.weights[group], own), self.device)
 
         def loss(z_a: Tensor, z_b: Tensor) -> Tensor:
-            weights = self.weights(z_a, z_b, indices, progress, shares)
+            weights = self.weights(z_a, z_b, indices, progress, self._shares, len(group))
             if scores is not None:
                 weights = scores if weights is None else weights * scores
             return self._loss(z_a, z_b, weights=weights, shares=shares) * float(update.weights[group].sum())

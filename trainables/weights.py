@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.batches import WeightSettings, percentiles, sample_weights
+from trainables.batches import WeightSettings, percentiles
 from trainables.batches.sampling import Indices, clusters_of
+from trainables.batches.weighting import relative_weights
 from trainables.settings import TrainingData
 from trainables.simclr.gather import gather_rows
 
+#: Of an image's weight, where the mean is about 1.
+_LEAST = 1e-6
 #: Images of each kind that a report names.
 _NAMED = 6
 
@@ -55,39 +58,44 @@ class SampleWeights:
         self._last: tuple[Indices, Tensor] | None = None
 
     def __call__(
-        self, z_a: Tensor, z_b: Tensor, indices: Indices, progress: float, shares: Sequence[int]
+        self, z_a: Tensor, z_b: Tensor, indices: Indices, progress: float, shares: Sequence[int], batches: int = 1
     ) -> Tensor | None:
-        """Weights of this worker's images [b], or None where all count alike.
+        """Weights of this worker's images [b], up to a factor that all workers share; None where all count alike.
 
         Args:
             z_a: Projections of their first views [b, d].
             z_b: Of their second views.
             indices: Which images [b].
             progress: Share of the run that is done.
-            shares: Images of every worker.
+            shares: Images that every worker has of one batch.
+            batches: That are weighed as one; a worker has its share of the first, then of the next.
         """
         settings = self._settings
         if settings.mode == "none":
             return None
         rows = on_device(indices, self._device)
         known = self._centrality
-        rank = known[rows] if known is not None else self._within_batch(z_a, z_b, rows, shares)
-        weights: Tensor = sample_weights(rank, progress, settings.strength, settings.schedule)
+        rank = known[rows] if known is not None else self._within_batch(z_a, z_b, rows, shares, batches)
+        # Of the global batch's mean only the loss knows, and divides by it. None may be all that a batch has and 0.
+        weights = relative_weights(rank, progress, settings.strength, settings.schedule).clamp(min=_LEAST)
         self._last = (indices, weights)
         return weights
 
     @torch.no_grad()
-    def _within_batch(self, z_a: Tensor, z_b: Tensor, rows: Tensor, shares: Sequence[int]) -> Tensor:
-        """Percentiles of this worker's images within the global batch [b]."""
+    def _within_batch(self, z_a: Tensor, z_b: Tensor, rows: Tensor, shares: Sequence[int], batches: int) -> Tensor:
+        """Percentiles of this worker's images within the global batch, or within several as one [b]."""
         z = F.normalize(F.normalize(z_a.float(), dim=1) + F.normalize(z_b.float(), dim=1), dim=1)
         strata = None if self._strata is None else self._strata[rows]
         # In one message: whole numbers of clusters are exact in float32.
         message = z if strata is None else torch.cat([z, strata[:, None].float()], dim=1)
-        everyone, first = gather_rows(message, shares)
+        everyone, first = gather_rows(message, [batches * share for share in shares])
         own = slice(first, first + len(z))
-        if strata is None:
-            return percentiles(everyone, None, min(self._clusters, len(everyone)))[own]
-        return percentiles(everyone[:, :-1], everyone[:, -1].long(), self._clusters)[own]
+        if strata is not None:
+            return percentiles(everyone[:, :-1], everyone[:, -1].long(), self._clusters)[own]
+        # k-means begins at the first images: the same ones on any number of workers.
+        order = on_device(_in_order(shares, batches), self._device)
+        ranks = percentiles(everyone[order], None, min(self._clusters, len(everyone)))
+        return torch.empty_like(ranks).scatter_(0, order, ranks)[own]
 
     def extremes(self) -> dict[str, list[tuple[int, float]]] | None:
         """The most and the least weighted images of this worker's last batch, as (index, weight); None without weights.
@@ -102,6 +110,14 @@ class SampleWeights:
             "most": [(int(indices[i]), float(weights[i])) for i in order[:_NAMED]],
             "least": [(int(indices[i]), float(weights[i])) for i in order[::-1][:_NAMED]],
         }
+
+
+def _in_order(shares: Sequence[int], batches: int) -> NDArray[np.int64]:
+    """Where the images of the first batch stand, then those of the next, among all workers' rows [sum]."""
+    share = np.asarray(shares)
+    first = batches * (np.cumsum(share) - share)
+    rows = [first[worker] + batch * n + np.arange(n) for batch in range(batches) for worker, n in enumerate(share)]
+    return np.concatenate(rows)
 
 
 def on_device(values: NDArray[Any], device: torch.device) -> Tensor:

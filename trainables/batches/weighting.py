@@ -58,6 +58,15 @@ def sample_weights(percentile: Values, progress: float, strength: float, schedul
     Raises:
         ValueError: ``progress`` is not within 0 to 1; ``strength`` is negative, or above 1, where weights would be.
     """
+    weights = relative_weights(percentile, progress, strength, schedule)
+    mean = weights.mean()
+    if isinstance(weights, Tensor):
+        return torch.where(mean > 0, weights / mean, 1.0)  # all at 0: none is to be preferred
+    return weights / mean if mean > 0 else np.ones_like(weights)
+
+
+def relative_weights(percentile: Values, progress: float, strength: float, schedule: Schedule = "linear") -> Values:
+    """``sample_weights`` before they are divided by their mean: for a part of a batch, which does not know it."""
     if not 0 <= progress <= 1:
         raise ValueError(f"progress {progress} must be within 0 to 1")
     if not 0 <= strength <= 1:
@@ -67,13 +76,8 @@ def sample_weights(percentile: Values, progress: float, strength: float, schedul
         "cosine": math.cos(math.pi * progress),
         "step": float(np.sign(0.5 - progress)),
     }[schedule]
-    if isinstance(percentile, Tensor):
-        weights = 1 + strength * tilt * (1 - 2 * percentile)
-        mean = weights.mean()
-        return torch.where(mean > 0, weights / mean, 1.0)  # all at 0: none is to be preferred
-    weights = 1 + strength * tilt * (1 - 2 * np.asarray(percentile))
-    mean = weights.mean()
-    return weights / mean if mean > 0 else np.ones_like(weights)
+    q = percentile if isinstance(percentile, Tensor) else np.asarray(percentile)
+    return 1 + strength * tilt * (1 - 2 * q)
 
 
 def percentiles(embeddings: Tensor, strata: Tensor | None, clusters: int) -> Tensor:
@@ -87,7 +91,8 @@ def percentiles(embeddings: Tensor, strata: Tensor | None, clusters: int) -> Ten
         clusters: Their number.
 
     Returns:
-        Ranks by distance within the cluster, from 0 to 1 [b]; 0.5 for an image that is alone in its cluster.
+        Ranks by distance within the cluster, from 0 to 1 [b]; 0.5 in a cluster of one image, or of two, which are
+        equally far from their centre.
     """
     if strata is None:
         centres = embeddings[:clusters]
@@ -105,7 +110,7 @@ def percentiles(embeddings: Tensor, strata: Tensor | None, clusters: int) -> Ten
     sorted_strata = strata[order]
     place = torch.arange(len(order), device=order.device) - first[sorted_strata]
     others = counts[sorted_strata] - 1
-    ranks = torch.where(others > 0, place / others.clamp(min=1), 0.5).to(embeddings.dtype)
+    ranks = torch.where(others > 1, place / others.clamp(min=1), 0.5).to(embeddings.dtype)
     return torch.empty_like(ranks).scatter_(0, order, ranks)
 
 

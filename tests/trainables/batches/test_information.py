@@ -1,0 +1,207 @@
+"""When accumulated batches are enough for an update, which batches those are, and what they weigh."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from trainables.batches import InformationAccumulator, InformationSettings, InformedUpdates, SampleStream
+from trainables.batches.information import alpha_for
+from trainables.batches.scores import HistogramScore
+
+
+def settings(**chosen: Any) -> InformationSettings:
+    return InformationSettings.model_validate({"until": "information", "alpha": 2.0, **chosen})
+
+
+class TestAccumulator:
+    @pytest.mark.parametrize(
+        "scores", [[0.2, 0.25, 0.2, 0.35], [0.3, 0.35, 0.3]], ids=["after the fourth", "after the third"]
+    )
+    @pytest.mark.parametrize("alpha", [1.0, 3.0])
+    def test_updates_when_the_scores_reach_alpha(self, scores: list[float], alpha: float) -> None:
+        accumulator = InformationAccumulator(alpha)
+        for _ in range(2):  # and begins anew
+            told = [accumulator.add(alpha * score) for score in scores]
+            assert told == [False] * (len(scores) - 1) + [True]
+            np.testing.assert_allclose(accumulator.weights, np.array(scores) / sum(scores))
+            assert accumulator.weights.sum() == pytest.approx(1.0, abs=1e-12)
+
+    def test_without_tolerance_it_waits_for_all_of_alpha(self) -> None:
+        accumulator = InformationAccumulator(1.0, tolerance=0.0)
+        assert [accumulator.add(score) for score in (0.3, 0.35, 0.3, 0.05)] == [False, False, False, True]
+
+    def test_rounding_does_not_cost_a_batch(self) -> None:
+        accumulator = InformationAccumulator(1.0, tolerance=0.0)
+        assert [accumulator.add(0.1) for _ in range(10)] == [False] * 9 + [True]  # 0.1 ten times is 0.9999999999999999
+
+    def test_batches_that_tell_nothing_count_alike(self) -> None:
+        accumulator = InformationAccumulator(1.0)
+        assert not accumulator.weights.size
+        accumulator.add(0.0)
+        accumulator.add(0.0)
+        assert accumulator.weights.tolist() == [0.5, 0.5]
+
+    @given(st.floats(0.1, 5), st.lists(st.floats(0, 1), min_size=1, max_size=60))
+    def test_no_update_is_made_of_less_and_weights_sum_to_one(self, alpha: float, scores: list[float]) -> None:
+        accumulator, pending = InformationAccumulator(alpha), 0.0
+        for score in scores:
+            pending += score
+            updated = accumulator.add(score)
+            assert updated == (pending >= 0.95 * alpha) or math.isclose(pending, 0.95 * alpha, rel_tol=1e-6)
+            assert accumulator.weights.sum() == pytest.approx(1.0)
+            pending = 0.0 if updated else pending
+
+    @pytest.mark.parametrize("alpha", [0, -1, math.nan, math.inf])
+    def test_alpha_is_above_0(self, alpha: float) -> None:
+        with pytest.raises(ValueError, match="must be above 0"):
+            InformationAccumulator(alpha)
+
+    @pytest.mark.parametrize("tolerance", [-0.1, 1.0])
+    def test_a_tolerance_is_a_share(self, tolerance: float) -> None:
+        with pytest.raises(ValueError, match="at least 0 and below 1"):
+            InformationAccumulator(1.0, tolerance)
+
+    @pytest.mark.parametrize("score", [-0.1, math.nan, math.inf])
+    def test_a_score_is_a_number(self, score: float) -> None:
+        with pytest.raises(ValueError, match="not negative"):
+            InformationAccumulator(1.0).add(score)
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("chosen", "complaint"),
+        [
+            ({"alpha": 0}, "must be above 0"),
+            ({"alpha": -2}, "must be above 0"),
+            ({"alpha": 70}, "is never reached.*allow at least 67"),
+            ({"alpha": 3, "max_micro_batches": 2}, "is never reached.*allow at least 3"),
+            ({"alpha": "auto"}, "needs images_per_update"),
+            ({"alpha": 2, "images_per_update": 64}, "is for alpha: auto"),
+            ({"tolerance": 1}, "less than 1"),
+            ({"score": "fid"}, "histogram"),
+            ({"until": "bored"}, "information"),
+            ({"max_micro_batches": 0}, "greater than or equal to 1"),
+            ({"micro_batches": 3}, "not permitted"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, chosen: dict[str, Any], complaint: str) -> None:
+        with pytest.raises(ValidationError, match=complaint):
+            settings(**chosen)
+
+    def test_the_largest_alpha_that_can_be_reached(self) -> None:
+        assert settings(alpha=64 / 0.95).alpha == pytest.approx(67.37, abs=0.01)
+
+    @pytest.mark.parametrize(("batch_size", "fits"), [(16, True), (64, True), (65, False), (1, False)])
+    def test_images_per_update_must_be_possible(self, batch_size: int, *, fits: bool) -> None:
+        chosen = settings(alpha="auto", images_per_update=64, max_micro_batches=4)
+        if fits:
+            chosen.check(batch_size)
+        else:
+            with pytest.raises(ValueError, match="images_per_update = 64: up to 4 micro-batches"):
+                chosen.check(batch_size)
+
+
+#: 200 images, the first half of one cluster.
+STRATA = np.repeat([0, 1], 100)
+
+
+def updates(stream: SampleStream | None = None, budget: int = 10_000, **chosen: Any) -> InformedUpdates:
+    return InformedUpdates(settings(**chosen), stream or SampleStream(200, seed=0), HistogramScore(STRATA), budget)
+
+
+def sorted_stream() -> SampleStream:
+    """Cluster after cluster: a batch of 20 holds one cluster and scores 0.5, but for the one in the middle."""
+    return SampleStream(200, 0, lambda epoch: np.arange(200))
+
+
+class TestUpdates:
+    def test_the_weights_are_the_scores_share(self) -> None:
+        scored = HistogramScore(STRATA)
+        stream = SampleStream(200, seed=5)
+        update = updates(stream, alpha=3).at(40, 20)
+        told = [scored(stream.take(position, 20)) for position in range(40, 40 + 20 * len(update.scores), 20)]
+        assert update.scores.tolist() == told
+        np.testing.assert_allclose(update.weights, np.array(told) / sum(told))
+        assert sum(told) >= 0.95 * 3 > sum(told[:-1])
+        assert [list(group) for group in update.groups] == [[number] for number in range(len(told))]
+
+    def test_shared_negatives_make_one_group(self) -> None:
+        assert updates(alpha=3, negatives="shared").at(0, 20).groups == [range(4)]
+
+    def test_a_stall_is_bounded(self) -> None:
+        assert len(updates(sorted_stream(), alpha=4).at(0, 20).weights) == 8  # 0.5 each: 3.8 after eight
+        update = updates(sorted_stream(), alpha=4, max_micro_batches=5).at(0, 20)
+        np.testing.assert_allclose(update.weights, np.full(5, 0.2))
+
+    def test_a_remainder_is_carried_into_the_next_epoch(self) -> None:
+        assert len(updates(sorted_stream(), alpha=4).at(140, 20).weights) == 8
+
+    @pytest.mark.parametrize(("position", "count"), [(140, 3), (180, 1), (190, 1), (0, 8), (170, 2)])
+    def test_a_remainder_is_applied_at_the_epoch_s_end(self, position: int, count: int) -> None:
+        """A batch that the end falls into, or that ends there, is the last one."""
+        assert len(updates(sorted_stream(), alpha=4, remainder="apply").at(position, 20).weights) == count
+
+    def test_nothing_is_left_at_the_budget_s_end(self) -> None:
+        informed, position, seen = updates(sorted_stream(), budget=310, alpha=4), 0, []
+        while position < 310:
+            seen.append(len(informed.at(position, 20).weights))
+            position += 20 * seen[-1]
+        assert position == 320  # the last batch overshoots, as it does without information
+        assert seen == [8, 8]
+
+    @given(
+        st.integers(2, 60),
+        st.floats(0.2, 6),
+        st.sampled_from(["carry", "apply"]),
+        st.integers(0, 3),
+    )
+    def test_every_image_is_used_once_an_epoch(self, batch_size: int, alpha: float, remainder: str, seed: int) -> None:
+        stream = SampleStream(200, seed)
+        informed, position, used = updates(stream, alpha=alpha, remainder=remainder), 0, []
+        while position < 400:
+            count = len(informed.at(position, batch_size).weights)
+            assert count >= 1
+            used += stream.take(position, count * batch_size).tolist()
+            position += count * batch_size
+        assert sorted(used[:200]) == sorted(used[200:400]) == list(range(200))
+
+
+class TestAlpha:
+    @pytest.mark.parametrize(("images", "batch_size"), [(40, 20), (100, 20), (64, 8), (200, 50)])
+    def test_auto_gives_the_images_of_an_update(self, images: int, batch_size: int) -> None:
+        stream = SampleStream(200, seed=1)
+        informed, position, counts = updates(stream, alpha="auto", images_per_update=images), 0, []
+        while position < 4_000:
+            counts.append(len(informed.at(position, batch_size).weights))
+            position += counts[-1] * batch_size
+        assert batch_size * np.mean(counts) == pytest.approx(images, rel=0.1)
+
+    def test_equal_scores_leave_a_margin_on_both_sides(self) -> None:
+        alpha = alpha_for([0.8] * 30, wanted=3, tolerance=0.05, most=10)
+        assert 2.1 * 0.8 < 0.95 * alpha < 2.9 * 0.8
+
+    @given(st.lists(st.floats(0.05, 1), min_size=3, max_size=50), st.floats(1, 8))
+    def test_no_other_alpha_comes_much_nearer(self, scores: list[float], wanted: float) -> None:
+        endless = scores * math.ceil(8 * wanted / len(scores))
+
+        def mean(alpha: float) -> float:
+            accumulator, counted, told = InformationAccumulator(alpha), 0, False
+            for score in endless:
+                told = accumulator.add(score)
+                counted += told
+            return len(endless) / (counted + (not told))
+
+        found = abs(mean(alpha_for(scores, wanted, 0.05, 64)) - wanted)
+        others = min(abs(mean(alpha) - wanted) for alpha in np.linspace(0.05, 9, 60))
+        assert found <= others + 1e-3
+
+    def test_without_any_information_there_is_none(self) -> None:
+        with pytest.raises(ValueError, match="all scores are 0"):
+            alpha_for([0.0, 0.0], 2, 0.05, 8)
