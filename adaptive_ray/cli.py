@@ -84,10 +84,12 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     table = Table(title=f"{settings.dataset.name}: {p.epoch:,} training images, {channels} x {height} x {width}")
     for title in ("batch size", "steps in the race", "steps if it wins", "learning rate"):
         table.add_column(title, justify="right")
+    most = "at most " if settings.accumulation is not None else ""
     for candidate in p.candidates:
-        images = candidate.images_per_update
+        images = p.updates[candidate]
         rate = settings.simclr.optimizer.learning_rate_at(settings.simclr.optimizer.warmup, images)
-        table.add_row(candidate.key, f"{-(-p.window // images):,}", f"{p.steps(candidate):,}", f"{rate:.2g}")
+        steps = [f"{most}{count:,}" for count in (-(-p.window // images), p.steps(candidate))]
+        table.add_row(candidate.key, *steps, f"{rate:.2g}")
     console.print(table)
     sweep = len(p.candidates)
     explored = f"race: {p.window:,} samples each" if len(p.trials) > 1 else "one run"

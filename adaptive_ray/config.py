@@ -24,7 +24,9 @@ from adaptive_ray.settings import (
     TrialSettings,
 )
 from schedulers import Candidate
-from trainables.settings import SimCLRSettings
+from trainables.batches import InformationSettings, WeightSettings
+from trainables.batches.scores import OF_FEATURES
+from trainables.settings import SimCLRSettings, check_accumulation
 
 
 class ExperimentConfig(Settings):
@@ -46,6 +48,14 @@ class ExperimentConfig(Settings):
         "shuffle",
         description="batches of any images; with every cluster in its share; with equally much of every cluster, small "
         "ones repeated; or of few clusters, so that negatives are hard",
+    )
+    accumulation: InformationSettings | None = Field(
+        None,
+        description="micro-batches are accumulated until they hold enough of the data's distribution; null: as many as "
+        "a candidate says",
+    )
+    sample_weights: WeightSettings = Field(
+        default_factory=WeightSettings, description="central images count more early in a run, those at the edge late"
     )
     clusters: ClusterSettings = Field(default_factory=ClusterSettings, description="of the training images")
     budget: Amount = Field(description="the winner's whole run")
@@ -98,6 +108,15 @@ class ExperimentConfig(Settings):
             raise ValueError("race.rerace needs explore = 'race' and at least two candidates; leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _one_way_to_accumulate(self) -> Self:
+        if self.accumulation is not None and not self.sized_by_clusters:
+            try:
+                check_accumulation(self.accumulation, self.choices)
+            except ValueError as error:
+                raise ValueError(f"accumulation: {error}") from None
+        return self
+
     def _keys(self) -> list[str]:
         if isinstance(self.candidates, CandidatesFromClusters):
             return [f"{times:g} alpha M" for times in self.candidates.times]
@@ -119,7 +138,19 @@ class ExperimentConfig(Settings):
     @property
     def uses_clusters(self) -> bool:
         """Whether the training images must be clustered."""
-        return self.sized_by_clusters or self.sampling != "shuffle"
+        return self.sized_by_clusters or bool(self.known_of_images)
+
+    @property
+    def known_of_images(self) -> tuple[str, ...]:
+        """What workers must be told of the images' clusters: fields of ``TrainingData``."""
+        weights, score = self.sample_weights, self.accumulation.score if self.accumulation is not None else None
+        needed = {
+            "epoch_order": self.sampling != "shuffle",
+            "strata": score == "histogram" or weights.centres == "strata",
+            "features": score in OF_FEATURES,
+            "centrality": weights.mode == "static",
+        }
+        return tuple(name for name, asked in needed.items() if asked)
 
     @property
     def alpha_m(self) -> AlphaM:
@@ -130,12 +161,22 @@ class ExperimentConfig(Settings):
         return AlphaM()
 
     def with_clusters(self, m: int) -> ExperimentConfig:
-        """The same with the batch sizes that follow from ``m`` clusters."""
+        """The same with the batch sizes that follow from ``m`` clusters.
+
+        Raises:
+            UserError: Accumulation cannot have its images with them.
+        """
+        known = self
         if isinstance(self.candidates, CandidatesFromClusters):
-            return self.model_copy(update={"candidates": [Candidate(b) for b in self.candidates.batch_sizes(m)]})
+            known = self.model_copy(update={"candidates": [Candidate(b) for b in self.candidates.batch_sizes(m)]})
         if isinstance(self.batch_size, BatchFromClusters):
-            return self.model_copy(update={"batch_size": self.batch_size.from_clusters.batch_size(m)})
-        return self
+            known = self.model_copy(update={"batch_size": self.batch_size.from_clusters.batch_size(m)})
+        if known.accumulation is not None:
+            try:
+                check_accumulation(known.accumulation, known.choices)
+            except ValueError as error:
+                raise UserError(f"accumulation: with {m} clusters, {error}") from None
+        return known
 
 
 def load_config(

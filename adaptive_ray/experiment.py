@@ -92,6 +92,8 @@ class Experiment:
             "budget": self.plan.budget,
             "evaluate_every": self.plan.evaluate_every,
             "seed": self.config.seed,
+            "information": self.config.accumulation and self.config.accumulation.model_dump(mode="json"),
+            "sample_weights": self.config.sample_weights.model_dump(mode="json"),
         }
 
     def run(self, directory: RunDirectory, console: Console) -> dict[str, Any]:
@@ -115,12 +117,12 @@ class Experiment:
                 if self._plan is not None:  # MLflow's database takes seconds; Ray does too
                     opening = pool.submit(self._open_tracker, directory)
                 with cluster(self.address) as (cpus, gpus):
-                    service = self._clusters(directory, progress)
+                    clusters = self._clusters(directory, progress)
                     opening = opening or pool.submit(self._open_tracker, directory)
                     progress.plan = self.plan
                     layout = Layout.of(self.config, cpus=cpus, gpus=gpus)
                     tracker = opening.result()
-                    trials = Trials(self.config, self.plan, self.settings, layout, directory, service)
+                    trials = Trials(self.config, self.plan, self.settings, layout, directory, clusters)
                     scheduler = trials.scheduler
                     progress.phase(self._phase())
                     trials.run(self.data.training, Observer(scheduler, directory, progress, tracker))
@@ -153,8 +155,12 @@ class Experiment:
                 tracker.failed()
             raise
 
-    def _clusters(self, directory: RunDirectory, progress: Progress) -> Any:
-        """Counts the clusters if the run needs them, plans with them, and starts the actor that answers for them."""
+    def _clusters(self, directory: RunDirectory, progress: Progress) -> dict[str, Any] | None:
+        """Counts the clusters if the run needs them, plans with them, and starts the actor that answers for them.
+
+        Returns:
+            What workers need; see ``train_worker``.
+        """
         if self.modalities is None:
             return None
         self.modalities.embed(progress.embedded)
@@ -166,11 +172,12 @@ class Experiment:
         progress.phase(f"{found.m} clusters ({found.method}); batch sizes: {sizes}")
         if self.config.sampling == "balanced" and (most := repeats(found.sizes).max()) > 1:
             progress.phase(f"balanced batches repeat images of small clusters, up to {most:.1f} times an epoch")
-        service = self.modalities.service(self.config.sampling) if self.config.sampling != "shuffle" else None
+        wanted = self.config.known_of_images
+        known = {"service": self.modalities.service(self.config.sampling), "wanted": wanted} if wanted else None
         page = directory.path / "clusters.html"
         if not page.exists():
             directory.write_json("clusters.json", self.modalities.present(page, self.data.name, alpha))
-        return service
+        return known
 
     def _open_tracker(self, directory: RunDirectory) -> Any:
         if not self.config.tracking.enabled:

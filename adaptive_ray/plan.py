@@ -24,6 +24,7 @@ class Plan:
     Args:
         candidates: To choose from.
         trials: Those that are trained from the start, side by side: one only, where candidates take turns in it.
+        updates: Images of each candidate's update; where accumulating until informed decides, the least.
         epoch: Training images.
         budget: The winner's whole run.
         window: What each trial may spend in a race.
@@ -34,6 +35,7 @@ class Plan:
 
     candidates: tuple[Candidate, ...]
     trials: tuple[Candidate, ...]
+    updates: Mapping[Candidate, int]
     epoch: int
     budget: int
     window: int
@@ -51,10 +53,12 @@ class Plan:
             UserError: An update takes more images than there are, a race does not fit into the budget, or it is too
                 short.
         """
-        largest = max(config.choices, key=lambda candidate: candidate.images_per_update)
-        if largest.images_per_update > images:
+        updates = {candidate: _images(config, candidate) for candidate in config.choices}
+        largest = max(updates, key=lambda candidate: updates[candidate])
+        most = updates[largest]
+        if most > images:
             raise UserError(
-                f"candidates: {_described(largest)} is larger than the {images:,} training images; "
+                f"candidates: {_described(largest, most)} is larger than the {images:,} training images; "
                 f"remove it or use more data"
             )
         budget, window = config.budget.of(images), config.race.window.of(images)
@@ -66,10 +70,10 @@ class Plan:
                 f"budget = {_written(config.budget, budget)} is smaller than race.window = "
                 f"{_written(config.race.window, window)}; raise the budget or shorten the window"
             )
-        if races and window < MIN_REPORTS * largest.images_per_update:
+        if races and window < MIN_REPORTS * most:
             raise UserError(
-                f"race.window = {_written(config.race.window, window)} holds {window // largest.images_per_update} "
-                f"steps of {_described(largest)}; at least {MIN_REPORTS} are needed to see where a curve is going"
+                f"race.window = {_written(config.race.window, window)} holds {window // most} "
+                f"steps of {_described(largest, most)}; at least {MIN_REPORTS} are needed to see where a curve is going"
             )
         every = max(window // config.race.evaluations, 1)
         grid = math.lcm(*(candidate.images_per_update for candidate in config.choices))
@@ -81,10 +85,11 @@ class Plan:
             ReracePlan.of(rerace, window=window, rerace_window=None, budget=budget)
         except ValueError as error:
             raise UserError(f"race.rerace: {error}") from None
-        candidates = tuple(config.choices)
+        candidates = tuple(updates)
+        trials = candidates if races else candidates[:1]
         # A turn is an epoch, or less in a short run: each candidate must have had several before the end.
         turn = max(min(images, budget // (_TURNS * len(candidates))), 2 * every)
-        return cls(candidates, candidates if races else candidates[:1], images, budget, window, every, turn, rerace)
+        return cls(candidates, trials, updates, images, budget, window, every, turn, rerace)
 
     @property
     def explore_limit(self) -> int:
@@ -96,14 +101,20 @@ class Plan:
         return races * (len(self.trials) - 1) * self.window
 
     def steps(self, candidate: Candidate) -> int:
-        """Optimizer steps of a whole run."""
-        return math.ceil(self.budget / candidate.images_per_update)
+        """Optimizer steps of a whole run, at most."""
+        return math.ceil(self.budget / self.updates[candidate])
 
 
-def _described(candidate: Candidate) -> str:
-    if candidate.accumulation == 1:
+def _images(config: ExperimentConfig, candidate: Candidate) -> int:
+    """Of an update; the least where accumulating until informed decides."""
+    informed = config.accumulation
+    return candidate.images_per_update if informed is None else informed.least_images(candidate.batch_size)
+
+
+def _described(candidate: Candidate, images: int) -> str:
+    if images == candidate.batch_size:
         return f"batch size {candidate.batch_size:,}"
-    return f"batch size {candidate.key} ({candidate.images_per_update:,} images per update)"
+    return f"batch size {candidate.key} ({images:,} images per update)"
 
 
 def _written(amount: Amount, samples: int) -> str:

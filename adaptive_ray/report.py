@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from adaptive_ray import __version__, pictures
+from adaptive_ray import __version__, method_pictures, pictures
 from adaptive_ray.config import dump_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.progress import verdict_rows
@@ -28,7 +28,7 @@ def write_report(directory: RunDirectory) -> Path:
     winner, swaps = result["winner"], directory.swaps()
     budget = result["budget"]
     race = pictures.race_at_decision(curves, decisions, budget, config.race.predictor)
-    neighbours = directory.path / "neighbours.png"
+    neighbours, weights = directory.path / "neighbours.png", directory.path / "weights.png"
     if not neighbours.is_file():
         raise UserError(f"{neighbours} does not exist; it is written when a run ends")
     template = Environment(
@@ -43,6 +43,9 @@ def write_report(directory: RunDirectory) -> Path:
         loss_curves=pictures.loss_curves(curves, race, winner),
         batch_sizes=pictures.batch_sizes(curves, decisions, winner),
         swaps=swap_picture([r for r in directory.reports() if r["candidate"] == winner], swaps) if swaps else "",
+        information=method_pictures.information(curves[winner]) if config.accumulation is not None else "",
+        weights=base64.b64encode(weights.read_bytes()).decode() if weights.is_file() else "",
+        weight_settings=config.sample_weights,
         accuracies=pictures.accuracies(result),
         neighbours=base64.b64encode(neighbours.read_bytes()).decode(),
         rows=verdict_rows(last_decisions(decisions)),

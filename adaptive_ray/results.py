@@ -13,6 +13,7 @@ from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import Dataset
 from adaptive_ray.encoders import save_encoder
 from adaptive_ray.errors import UserError
+from adaptive_ray.method_pictures import weighted_images, weighted_reports
 from adaptive_ray.pictures import neighbours
 from adaptive_ray.run_directory import RunDirectory
 from schedulers import Candidate
@@ -73,6 +74,8 @@ def judge(
 
     picture = neighbours(train_images, train_features, test_images, test_features)
     (directory.path / "neighbours.png").write_bytes(picture)
+    if (weighted := weighted_reports(reports)) is not None:
+        (directory.path / "weights.png").write_bytes(weighted_images(data.training.images, *weighted, budget))
     save_encoder(
         encoder,
         directory.path,

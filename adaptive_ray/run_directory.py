@@ -20,7 +20,8 @@ class RunDirectory:
 
     Files: ``config.yaml`` (resolved), ``reports.jsonl`` (every report of every candidate, from which a run is taken up
     again), ``decisions.jsonl`` (of races), ``swaps.jsonl`` (about the loader inside a run), ``curves.json``,
-    ``result.json``, ``encoder.safetensors`` and ``encoder.json``, ``neighbours.png``, ``report.html``, and ``train/``
+    ``result.json``, ``encoder.safetensors`` and ``encoder.json``, ``neighbours.png``, ``weights.png`` (with
+    weighted samples), ``clusters.json`` and ``clusters.html`` (with clusters), ``report.html``, and ``train/``
     with Ray's checkpoints.
     """
 
@@ -151,6 +152,9 @@ CURVE_COLUMNS = {
     "uniformity": "uniformity",
     "images_per_second": "images_per_second",
     "workers": "workers",
+    "images_per_update": "images_per_update",
+    "batches_per_update": "batches_per_update",
+    "information": "information",
 }
 
 

@@ -33,7 +33,7 @@ class Trials:
         settings: Of ``TrainSettings``, without the candidate's own.
         layout: Who trains on what.
         directory: Of the run; what has been reported there is not trained again.
-        clusters: The actor that gives the orders of epochs; None: they are shuffled.
+        clusters: What workers are told of the images' clusters; see ``train_worker``.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Trials:
         settings: dict[str, Any],
         layout: Layout,
         directory: RunDirectory,
-        clusters: Any = None,
+        clusters: dict[str, Any] | None = None,
     ) -> None:
         self._clusters = clusters
         self._config, self._plan, self._settings, self._layout = config, plan, settings, layout

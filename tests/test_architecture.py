@@ -80,7 +80,10 @@ def test_the_lowest_floor_needs_numpy_alone() -> None:
         (
             "matplotlib",
             "adaptive_ray",
-            {f"adaptive_ray/{n}.py" for n in ("pictures", "swap_picture", "studies/plots", "clusters/pictures")},
+            {
+                f"adaptive_ray/{n}.py"
+                for n in ("pictures", "swap_picture", "method_pictures", "studies/plots", "clusters/pictures")
+            },
         ),
     ],
 )

@@ -17,7 +17,12 @@ _OWN = ("batch_size", "accumulation", "swap")
 
 
 def run_trial(
-    config: dict[str, Any], *, settings: dict[str, Any], data: list[ObjectRef], storage: str, clusters: Any = None
+    config: dict[str, Any],
+    *,
+    settings: dict[str, Any],
+    data: list[ObjectRef],
+    storage: str,
+    clusters: dict[str, Any] | None = None,
 ) -> None:
     """Trains one candidate; a changed ``workers``, ``resume_from`` and ``run_tag`` make it a later phase.
 
@@ -28,7 +33,7 @@ def run_trial(
         settings: Of ``TrainSettings``, without those in ``config``.
         data: One reference to ``TrainingData`` (in a list, so that Ray passes the reference on and not the data).
         storage: Where runs and checkpoints are kept; all nodes must reach it.
-        clusters: An actor whose ``epoch_order`` gives the order of every epoch; None: epochs are shuffled.
+        clusters: See ``train_worker``.
 
     Raises:
         RuntimeError: The run failed; the message is the first worker's error.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import ray
@@ -12,10 +12,9 @@ import ray.train.torch
 import torch
 
 from trainables.batches import EpochOrder
-from trainables.batches.sampling import Indices
 from trainables.training import train
 
-#: Times that an epoch's order is asked for: nodes may die one after the other.
+#: Times that an array is asked for: nodes may die one after the other.
 _ATTEMPTS = 5
 
 
@@ -25,8 +24,8 @@ def train_worker(config: dict[str, Any]) -> None:
     Args:
         config: ``settings`` (of ``TrainSettings``), ``data`` (reference to ``TrainingData`` in the object store),
             ``threads`` (CPU threads of this worker), ``gpus`` (its share of a GPU), ``resume_from`` (path of a
-            checkpoint, or None), ``clusters`` (an actor whose ``epoch_order`` gives the order of every epoch, or None:
-            epochs are shuffled).
+            checkpoint, or None), ``clusters`` (what an actor knows of the images: it as ``service``, and as ``wanted``
+            the fields of ``TrainingData`` that it is asked for; or None).
     """
     torch.set_num_threads(config["threads"])  # several trials share a machine and must not fight for its cores
     interrupted = ray.train.get_checkpoint()  # this very run failed before and is tried again
@@ -37,7 +36,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     data, device = ray.get(config["data"]), ray.train.torch.get_device()
     if config["clusters"] is not None:
-        data = replace(data, epoch_order=orders_of(config["clusters"]))
+        data = replace(data, **told_by(**config["clusters"]))
     if device.type == "cuda" and config["gpus"] < 1:  # trials that share a GPU share its memory
         torch.cuda.set_per_process_memory_fraction(config["gpus"], device)
     if start is None:
@@ -47,18 +46,27 @@ def train_worker(config: dict[str, Any]) -> None:
         train(config["settings"], data, report, resume_from=directory, device=device)
 
 
+def told_by(service: Any, wanted: Iterable[str]) -> dict[str, Any]:
+    """Fields of ``TrainingData`` from an actor that has a method for each."""
+
+    def fetched(name: str) -> Any:
+        return _again_if_lost(lambda: ray.get(getattr(service, name).remote()))
+
+    return {name: orders_of(service) if name == "epoch_order" else fetched(name) for name in wanted}
+
+
 def orders_of(service: Any) -> EpochOrder:
     """Epochs' orders from an actor: one call an epoch, and an array that workers on a node share."""
-    return partial(_order_of, service)
+    return lambda epoch: _again_if_lost(lambda: ray.get(ray.get(service.epoch_order.remote(epoch))[0]))
 
 
-def _order_of(service: Any, epoch: int) -> Indices:
+def _again_if_lost(fetch: Callable[[], Any]) -> Any:
     for attempt in range(_ATTEMPTS):
         try:
-            order: Indices = ray.get(ray.get(service.epoch_order.remote(epoch))[0])
+            array = fetch()
         except ray.exceptions.ObjectLostError:  # with the actor's node; the actor itself comes back
             if attempt == _ATTEMPTS - 1:
                 raise
         else:
             break
-    return order
+    return array

@@ -6,14 +6,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 
-from adaptive_ray.clusters.cells import Labels
+from adaptive_ray.clusters.cells import Labels, Points, Projection, chunks
+from adaptive_ray.clusters.counting import SAMPLE
 from adaptive_ray.clusters.stored import clustering_of
 from trainables.batches import CLUSTER_ORDERS
 
 #: Epochs whose orders are kept: candidates in a race are at different ones.
 _KEPT = 8
+#: Principal components of the features that batches are compared in.
+_DIMENSIONS = 16
 
 
 class ClusterService:
@@ -25,12 +29,13 @@ class ClusterService:
         method: See ``count_clusters``.
         m: A fixed number of clusters, or None.
         seed: Of the clusters and of the orders.
-        order: Key of ``CLUSTER_ORDERS``.
+        order: Key of ``CLUSTER_ORDERS``; another name if nobody asks for orders.
     """
 
     def __init__(self, folder: str, encoder: str, method: str, m: int | None, seed: int, order: str) -> None:
         self._clustering = clustering_of(Path(folder), method, m, seed)
-        self._encoder, self._seed, self._order_of = encoder, seed, CLUSTER_ORDERS[order]
+        self._folder, self._encoder, self._seed = Path(folder), encoder, seed
+        self._order_of = CLUSTER_ORDERS.get(order)
         self._orders: dict[int, Future[Any]] = {}
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="next epoch")
 
@@ -55,6 +60,13 @@ class ClusterService:
         """Percentile of each image's distance to its cluster's centre, float32 [n]: 0 is the centre, 1 the edge."""
         return self._clustering.centrality
 
+    def features(self) -> Points:
+        """What the encoder sees in each image, in its 16 first principal components: float32 [n, 16]."""
+        features = np.load(self._folder / "features.npy", mmap_mode="r")
+        some = np.sort(np.random.default_rng(self._seed).permutation(len(features))[:SAMPLE])
+        projection = Projection.of(features[some].astype(np.float32), _DIMENSIONS, self._seed)
+        return np.concatenate([projection(features[rows]) for rows in chunks(len(features))])
+
     def epoch_order(self, epoch: int) -> list[Any]:
         """A reference (in a list, so that Ray passes it on) to the epoch's order, int64 [n], in the object store.
 
@@ -69,6 +81,7 @@ class ClusterService:
         return [order]
 
     def _made(self, epoch: int) -> Any:
+        assert self._order_of is not None, "this actor was started for no order"
         return ray.put(self._order_of(self._clustering.labels, self._seed, epoch))
 
 

@@ -39,7 +39,10 @@ class TestArithmetic:
         config = configured([10, 20], {"epochs": 2.5}, {"epochs": 1}, evaluations=5)
         plan = Plan.of(config, 1000)
         both = (Candidate(10), Candidate(20))
-        assert plan == Plan(both, both, 1000, budget=2500, window=1000, evaluate_every=200, turn=400, rerace="never")
+        images = {Candidate(10): 10, Candidate(20): 20}
+        assert plan == Plan(
+            both, both, images, 1000, budget=2500, window=1000, evaluate_every=200, turn=400, rerace="never"
+        )
 
     def test_turns_are_epochs_unless_the_run_is_short(self) -> None:
         def rotating(epochs: float) -> Plan:

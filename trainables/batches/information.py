@@ -67,6 +67,12 @@ class InformationSettings(BaseModel):
             )
         return self
 
+    def least_images(self, batch_size: int) -> int:
+        """What an update of micro-batches of ``batch_size`` takes at least; with ``alpha: auto``, on average."""
+        if self.alpha == "auto":
+            return max(self.images_per_update or 0, batch_size)
+        return batch_size * max(math.ceil(self.alpha * (1 - self.tolerance) - _ROUNDING), 1)
+
     def check(self, batch_size: int) -> None:
         """Whether ``alpha: auto`` can have its images with micro-batches of ``batch_size``.
 
