@@ -258,6 +258,46 @@ class TestWrongSettings:
         text = complaint(override)
         assert all(part in text for part in parts), text
 
+    @pytest.mark.parametrize(
+        ("override", "parts"),
+        [
+            ("accumulation=4", ["accumulation = 4", "settings of its own: until, alpha"]),
+            ("accumulation={alpha: 2}", ["'accumulation.until' is missing"]),
+            ("accumulation={until: information, alpha: 0}", ["alpha = 0 must be above 0"]),
+            ("accumulation={until: information, alpha: 200}", ["alpha = 200 is never reached", "allow at least 190"]),
+            (
+                "accumulation={until: information, alpha: 2, scor: mmd}",
+                ["accumulation.scor'", "mean 'score'?"],
+            ),
+            ("accumulation={until: information, alpha: auto}", ["needs images_per_update"]),
+            (
+                "accumulation={until: information, alpha: auto, images_per_update: 128}",
+                ["images_per_update = 128", "256 to 16384 images"],
+            ),
+            (
+                "sample_weights={mode: static, strength: -1}",
+                ["strength = -1", "greater than or equal to 0"],
+            ),
+            ("sample_weights={mode: static, strength: 2}", ["sample_weights.strength = 2", "less than or equal to 1"]),
+            ("sample_weights={mode: static, centres: strata}", ["centres = strata is for mode batch"]),
+        ],
+    )
+    def test_methods(self, override: str, parts: list[str]) -> None:
+        text = complaint(override)
+        assert all(part in text for part in parts), text
+
+    def test_two_ways_to_accumulate(self, tmp_path: Path) -> None:
+        file = changed(tmp_path, candidates=[64, {"batch_size": 64, "accumulation": 4}])
+        text = complaint("accumulation={until: information, alpha: 2}", file=file)
+        assert "64x4 fixes 4 batches for an update" in text
+
+    def test_batch_sizes_from_clusters_that_accumulation_cannot_use(self) -> None:
+        informed = "accumulation={until: information, alpha: auto, images_per_update: 64}"
+        config = load_config(QUICKSTART, ["candidates={from_clusters: {alpha: 4}, times: [1]}", informed])
+        assert config.with_clusters(10).choices == [Candidate(40)]
+        with pytest.raises(UserError, match="accumulation: with 40 clusters, images_per_update = 64"):
+            config.with_clusters(40)
+
     @pytest.mark.parametrize("budget", [{}, {"samples": 5000, "epochs": 2}])
     def test_neither_or_both_of_samples_and_epochs(self, tmp_path: Path, budget: dict[str, int]) -> None:
         assert "either samples or epochs" in complaint(file=changed(tmp_path, budget=budget))
@@ -378,3 +418,22 @@ class TestFromClusters:
 
     def test_a_batch_of_one_is_refused(self, tmp_path: Path) -> None:
         assert "below 2" in complaint(file=changed(tmp_path, candidates=None, batch_size=1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "known"),
+    [
+        ([], set()),
+        (["sampling=balanced"], {"epoch_order"}),
+        (["accumulation={until: information, alpha: 2}"], {"strata"}),
+        (["accumulation={until: information, alpha: 2, score: mmd}"], {"features"}),
+        (["sample_weights={mode: static}"], {"centrality"}),
+        (["sample_weights={mode: batch}"], set()),
+        (["sample_weights={mode: batch, centres: strata}", "sampling=stratified"], {"strata", "epoch_order"}),
+    ],
+)
+def test_images_are_clustered_for_what_is_asked(overrides: list[str], known: set[str]) -> None:
+    config = load_config(QUICKSTART, overrides)
+    assert set(config.known_of_images) == known
+    assert config.uses_clusters is bool(known)
+    assert parse_config(yaml.safe_load(dump_config(config))) == config

@@ -14,6 +14,7 @@ from adaptive_ray.errors import UserError
 from adaptive_ray.plan import Plan
 from schedulers import Candidate
 from schedulers.race import MIN_REPORTS
+from trainables.batches import InformationSettings
 
 
 def configured(candidates: list[Any], budget: dict[str, Any], window: dict[str, Any], **race: Any) -> ExperimentConfig:
@@ -175,3 +176,16 @@ class TestRefused:
     def test_budget_without_end(self) -> None:
         with pytest.raises(UserError, match="epochs"):
             Plan.of(configured([64], {"epochs": math.inf}, {"epochs": 1}), 4000)
+
+
+def test_informed_updates_are_planned_with_what_they_take_at_least() -> None:
+    config = configured([10, 20], {"epochs": 2.5}, {"epochs": 1}, evaluations=5)
+    informed = InformationSettings.model_validate({"until": "information", "alpha": 3.0})
+    plan = Plan.of(config.model_copy(update={"accumulation": informed}), 1000)
+    assert plan.updates == {Candidate(10): 30, Candidate(20): 60}
+    assert [plan.steps(candidate) for candidate in plan.candidates] == [84, 42]
+    many = InformationSettings.model_validate({"until": "information", "alpha": 20.0})
+    with pytest.raises(UserError, match=r"holds 2 steps of batch size 20 \(380 images per update\)"):
+        Plan.of(config.model_copy(update={"accumulation": many}), 1000)
+    auto = InformationSettings.model_validate({"until": "information", "alpha": "auto", "images_per_update": 50})
+    assert set(Plan.of(config.model_copy(update={"accumulation": auto}), 1000).updates.values()) == {50}

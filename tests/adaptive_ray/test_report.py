@@ -291,3 +291,19 @@ def test_a_browser_shows_it(demo: RunDirectory, text: str, tmp_path: Path) -> No
     assert page.rows == Page(text).rows
     assert len(page.rows) == 4
     assert "Batch size 64 was chosen" in shown
+
+
+def test_informed_updates_and_weighted_images_are_shown(tmp_path: Path) -> None:
+    directory = finished(tmp_path, settings=("accumulation={until: information, alpha: 2}",))
+    curves = directory.read_json("curves.json")
+    for curve in curves.values():
+        points = len(curve["samples"])
+        curve |= {"batches_per_update": [2.5] * points, "information": [0.8] * points}
+        curve["images_per_update"] = [2.5 * curve["batch_size"]] * points
+    directory.write_json("curves.json", curves)
+    plain = write_report(directory).read_text()
+    assert "How much an update was told" in plain
+    assert "micro-batches of an update" in plain
+    assert "Whose word counted" not in plain
+    Image.new("RGB", (30, 10), (200, 30, 10)).save(directory.path / "weights.png")
+    assert Page(write_report(directory).read_text()).count("img") == Page(plain).count("img") + 1
