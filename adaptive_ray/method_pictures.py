@@ -18,17 +18,20 @@ def information(curve: Mapping[str, Any]) -> str:
     """Micro-batches of an update, their scores, and the effective batch size over a run. SVG.
 
     Args:
-        curve: Of ``curves.json``: ``samples``, ``batches_per_update``, ``information``, ``images_per_update``.
+        curve: Of ``curves.json``: ``samples``, ``batches_per_update``, ``information``, ``least_information``,
+            ``images_per_update``.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 2.6), layout="constrained")
         panels = (
             ("batches_per_update", "micro-batches of an update"),
-            ("information", "score of a micro-batch"),
+            ("information", "scores of micro-batches: mean, and the least"),
             ("images_per_update", "images of an update"),
         )
         for axes, (name, title), colour in zip(figure.subplots(1, 3), panels, colours(3), strict=True):
             axes.plot(curve["samples"], curve[name], color=colour, linewidth=1.6, marker="o", markersize=3)
+            if name == "information":
+                axes.plot(curve["samples"], curve["least_information"], color=colour, linewidth=1, linestyle="--")
             axes.set_title(title, loc="left", fontsize=10)
             top = 1.0 if name == "information" else 1.15 * max(curve[name])
             axes.set_ylim(0, 1.05 * top)

@@ -155,6 +155,7 @@ CURVE_COLUMNS = {
     "images_per_update": "images_per_update",
     "batches_per_update": "batches_per_update",
     "information": "information",
+    "least_information": "least_information",
 }
 
 

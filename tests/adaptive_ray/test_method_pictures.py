@@ -17,12 +17,13 @@ def test_information_over_a_run() -> None:
             "samples": [100, 200, 300],
             "batches_per_update": [2.0, 3.0, 2.5],
             "information": [0.7, 0.9, 0.8],
+            "least_information": [0.5, 0.6, 0.7],
             "images_per_update": [64, 96, 80],
         }
     )
-    for title in ("micro-batches of an update", "score of a micro-batch", "images of an update"):
+    for title in ("micro-batches of an update", "scores of micro-batches: mean, and the least", "images of an update"):
         assert title in picture
-    assert len(re.findall(r'clip-path="url', picture)) >= 3
+    assert len(re.findall(r'clip-path="url', picture)) >= 4
 
 
 def report(samples: int, most: list[int], least: list[int]) -> dict[str, object]:

@@ -299,11 +299,12 @@ def test_informed_updates_and_weighted_images_are_shown(tmp_path: Path) -> None:
     for curve in curves.values():
         points = len(curve["samples"])
         curve |= {"batches_per_update": [2.5] * points, "information": [0.8] * points}
+        curve["least_information"] = [0.6] * points
         curve["images_per_update"] = [2.5 * curve["batch_size"]] * points
     directory.write_json("curves.json", curves)
     plain = write_report(directory).read_text()
-    assert "How much an update was told" in plain
+    assert "<h2>Accumulated until informed</h2>" in plain
     assert "micro-batches of an update" in plain
-    assert "Whose word counted" not in plain
+    assert "<h2>Sample weights</h2>" not in plain
     Image.new("RGB", (30, 10), (200, 30, 10)).save(directory.path / "weights.png")
     assert Page(write_report(directory).read_text()).count("img") == Page(plain).count("img") + 1
