@@ -17,13 +17,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from record_curves import run_settings
@@ -44,8 +44,7 @@ STATIC, BATCH = {"mode": "static", "strength": 0.5}, {"mode": "batch", "strength
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """One way to train.
 
     Args:
@@ -58,7 +57,7 @@ class Variant:
     name: str
     times: tuple[float, ...] | None = None
     stratified: bool = False
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 def variants(options: argparse.Namespace) -> list[Variant]:

@@ -58,7 +58,7 @@ def test_a_winner_races_again_on_its_way(tmp_path: Path) -> None:
     informed = (
         "accumulation={until: information, alpha: auto, images_per_update: 128, score: frechet, negatives: shared}"
     )
-    directory, said = run(tmp_path, *common, *methods, informed, "race.rerace={at: [0.5]}")
+    directory, said = run(tmp_path, *common, *methods, informed, "race.rerace={at: [0.5]}", "stretch.workers=1")
     won = [entry["candidate"] for entry in directory.decisions() if entry["state"] == "won"]
     assert len(won) == 2
     assert f"forks from {won[0]} after 2,048 samples" in said

@@ -126,3 +126,30 @@ def test_clusters_of_made_up_features_are_found() -> None:
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[:1] == "│"]
     assert [row[:2] for row in rows] == [["3", "3"], ["6", "6"]]
     assert all(float(row[2]) > 0.95 for row in rows)
+
+
+@pytest.mark.slow
+def test_costs_of_methods_are_shares_of_a_step() -> None:
+    output = script("method_costs", "--steps", "1", "--batch-size", "32", "--projections", "8")
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[:1] == "│"]
+    assert [row[0] for row in rows] == [
+        *("score histogram", "score frechet", "score mmd"),
+        *("weights, static", "weights, batch", "weights, batch strata"),
+    ]
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+def test_methods_are_compared_by_their_updates_and_a_race_at_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    methods = load("methods")
+    reports = [{"samples_seen": 100, "images_per_update": 25.0}, {"samples_seen": 160, "images_per_update": 30.0}]
+    assert methods.updates_of(reports) == 6
+    rates = {32: 1.0, 64: 1.5, 128: 0.7}
+    curves = {
+        size: [
+            {"samples_seen": samples, "reference_loss": 3 + 3 * (rate * samples / 1000 + 1) ** -0.5}
+            for samples in range(250, 2001, 250)
+        ]
+        for size, rate in rates.items()
+    }
+    assert methods.winner_of(curves, 10_000) == 64

@@ -161,8 +161,11 @@ def test_candidates_that_come_to_their_own_end_stay_in_the_race(tmp_path: Path) 
 FIVE = {"a": 0.8, "b": 0.9, "c": 1.0, "d": 1.5, "e": 0.7}
 
 
-@pytest.mark.parametrize("limit", ["resources", "max_concurrent_trials"])
-@pytest.mark.parametrize("trainable", [Walker, walk_with_checkpoints], ids=["class", "function"])
+@pytest.mark.parametrize(
+    ("trainable", "limit"),
+    [(Walker, "max_concurrent_trials"), (walk_with_checkpoints, "resources")],
+    ids=["classes by max_concurrent_trials", "functions by resources"],
+)
 def test_more_candidates_than_slots_run_in_turns(trainable: Any, limit: str, tmp_path: Path) -> None:
     many = {"cpus": 2.0} if limit == "resources" else {"cpus": 0.5, "tune_config": {"max_concurrent_trials": 2}}
     results, scheduler = run(trainable, FIVE, tmp_path, drop_below=0, **many)

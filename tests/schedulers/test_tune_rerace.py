@@ -35,8 +35,11 @@ LINEAGE = {"a": "a@0", "b": f"a@0 b@{FORK}", "c": f"a@0 c@{FORK}"}
 AGAIN: dict[str, Any] = {"rerace": {"at": [FORK / BUDGET]}, "rerace_window": 6_000, "drop_below": 0}
 
 
-@pytest.mark.parametrize("cpus", [0.5, 2.0], ids=["all at once", "in turns"])
-@pytest.mark.parametrize("trainable", [Walker, walk_with_checkpoints], ids=["class", "function"])
+@pytest.mark.parametrize(
+    ("trainable", "cpus"),
+    [(Walker, 2.0), (walk_with_checkpoints, 0.5)],
+    ids=["classes in turns", "functions all at once"],
+)
 def test_all_fork_from_the_winner_and_another_one_wins(trainable: Any, cpus: float, tmp_path: Path) -> None:
     results, scheduler = run(trainable, RATES, tmp_path, extra=TURN, cpus=cpus, **AGAIN)
     assert not results.errors
