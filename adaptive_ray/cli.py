@@ -84,11 +84,13 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     table = Table(title=f"{settings.dataset.name}: {p.epoch:,} training images, {channels} x {height} x {width}")
     for title in ("batch size", "steps in the race", "steps if it wins", "learning rate"):
         table.add_column(title, justify="right")
-    most = "at most " if settings.accumulation is not None else ""
+    about = ""
+    if settings.accumulation is not None:  # measured on the images' clusters, if these are known
+        about = "about " if experiment.modalities is not None and experiment.modalities.known else "at most "
     for candidate in p.candidates:
         images = p.updates[candidate]
         rate = settings.simclr.optimizer.learning_rate_at(settings.simclr.optimizer.warmup, images)
-        steps = [f"{most}{count:,}" for count in (-(-p.window // images), p.steps(candidate))]
+        steps = [f"{about}{count:,}" for count in (-(-p.window // images), p.steps(candidate))]
         table.add_row(candidate.key, *steps, f"{rate:.2g}")
     console.print(table)
     sweep = len(p.candidates)

@@ -24,7 +24,7 @@ from adaptive_ray.settings import (
     TrialSettings,
 )
 from schedulers import Candidate
-from trainables.batches import InformationSettings, WeightSettings
+from trainables.batches import InformationSettings, WeightSettings, unweighted
 from trainables.batches.scores import OF_FEATURES
 from trainables.settings import SimCLRSettings, check_accumulation
 
@@ -55,7 +55,7 @@ class ExperimentConfig(Settings):
         "a candidate says",
     )
     sample_weights: WeightSettings = Field(
-        default_factory=WeightSettings, description="central images count more early in a run, those at the edge late"
+        default_factory=unweighted, description="central images count more early in a run, those at the edge late"
     )
     clusters: ClusterSettings = Field(default_factory=ClusterSettings, description="of the training images")
     budget: Amount = Field(description="the winner's whole run")

@@ -19,10 +19,10 @@ from adaptive_ray.progress import Progress
 from adaptive_ray.ray_cluster import Layout, cluster, cluster_address, local_resources
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.trials import Trials
-from trainables.batches.sampling import repeats
 from trainables.simclr import build_encoder
 
 if TYPE_CHECKING:
+    from adaptive_ray.clusters.counting import Clustering
     from adaptive_ray.clusters.modalities import Modalities
 
 
@@ -50,13 +50,17 @@ class Experiment:
             self.modalities = Modalities.of(config, self.data.training.images)
         known = self.modalities.known if self.modalities is not None else None
         if known is not None or not config.sized_by_clusters:
-            self._settle(known.m if known is not None else None)
+            self._settle(known)
 
-    def _settle(self, m: int | None) -> None:
-        """Plans with the batch sizes that ``m`` clusters give."""
-        if m is not None:
-            self.config = self.config.with_clusters(m)
-        self._plan = Plan.of(self.config, len(self.data.training.images))
+    def _settle(self, found: Clustering | None) -> None:
+        """Plans with the batch sizes, and the images of updates, that follow from the clusters."""
+        updates = None
+        if found is not None and self.modalities is not None:
+            from adaptive_ray.clusters.consequences import images_per_update
+
+            self.config = self.config.with_clusters(found.m)
+            updates = images_per_update(self.config, found, self.modalities.reduced)
+        self._plan = Plan.of(self.config, len(self.data.training.images), updates)
         if cluster_address(self.address) is None:
             cpus, gpus = local_resources()
             self.layout = Layout.of(self.config, cpus=cpus, gpus=gpus)
@@ -163,15 +167,17 @@ class Experiment:
         """
         if self.modalities is None:
             return None
+        from adaptive_ray.clusters.consequences import remarks
+
         self.modalities.embed(progress.embedded)
         if self.modalities.known is None:
             progress.phase(f"counting the clusters of {len(self.data.training.images):,} images")
         found, alpha = self.modalities.clustering(), self.config.alpha_m
-        self._settle(found.m)
+        self._settle(found)
         sizes = ", ".join(candidate.key for candidate in self.config.choices)
         progress.phase(f"{found.m} clusters ({found.method}); batch sizes: {sizes}")
-        if self.config.sampling == "balanced" and (most := repeats(found.sizes).max()) > 1:
-            progress.phase(f"balanced batches repeat images of small clusters, up to {most:.1f} times an epoch")
+        for remark in remarks(self.config, found.sizes):
+            progress.phase(remark)
         wanted = self.config.known_of_images
         known = {"service": self.modalities.service(self.config.sampling), "wanted": wanted} if wanted else None
         page = directory.path / "clusters.html"

@@ -17,8 +17,8 @@ METRIC = "reference_loss"
 _REPORTED = (
     "samples_seen", "seconds", "batch_size", "accumulation", "micro_batch", "workers", "progress", "learning_rate",
     "train_loss", "train_loss_above_chance", "images_per_second", "data_wait", METRIC, "alignment", "uniformity",
-    "rankme", "images_per_update", "batches_per_update", "information", "least_information", "weighted", "forecast",
-    "surprise", "checkpoint_path",
+    "rankme", "images_per_update", "batches_per_update", "information", "least_information", "informed", "alpha",
+    "weighted", "forecast", "surprise", "checkpoint_path",
 )  # fmt: skip
 
 

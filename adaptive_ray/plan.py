@@ -24,7 +24,8 @@ class Plan:
     Args:
         candidates: To choose from.
         trials: Those that are trained from the start, side by side: one only, where candidates take turns in it.
-        updates: Images of each candidate's update; where accumulating until informed decides, the least.
+        updates: Images of each candidate's update; where accumulating until informed decides, on average if that has
+            been measured, else at least.
         epoch: Training images.
         budget: The winner's whole run.
         window: What each trial may spend in a race.
@@ -44,22 +45,25 @@ class Plan:
     rerace: Rerace
 
     @classmethod
-    def of(cls, config: ExperimentConfig, images: int) -> Plan:
+    def of(cls, config: ExperimentConfig, images: int, updates: Mapping[Candidate, int] | None = None) -> Plan:
         """The plan for ``images`` training images.
 
+        ``updates`` are the images of each candidate's update where they have been measured; None: as configured.
         Reports come on a grid of samples that all candidates' updates hit exactly, where there is one.
 
         Raises:
             UserError: An update takes more images than there are, a race does not fit into the budget, or it is too
                 short.
         """
-        updates = {candidate: _images(config, candidate) for candidate in config.choices}
+        updates = updates or {candidate: _images(config, candidate) for candidate in config.choices}
         largest = max(updates, key=lambda candidate: updates[candidate])
         most = updates[largest]
         if most > images:
+            where, way_out = "candidates", "remove it or use more data"
+            if config.accumulation is not None:
+                where, way_out = "accumulation", "ask for less information in an update or use more data"
             raise UserError(
-                f"candidates: {_described(largest, most)} is larger than the {images:,} training images; "
-                f"remove it or use more data"
+                f"{where}: {_described(largest, most)} is larger than the {images:,} training images; {way_out}"
             )
         budget, window = config.budget.of(images), config.race.window.of(images)
         races = config.explore == "race"
@@ -101,7 +105,7 @@ class Plan:
         return races * (len(self.trials) - 1) * self.window
 
     def steps(self, candidate: Candidate) -> int:
-        """Optimizer steps of a whole run, at most."""
+        """Optimizer steps of a whole run."""
         return math.ceil(self.budget / self.updates[candidate])
 
 

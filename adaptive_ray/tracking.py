@@ -47,6 +47,7 @@ _CURVES = (
     "images_per_update",
     "batches_per_update",
     "information",
+    "informed",
     "learning_rate",
     "images_per_second",
     "data_wait",

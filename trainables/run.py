@@ -14,20 +14,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from schedulers import Candidate
+from trainables.agreement import agreed
 from trainables.batches import InformedUpdates, Update, batch_score
 from trainables.devices import computes_in_bfloat16, data_parallel
 from trainables.evaluation.reference import ReferenceSet
+from trainables.gradients import ContrastiveGradients
 from trainables.loader import Loader
 from trainables.memory import largest_micro_batch
 from trainables.settings import TrainingData, TrainSettings
 from trainables.simclr.augment import Augment
 from trainables.simclr.average import WeightAverage
 from trainables.simclr.encoder import SimCLR
-from trainables.simclr.gradcache import cached_backward
 from trainables.simclr.losses import chance_level, loss_named
 from trainables.simclr.optim import build_optimizer, correct_momentum, set_progress
-from trainables.swapping import Swapping, agreed
-from trainables.weights import SampleWeights, on_device
+from trainables.swapping import Swapping
+from trainables.weights import SampleWeights
 
 #: The file in a checkpoint's directory.
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -63,39 +64,38 @@ class Run:
         self._largest = max(candidate.batch_size for candidate in settings.candidates)
         if settings.micro_batch == "auto":
             limit = max(self.loader.shares(self._largest))
-            self.micro_batch = largest_micro_batch(self.model, (channels, size, size), limit, device, self.autocast)
+            micro_batch = largest_micro_batch(self.model, (channels, size, size), limit, device, self.autocast)
         else:
-            self.micro_batch = settings.micro_batch
+            micro_batch = settings.micro_batch
         self.parallel: nn.Module = data_parallel(self.model) if self.loader.workers > 1 else self.model
         self.reference = ReferenceSet(
             data.reference, self.loader.augment, temperature=settings.temperature, seed=settings.seed, device=device
         )
         self.weights = SampleWeights(settings.sample_weights, data, device)
+        loss = partial(loss_named(settings.loss), temperature=settings.temperature)
+        self.gradients = ContrastiveGradients(
+            self.parallel, self.loader, loss, self.weights, micro_batch, self.autocast
+        )
         self.informed: InformedUpdates | None = None
         if settings.information is not None:
             score = batch_score(settings.information.score, data.strata, data.features, settings.seed)
             self.informed = InformedUpdates(settings.information, self.loader.stream, score, settings.budget)
             for candidate in settings.candidates:
-                self.informed.alpha(candidate.batch_size)  # what it cannot be is said before work starts
+                self.informed.mean_images(candidate.batch_size)  # an alpha that is never reached is said at once
         self.swapping: Swapping | None = None
         if settings.swap is not None:
             epoch = len(data.images)
             self.swapping = Swapping(settings.swap, settings.candidate, budget=settings.budget, epoch=epoch)
         self.samples, self.seconds = 0, 0.0
         self._since_report = (0, 0.0)  # samples and seconds at the last report
-        self._loss = partial(loss_named(settings.loss), temperature=settings.temperature)
         self._images_per_update = settings.candidate.images_per_update  # that momentum was gathered with
-        self._make_batches_of(settings.candidate)
-
-    def _make_batches_of(self, candidate: Candidate) -> None:
-        self.candidate = candidate
-        self._shares = self.loader.shares(candidate.batch_size)
+        self.candidate = settings.candidate
 
     def swap_to(self, candidate: Candidate) -> None:
         """Makes the batches of the coming steps as ``candidate`` says; all workers must do so at the same step."""
         if self.informed is None:
             self._bring_momentum_to(candidate.images_per_update)
-        self._make_batches_of(candidate)
+        self.candidate = candidate
 
     def _bring_momentum_to(self, images: int) -> None:
         if images != self._images_per_update:
@@ -106,18 +106,25 @@ class Run:
         """Steps until ``samples`` have been seen; the last step may overshoot by less than an update's images."""
         self._since_report = (self.samples, self.seconds)
         started, waited = time.perf_counter(), self.loader.feed.waited
-        losses = []
-        self._taken: list[Update] = []
-        while self.samples < samples:
-            losses.append(self._step())
+        self._updates = self._updates_until(samples)
+        losses = [self._step(update) for update in self._updates]
         self._mean_loss = float(torch.stack(losses).mean())  # the one read from the device
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self._data_wait = (self.loader.feed.waited - waited) / seconds
 
-    def _step(self) -> Tensor:
-        """One update: the weighted mean gradient of its batches. Returns their weighted mean loss."""
-        update = self._next_update()
+    def _updates_until(self, samples: int) -> list[Update]:
+        """Known ahead, and the same on all workers."""
+        if self.informed is None:
+            left = samples - self.samples
+            return [Update.of_equals(self.candidate.accumulation)] * -(-left // self.candidate.images_per_update)
+        mine = None
+        if self.loader.worker == 0:
+            mine = self.informed.until(self.samples, samples, self.candidate.batch_size)
+        return agreed(mine, self.device)
+
+    def _step(self, update: Update) -> Tensor:
+        """The weighted mean gradient of an update's batches. Returns their weighted mean loss."""
         size = self.candidate.batch_size
         images = len(update.weights) * size
         self._bring_momentum_to(images)
@@ -129,60 +136,25 @@ class Run:
             waits = isinstance(self.parallel, DistributedDataParallel) and number < len(update.groups) - 1
             # Gradients travel once, with the last batch.
             with self.parallel.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                losses.append(self._backward(group, update, progress))
+                positions = [self.samples + batch * size for batch in group]
+                losses.append(self.gradients.add(positions, size, update.weights[group], progress))
         self.optimizer.step()
         self.samples += images
         self.average.update(self.model, images, self.samples)
-        self._taken.append(update)
         return torch.stack(losses).sum()
-
-    def _next_update(self) -> Update:
-        if self.informed is None:
-            return Update.of_equals(self.candidate.accumulation)
-        return self.informed.at(self.samples, self.candidate.batch_size)
-
-    def _backward(self, group: range, update: Update, progress: float) -> Tensor:
-        """Adds to the update's gradient the share of those of its batches that are each other's negatives.
-
-        Returns:
-            Their share of the loss.
-        """
-        size, own = self.candidate.batch_size, self._shares[self.loader.worker]
-        positions = [self.samples + number * size for number in group]
-        parts = -(-max(self._shares) // self.micro_batch)  # equally many on all workers
-        views = [view for at in positions for view in self.loader.batch(at, size, parts, since=positions[0])]
-        shares = [len(group) * share for share in self._shares]
-        indices = np.concatenate([self.loader.indices(at, size) for at in positions])
-        scores = None
-        if len(group) > 1:  # one loss over batches that count unequally
-            scores = on_device(np.repeat(update.weights[group], own), self.device)
-
-        def loss(z_a: Tensor, z_b: Tensor) -> Tensor:
-            weights = self.weights(z_a, z_b, indices, progress, self._shares, len(group))
-            if scores is not None:
-                weights = scores if weights is None else weights * scores
-            return self._loss(z_a, z_b, weights=weights, shares=shares) * float(update.weights[group].sum())
-
-        if len(views) > 1:
-            return cached_backward(self.parallel, views, loss, self.autocast)
-        with self.autocast:
-            z_a, z_b = self.parallel(views[0]()).chunk(2)
-        value = loss(z_a, z_b)
-        value.backward()
-        return value.detach()
 
     def evaluate(self) -> dict[str, Any]:
         """The metrics of a report. Losses are in nats, throughput in images (not views) over all workers."""
         samples, seconds = self._since_report
-        batches = [len(update.weights) for update in self._taken]
-        negatives = [len(group) * self.candidate.batch_size for update in self._taken for group in update.groups]
+        batches = [len(update.weights) for update in self._updates]
+        negatives = [len(group) * self.candidate.batch_size for update in self._updates for group in update.groups]
         chance = float(np.mean([chance_level(self.settings.loss, images) for images in negatives]))
         return {
             "samples_seen": self.samples,
             "seconds": self.seconds,
             "batch_size": self.candidate.batch_size,
             "accumulation": self.candidate.accumulation,
-            "micro_batch": min(self.micro_batch, max(self._shares)),
+            "micro_batch": min(self.gradients.micro_batch, max(self.loader.shares(self.candidate.batch_size))),
             "workers": self.loader.workers,
             "progress": min(self.samples / self.settings.budget, 1.0),
             "learning_rate": self.learning_rate,
@@ -199,11 +171,13 @@ class Run:
         """What accumulating until informed and weighing samples came to since the last report."""
         metrics: dict[str, Any] = {}
         if self.informed is not None:
-            scores = np.concatenate([update.scores for update in self._taken])
+            scores = np.concatenate([update.scores for update in self._updates])
             metrics = {
                 "batches_per_update": float(np.mean(batches)),
                 "information": float(scores.mean()),
                 "least_information": float(scores.min()),
+                "informed": float(np.mean([update.informed for update in self._updates])),
+                "alpha": self.informed.alpha(self.candidate.batch_size),
             }
         extremes = self.weights.extremes()
         return metrics if extremes is None else {**metrics, "weighted": extremes}
@@ -236,7 +210,7 @@ class Run:
             "accumulation": self.candidate.accumulation,
             "largest_batch_size": self._largest,
             "workers": self.loader.workers,
-            "micro_batch": self.micro_batch,
+            "micro_batch": self.gradients.micro_batch,
             "samples_seen": self.samples,
             "images_per_update": self._images_per_update,
             "seconds": self.seconds,
@@ -261,9 +235,9 @@ class Run:
         self._images_per_update = state["images_per_update"]
         now, before = (self._largest, self.loader.workers), (state["largest_batch_size"], state["workers"])
         if now == before:  # more memory than then changes nothing: batch statistics depend on the micro-batch
-            self.micro_batch = min(self.micro_batch, state["micro_batch"])
+            self.gradients.micro_batch = min(self.gradients.micro_batch, state["micro_batch"])
         wanted = self.candidate
-        self._make_batches_of(Candidate(state["batch_size"], state["accumulation"]))
+        self.candidate = Candidate(state["batch_size"], state["accumulation"])
         if self.swapping is not None:
             if state["swapping"] is None:
                 self.swapping.begin(self.samples, self.seconds)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schedulers import Candidate
-from trainables.batches import EpochOrder, ImageFiles, InformationSettings, WeightSettings
+from trainables.batches import EpochOrder, ImageFiles, InformationSettings, WeightSettings, unweighted
 from trainables.simclr.augment import AugmentSettings
 from trainables.simclr.encoder import EncoderSettings
 from trainables.simclr.losses import loss_named
@@ -59,7 +59,7 @@ class TrainSettings(SimCLRSettings):
         None, description="how many batches make an update, where their information decides it; null: accumulation"
     )
     sample_weights: WeightSettings = Field(
-        default_factory=WeightSettings, description="how much an image counts in the loss"
+        default_factory=unweighted, description="how much an image counts in the loss"
     )
 
     @model_validator(mode="after")
@@ -112,6 +112,9 @@ class TrainingData:
         strata: Each image's cluster, whole numbers [n]; for the score ``histogram`` and for weights by ``strata``.
         features: What a pretrained network sees in each image, float [n, d], d small; for other scores.
         centrality: Percentile of each image's distance to its cluster's centre [n]; for static weights.
+
+    Raises:
+        ValueError: What is known of the images is not of so many images, or no such numbers.
     """
 
     images: NDArray[np.uint8] | ImageFiles
@@ -120,3 +123,14 @@ class TrainingData:
     strata: NDArray[np.int64] | None = None
     features: NDArray[np.float32] | None = None
     centrality: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("strata", "features", "centrality"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.images):
+                raise ValueError(f"{name} of {len(values):,} images do not fit {len(self.images):,}: of other images?")
+        if self.features is not None and not np.isfinite(self.features).all():
+            raise ValueError("features must be finite, and some are NaN or infinite; mend or leave out these images")
+        q = self.centrality
+        if q is not None and len(q) and not (np.min(q) >= 0 and np.max(q) <= 1):
+            raise ValueError(f"centrality from {np.min(q):g} to {np.max(q):g} must be percentiles within 0 to 1")

@@ -1,12 +1,10 @@
-"""Swapping the loader inside a run: what a policy is told, and how all workers learn what it has chosen."""
+"""Swapping the loader inside a run: what a policy is told, and what it remembers."""
 
 from __future__ import annotations
 
 import json
 from typing import Any, Literal
 
-import torch
-import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
 from schedulers import Candidate
@@ -104,12 +102,3 @@ class Swapping:
         self._settings = SwapSettings.model_validate(history["settings"])
         self.begin(*history["start"])
         self._policy.restore(history["policy"])
-
-
-def agreed(candidate: Candidate, device: torch.device) -> Candidate:
-    """The first worker's ``candidate``, on every worker; called by all of them at the same step."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return candidate
-    numbers = torch.tensor([candidate.batch_size, candidate.accumulation], dtype=torch.int64, device=device)
-    dist.broadcast(numbers, src=0)
-    return Candidate(*numbers.tolist())

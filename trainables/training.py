@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from trainables.batches import WeightSettings
+from trainables.batches import unweighted
 from trainables.run import CHECKPOINT_FILE, Run
 from trainables.settings import TrainingData, TrainSettings
 from trainables.simclr.encoder import Encoder, SimCLR
@@ -88,7 +88,7 @@ def train(
 
 def initial_encoder(settings: TrainSettings, data: TrainingData) -> Encoder:
     """The encoder that ``train`` starts from, with the reference views' batch statistics: the untrained baseline."""
-    alone = settings.model_copy(update={"information": None, "sample_weights": WeightSettings()})  # of no matter here
+    alone = settings.model_copy(update={"information": None, "sample_weights": unweighted()})  # of no matter here
     run = Run(alone, data, torch.device("cpu"))
     run.reference.measure(run.average.model)
     return run.average.encoder

@@ -21,6 +21,8 @@ from trainables.simclr.gather import gather_rows
 _LEAST = 1e-6
 #: Images of each kind that a report names.
 _NAMED = 6
+#: Images of a batch for each of k-means' clusters, at least: in one of two, both are equally far from the centre.
+_EACH = 4
 
 
 class SampleWeights:
@@ -36,7 +38,7 @@ class SampleWeights:
     """
 
     def __init__(self, settings: WeightSettings, data: TrainingData, device: torch.device) -> None:
-        self._settings, self._device = settings, device
+        self._settings, self.device = settings, device
         self._centrality: Tensor | None = None
         self._strata: Tensor | None = None
         self._clusters = settings.clusters
@@ -73,7 +75,7 @@ class SampleWeights:
         settings = self._settings
         if settings.mode == "none":
             return None
-        rows = on_device(indices, self._device)
+        rows = on_device(indices, self.device)
         known = self._centrality
         rank = known[rows] if known is not None else self._within_batch(z_a, z_b, rows, shares, batches)
         # Of the global batch's mean only the loss knows, and divides by it. None may be all that a batch has and 0.
@@ -92,9 +94,10 @@ class SampleWeights:
         own = slice(first, first + len(z))
         if strata is not None:
             return percentiles(everyone[:, :-1], everyone[:, -1].long(), self._clusters)[own]
+        clusters = max(min(self._clusters, len(everyone) // _EACH), 1)
         # k-means begins at the first images: the same ones on any number of workers.
-        order = on_device(_in_order(shares, batches), self._device)
-        ranks = percentiles(everyone[order], None, min(self._clusters, len(everyone)))
+        order = on_device(_in_order(shares, batches), self.device)
+        ranks = percentiles(everyone[order], None, clusters)
         return torch.empty_like(ranks).scatter_(0, order, ranks)[own]
 
     def extremes(self) -> dict[str, list[tuple[int, float]]] | None:
@@ -106,9 +109,10 @@ class SampleWeights:
             return None
         indices, weights = self._last[0], self._last[1].cpu().numpy()
         order = np.argsort(-weights, kind="stable")
+        count = max(min(_NAMED, len(order) // 2), 1)
         return {
-            "most": [(int(indices[i]), float(weights[i])) for i in order[:_NAMED]],
-            "least": [(int(indices[i]), float(weights[i])) for i in order[::-1][:_NAMED]],
+            "most": [(int(indices[i]), float(weights[i])) for i in order[:count]],
+            "least": [(int(indices[i]), float(weights[i])) for i in order[::-1][:count]],
         }
 
 

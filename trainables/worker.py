@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -47,23 +48,20 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 def told_by(service: Any, wanted: Iterable[str]) -> dict[str, Any]:
-    """Fields of ``TrainingData`` from an actor that has a method for each."""
-
-    def fetched(name: str) -> Any:
-        return _again_if_lost(lambda: ray.get(getattr(service, name).remote()))
-
-    return {name: orders_of(service) if name == "epoch_order" else fetched(name) for name in wanted}
+    """Fields of ``TrainingData`` from an actor that knows each."""
+    return {name: orders_of(service) if name == "epoch_order" else _fetched(service.reference, name) for name in wanted}
 
 
 def orders_of(service: Any) -> EpochOrder:
     """Epochs' orders from an actor: one call an epoch, and an array that workers on a node share."""
-    return lambda epoch: _again_if_lost(lambda: ray.get(ray.get(service.epoch_order.remote(epoch))[0]))
+    return partial(_fetched, service.epoch_order)
 
 
-def _again_if_lost(fetch: Callable[[], Any]) -> Any:
+def _fetched(method: Any, argument: Any) -> Any:
+    """An array in the object store, to which the actor's method gives a reference (in a list)."""
     for attempt in range(_ATTEMPTS):
         try:
-            array = fetch()
+            array = ray.get(ray.get(method.remote(argument))[0])
         except ray.exceptions.ObjectLostError:  # with the actor's node; the actor itself comes back
             if attempt == _ATTEMPTS - 1:
                 raise

@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from adaptive_ray.clusters.consequences import remarks
 from adaptive_ray.clusters.modalities import Modalities
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import load_dataset
 from adaptive_ray.progress import Progress
 from adaptive_ray.ray_cluster import cluster
-from trainables.batches.sampling import repeats
 
 #: Clusters whose sizes are printed one by one.
 _LISTED = 20
@@ -67,9 +67,6 @@ def _show(console: Console, config: ExperimentConfig, summary: dict[str, Any], p
         f"[bold green]suggested batch size: {summary['suggested_batch_size']}[/] "
         f"({summary['alpha']:g} images of each cluster in a batch)"
     )
-    for note in summary["notes"]:
+    for note in [*summary["notes"], *remarks(config, sizes)]:
         console.print(f"note: {note}", style="yellow")
-    most = repeats(sizes).max()
-    if config.sampling == "balanced" and most > 1:
-        console.print(f"note: balanced batches repeat images of small clusters, up to {most:.1f} times an epoch")
     console.print(f"picture: {page}", soft_wrap=True, highlight=False, markup=False)

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from adaptive_ray.clusters.cache import FeatureFile
+from adaptive_ray.clusters.cells import Points
+from adaptive_ray.clusters.consequences import reduced_features
 from adaptive_ray.clusters.counting import Clustering
 from adaptive_ray.clusters.embedding import Report, embed, sample_of
 from adaptive_ray.clusters.encoders import open_encoder
@@ -71,6 +73,10 @@ class Modalities:
     def features(self) -> NDArray[np.float16]:
         """float16 [n, d] as a memory map, once they are complete."""
         return self._file.read()
+
+    def reduced(self) -> Points | None:
+        """See ``reduced_features``; None while features are missing."""
+        return reduced_features(self.folder, self.seed) if self.complete else None
 
     def clustering(self) -> Clustering:
         """Of the features, which must be there: known, or counted now.

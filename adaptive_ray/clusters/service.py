@@ -6,18 +6,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 
-from adaptive_ray.clusters.cells import Labels, Points, Projection, chunks
-from adaptive_ray.clusters.counting import SAMPLE
+from adaptive_ray.clusters.cells import Labels, Points
+from adaptive_ray.clusters.consequences import reduced_features
 from adaptive_ray.clusters.stored import clustering_of
 from trainables.batches import CLUSTER_ORDERS
 
 #: Epochs whose orders are kept: candidates in a race are at different ones.
 _KEPT = 8
-#: Principal components of the features that batches are compared in.
-_DIMENSIONS = 16
 
 
 class ClusterService:
@@ -37,6 +34,7 @@ class ClusterService:
         self._folder, self._encoder, self._seed = Path(folder), encoder, seed
         self._order_of = CLUSTER_ORDERS.get(order)
         self._orders: dict[int, Future[Any]] = {}
+        self._references: dict[str, Any] = {}
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="next epoch")
 
     def summary(self) -> dict[str, Any]:
@@ -62,10 +60,16 @@ class ClusterService:
 
     def features(self) -> Points:
         """What the encoder sees in each image, in its 16 first principal components: float32 [n, 16]."""
-        features = np.load(self._folder / "features.npy", mmap_mode="r")
-        some = np.sort(np.random.default_rng(self._seed).permutation(len(features))[:SAMPLE])
-        projection = Projection.of(features[some].astype(np.float32), _DIMENSIONS, self._seed)
-        return np.concatenate([projection(features[rows]) for rows in chunks(len(features))])
+        return reduced_features(self._folder, self._seed)
+
+    def reference(self, name: str) -> list[Any]:
+        """A reference (in a list, so that Ray passes it on) to ``strata``, ``centrality`` or ``features``.
+
+        One object for all that ask, which those on a node share without a copy.
+        """
+        if name not in self._references:
+            self._references[name] = ray.put(getattr(self, name)())
+        return [self._references[name]]
 
     def epoch_order(self, epoch: int) -> list[Any]:
         """A reference (in a list, so that Ray passes it on) to the epoch's order, int64 [n], in the object store.

@@ -279,7 +279,8 @@ class TestWrongSettings:
                 ["strength = -1", "greater than or equal to 0"],
             ),
             ("sample_weights={mode: static, strength: 2}", ["sample_weights.strength = 2", "less than or equal to 1"]),
-            ("sample_weights={mode: static, centres: strata}", ["centres = strata is for mode batch"]),
+            ("sample_weights={strength: 0.9}", ["'sample_weights.mode' is missing"]),
+            ("sample_weights={mode: static, centres: strata}", ["centres = strata changes nothing with mode static"]),
         ],
     )
     def test_methods(self, override: str, parts: list[str]) -> None:

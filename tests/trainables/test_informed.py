@@ -20,7 +20,7 @@ from torch import Tensor
 from tests.trainables.runs import CPU, assert_equal, data, double_simclr, run, small, without_clocks
 from tests.trainables.workers import Workers
 from trainables.batches import SampleStream, stratified_order
-from trainables.batches.scores import HistogramScore
+from trainables.batches.scores import HistogramScore, batch_score
 from trainables.loader import Loader
 from trainables.run import Run
 from trainables.settings import TrainingData, TrainSettings
@@ -106,7 +106,9 @@ def by_hand(settings: dict[str, Any], told: dict[str, Any]) -> tuple[float, dict
     chosen = TrainSettings.model_validate(settings)
     size = chosen.batch_size
     loader = Loader(pictures(), Augment(12, chosen.augment), chosen.seed, CPU)
-    score, positions = HistogramScore(STRATA), range(told["start"], told["stop"], size)
+    assert chosen.information is not None
+    score = batch_score(chosen.information.score, STRATA, pictures().features, chosen.seed)
+    positions = range(told["start"], told["stop"], size)
     scores = np.array([score(loader.indices(position, size)) for position in positions])
     progress = (told["start"] + told["stop"]) / 2 / chosen.budget
     model = double_simclr(chosen.encoder, 3)
@@ -114,7 +116,6 @@ def by_hand(settings: dict[str, Any], told: dict[str, Any]) -> tuple[float, dict
     model.eval()
     views = [model(loader.batch(position, size, 1)[0]()).chunk(2) for position in positions]
     indices = [loader.indices(position, size) for position in positions]
-    assert chosen.information is not None
     if chosen.information.negatives == "shared":
         views = [tuple(torch.cat(z) for z in zip(*views, strict=True))]
         indices = [np.concatenate(indices)]
@@ -148,8 +149,10 @@ BY_BATCH = {"mode": "batch", "strength": 0.7, "centres": "strata"}
         settings_of(PLAIN, STATIC),
         settings_of(PLAIN, BY_BATCH),
         settings_of(SHARED, BY_BATCH),
+        settings_of(informed(score="frechet"), None),
+        settings_of(informed(score="mmd"), None),
     ],
-    ids=["plain", "cut", "shared", "shared-static", "static", "batch", "shared-batch"],
+    ids=["plain", "cut", "shared", "shared-static", "static", "batch", "shared-batch", "frechet", "mmd"],
 )
 def test_the_gradient_is_the_score_weighted_mean(workers: Workers, world: int, settings: dict[str, Any]) -> None:
     parts = workers.run(world, second_update, settings) if world > 1 else [second_update(settings)]
@@ -202,6 +205,8 @@ def test_reports_tell_how_updates_came_about() -> None:
         assert report["images_per_update"] == pytest.approx(9 * np.mean(counts))
         assert report["information"] == pytest.approx(np.mean(scores))
         assert report["least_information"] == pytest.approx(min(scores))
+        assert report["informed"] == (1.0 if report is not reports.metrics[-1] else pytest.approx(report["informed"]))
+        assert report["alpha"] == 2.5
     assert "information" not in run(small()).metrics[0]
     assert run(small(accumulation=2)).column("images_per_update") == [32.0] * 4
 
@@ -263,8 +268,8 @@ def test_weights_go_from_the_centre_to_the_edge_also_through_a_change_of_batches
     for report, batch_size in [(first.metrics[0], 10), *((later, 16) for later in second.metrics)]:
         tilt = 1 - 2 * (report["samples_seen"] - batch_size / 2) / 128
         most, least = report["weighted"]["most"], report["weighted"]["least"]
-        assert len(most) == len(least) == 6
-        assert most[0][1] >= least[0][1]
+        assert len(most) == len(least) == min(6, batch_size // 2)
+        assert not {index for index, _ in most} & {index for index, _ in least}
         if tilt == 0:
             assert {weight for _, weight in most + least} == {1.0}
         else:
@@ -289,8 +294,30 @@ def test_without_strength_it_is_the_run_without_weights(tmp_path: Path) -> None:
         ({"sample_weights": BY_BATCH}, "centres = strata takes the means of the data's clusters"),
         ({"information": informed(), "accumulation": 2}, "16x2 fixes 2 batches for an update"),
         ({"information": informed(alpha="auto", images_per_update=8)}, "images_per_update = 8: up to 64"),
+        ({"information": informed(alpha=60.0), "budget": 10_000}, "alpha = 60 is never reached"),
     ],
 )
-def test_what_is_missing_is_said_before_work_starts(chosen: dict[str, Any], complaint: str) -> None:
+def test_what_cannot_be_is_said_before_work_starts(chosen: dict[str, Any], complaint: str) -> None:
+    known = pictures() if "never" in complaint else data()
     with pytest.raises(ValueError, match=complaint):
-        run(small(**chosen))
+        run(small(**chosen), data=known)
+
+
+@pytest.mark.parametrize(
+    ("known", "complaint"),
+    [
+        ({"strata": STRATA[1:]}, "strata of 39 images do not fit 40"),
+        ({"features": np.full((40, 2), np.nan, np.float32)}, "features must be finite"),
+        ({"centrality": np.linspace(0, 2, 40)}, "centrality from 0 to 2 must be percentiles"),
+    ],
+)
+def test_what_is_known_of_images_must_fit_them(known: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        replace(data(IMAGES), **known)
+
+
+def test_small_batches_have_fewer_clusters_so_that_weights_differ() -> None:
+    weights = {"mode": "batch", "strength": 1.0}  # eight clusters of a batch of ten would hold one image or two
+    for report in run(small(batch_size=10, sample_weights=weights)).metrics[:1]:
+        assert report["weighted"]["most"][0][1] > 1.3
+        assert report["weighted"]["least"][0][1] < 0.7

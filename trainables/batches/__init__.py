@@ -6,7 +6,7 @@ from trainables.batches.information import InformationAccumulator, InformationSe
 from trainables.batches.order import EpochOrder, SampleStream, share
 from trainables.batches.sampling import CLUSTER_ORDERS, balanced_order, clustered_order, stratified_order
 from trainables.batches.scores import BatchScore, batch_score
-from trainables.batches.weighting import WeightSettings, percentiles, sample_weights
+from trainables.batches.weighting import WeightSettings, percentiles, sample_weights, unweighted
 
 __all__ = [
     "CLUSTER_ORDERS",
@@ -27,4 +27,5 @@ __all__ = [
     "sample_weights",
     "share",
     "stratified_order",
+    "unweighted",
 ]

@@ -94,11 +94,13 @@ class Update:
     Args:
         weights: What each batch's gradient counts, sum 1 [k].
         scores: The information in each [k]; 1 where nobody asks for it.
+        informed: Whether the scores are enough; an end of an epoch or of the budget, or a limit, may have come first.
         shared: Whether the batches are each other's negatives.
     """
 
     weights: NDArray[np.float64]
     scores: NDArray[np.float64]
+    informed: bool = True
     shared: bool = False
 
     @classmethod
@@ -174,17 +176,44 @@ class InformedUpdates:
 
     def at(self, position: int, batch_size: int) -> Update:
         """The update's micro-batches of ``batch_size`` images from ``position`` (samples seen) on."""
-        settings = self._settings
+        settings, length = self._settings, self._stream.length
         accumulator = InformationAccumulator(self.alpha(batch_size), settings.tolerance)
         scores: list[float] = []
-        epoch, enough = position // self._stream.length, False
-        while not (enough or len(scores) == settings.max_micro_batches or position >= self._budget):
+        epoch, shared = position // length, settings.negatives == "shared"
+        informed = ends = False
+        while not (informed or ends):
             scores.append(self._score(self._stream.take(position, batch_size)))
-            enough = accumulator.add(scores[-1])
+            informed = accumulator.add(scores[-1])
             position += batch_size
-            if settings.remainder == "apply" and position // self._stream.length > epoch:
-                break
-        return Update(accumulator.weights, np.array(scores), shared=settings.negatives == "shared")
+            ends = len(scores) == settings.max_micro_batches or position >= self._budget
+            ends = ends or (settings.remainder == "apply" and position // length > epoch)
+            # More than an epoch would make images their own negatives.
+            ends = ends or (shared and (len(scores) + 1) * batch_size > length)
+        return Update(accumulator.weights, np.array(scores), informed, shared)
+
+    def until(self, position: int, samples: int, batch_size: int) -> list[Update]:
+        """The updates from ``position`` on until ``samples`` have been seen."""
+        updates = []
+        while position < samples:
+            updates.append(self.at(position, batch_size))
+            position += len(updates[-1].weights) * batch_size
+        return updates
+
+    def mean_images(self, batch_size: int) -> float:
+        """Images of an update, on average over the first epoch.
+
+        Raises:
+            ValueError: None of them is informed: alpha is never reached.
+        """
+        updates = self.until(0, min(self._stream.length, self._budget), batch_size)
+        counts = [len(update.weights) for update in updates]
+        if sum(counts) * batch_size < self._budget and not any(update.informed for update in updates):
+            fullest = max(updates, key=lambda update: float(update.scores.sum()))
+            raise ValueError(
+                f"alpha = {self.alpha(batch_size):g} is never reached: the {len(fullest.scores)} micro-batches of "
+                f"{batch_size} that an update may have here score {fullest.scores.sum():.3g} together; lower alpha"
+            )
+        return batch_size * float(np.mean(counts[:-1] or counts))  # the last one may end where the budget does
 
     def alpha(self, batch_size: int) -> float:
         """What the scores of micro-batches of this size must add up to.

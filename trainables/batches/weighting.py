@@ -25,7 +25,6 @@ class WeightSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     mode: Literal["none", "static", "batch"] = Field(
-        "none",
         description="none: all alike; static: by where pretrained features place an image in its cluster; batch: by "
         "where the network's present embeddings place it among those of its batch",
     )
@@ -40,9 +39,19 @@ class WeightSettings(BaseModel):
 
     @model_validator(mode="after")
     def _used(self) -> Self:
-        if self.mode != "batch" and self.centres != "kmeans":
-            raise ValueError(f"centres = {self.centres} is for mode batch, not {self.mode}; leave it out")
+        used = {"none": (), "static": ("strength", "schedule"), "batch": ("strength", "schedule", "centres")}[self.mode]
+        if self.mode == "batch" and self.centres == "kmeans":
+            used = (*used, "clusters")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name != "mode" and name not in used and value != field.default:
+                raise ValueError(f"{name} = {value} changes nothing with mode {self.mode}; leave it out")
         return self
+
+
+def unweighted() -> WeightSettings:
+    """All images count alike."""
+    return WeightSettings(mode="none")
 
 
 def sample_weights(percentile: Values, progress: float, strength: float, schedule: Schedule = "linear") -> Values:
@@ -56,8 +65,13 @@ def sample_weights(percentile: Values, progress: float, strength: float, schedul
         schedule: tilt, from 1 through 0 at mid-run to -1: ``linear`` 1 - 2 p, ``cosine`` cos(pi p), or ``step``.
 
     Raises:
-        ValueError: ``progress`` is not within 0 to 1; ``strength`` is negative, or above 1, where weights would be.
+        ValueError: ``progress`` or, where the host can see it, a percentile is not within 0 to 1; ``strength`` is
+            negative, or above 1, where weights would be.
     """
+    percentile = percentile if isinstance(percentile, Tensor) else np.asarray(percentile)
+    seen = percentile.device.type == "cpu" if isinstance(percentile, Tensor) else True
+    if seen and len(percentile) and not (percentile.min() >= 0 and percentile.max() <= 1):
+        raise ValueError(f"percentiles from {percentile.min():g} to {percentile.max():g} must be within 0 to 1")
     weights = relative_weights(percentile, progress, strength, schedule)
     mean = weights.mean()
     if isinstance(weights, Tensor):
@@ -76,8 +90,7 @@ def relative_weights(percentile: Values, progress: float, strength: float, sched
         "cosine": math.cos(math.pi * progress),
         "step": float(np.sign(0.5 - progress)),
     }[schedule]
-    q = percentile if isinstance(percentile, Tensor) else np.asarray(percentile)
-    return 1 + strength * tilt * (1 - 2 * q)
+    return 1 + strength * tilt * (1 - 2 * percentile)
 
 
 def percentiles(embeddings: Tensor, strata: Tensor | None, clusters: int) -> Tensor:

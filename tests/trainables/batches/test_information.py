@@ -135,6 +135,12 @@ class TestUpdates:
     def test_shared_negatives_make_one_group(self) -> None:
         assert updates(alpha=3, negatives="shared").at(0, 20).groups == [range(4)]
 
+    @pytest.mark.parametrize(("negatives", "count"), [("plain", 25), ("shared", 10)])
+    def test_no_image_is_its_own_negative(self, negatives: str, count: int) -> None:
+        """An update may be longer than an epoch of ten batches, unless its batches share their negatives."""
+        update = updates(sorted_stream(), alpha=30, max_micro_batches=25, tolerance=0.5, negatives=negatives).at(0, 20)
+        assert (len(update.weights), update.informed) == (count, False)
+
     def test_a_stall_is_bounded(self) -> None:
         assert len(updates(sorted_stream(), alpha=4).at(0, 20).weights) == 8  # 0.5 each: 3.8 after eight
         update = updates(sorted_stream(), alpha=4, max_micro_batches=5).at(0, 20)
@@ -147,6 +153,23 @@ class TestUpdates:
     def test_a_remainder_is_applied_at_the_epoch_s_end(self, position: int, count: int) -> None:
         """A batch that the end falls into, or that ends there, is the last one."""
         assert len(updates(sorted_stream(), alpha=4, remainder="apply").at(position, 20).weights) == count
+
+    def test_updates_until_a_report(self) -> None:
+        informed = updates(sorted_stream(), alpha=4)
+        coming = informed.until(40, 350, 20)
+        assert [len(update.weights) for update in coming] == [8, 8]
+        assert all(update.informed for update in coming)
+        assert informed.until(40, 40, 20) == []
+
+    def test_an_alpha_that_is_never_reached_is_said(self) -> None:
+        assert updates(sorted_stream(), alpha=4).mean_images(20) == 160
+        unreachable = updates(sorted_stream(), alpha=40, max_micro_batches=40)
+        with pytest.raises(ValueError, match=r"alpha = 40 is never reached: the 40 micro-batches .* score 20 tog"):
+            unreachable.mean_images(20)
+        with pytest.raises(ValueError, match="alpha = 6 is never reached"):  # in one epoch
+            updates(sorted_stream(), alpha=6, remainder="apply").mean_images(20)
+        short = updates(sorted_stream(), budget=100, alpha=40, max_micro_batches=40)
+        assert short.mean_images(20) == 100  # the budget ends first
 
     def test_nothing_is_left_at_the_budget_s_end(self) -> None:
         informed, position, seen = updates(sorted_stream(), budget=310, alpha=4), 0, []

@@ -62,6 +62,12 @@ class TestWeights:
         with pytest.raises(ValueError, match="progress"):
             sample_weights(Q, progress, strength)
 
+    @pytest.mark.parametrize("q", [[0, 1.4], [-0.2, 0.5], [math.nan, 0.5]])
+    def test_a_percentile_is_a_share(self, q: list[float]) -> None:
+        for percentile in (np.array(q), torch.tensor(q)):
+            with pytest.raises(ValueError, match=r"percentiles from .* must be within 0 to 1"):
+                sample_weights(percentile, 0.2, 0.5)
+
     @pytest.mark.parametrize("strength", [-0.1, 1.01, math.nan])
     def test_no_weight_may_be_negative(self, strength: float) -> None:
         with pytest.raises(ValueError, match=r"strength .* must be within 0 to 1: beyond, some weights would be neg"):
@@ -135,7 +141,10 @@ class TestPercentiles:
         ({"mode": "static", "strength": -0.5}, "greater than or equal to 0"),
         ({"mode": "static", "strength": 1.5}, "less than or equal to 1"),
         ({"mode": "sometimes"}, "none"),
-        ({"mode": "static", "centres": "strata"}, "centres = strata is for mode batch"),
+        ({"mode": "static", "centres": "strata"}, "centres = strata changes nothing with mode static"),
+        ({"mode": "none", "strength": 0.9}, "strength = 0.9 changes nothing with mode none"),
+        ({"mode": "batch", "centres": "strata", "clusters": 4}, "clusters = 4 changes nothing with mode batch"),
+        ({"strength": 0.9}, "mode"),
         ({"schedule": "slow"}, "linear"),
     ],
 )
