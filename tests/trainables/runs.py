@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from tests.trainables.images import smooth_images
-from trainables.run import CHECKPOINT_FILE
+from trainables.run import CHECKPOINT_FILE, Run
 from trainables.simclr import SimCLR
 from trainables.training import TrainingData, train
 
@@ -95,3 +96,17 @@ def double_simclr(*arguments: Any, **keywords: Any) -> SimCLR:
     model = SimCLR(*arguments, **keywords).double()
     model.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
     return model
+
+
+def count_synchronisations(training: Run) -> list[int]:
+    """The exchanges of gradients between workers from now on, counted in the one entry of the list."""
+    synchronised = [0]
+
+    def hook(_, bucket):  # type: ignore[no-untyped-def]
+        synchronised[0] += bucket.is_last()
+        mean = bucket.buffer().div_(dist.get_world_size())
+        return dist.all_reduce(mean, async_op=True).get_future().then(lambda future: future.value()[0])
+
+    if training.loader.workers > 1:
+        training.parallel.register_comm_hook(None, hook)  # type: ignore[operator]
+    return synchronised

@@ -9,10 +9,18 @@ from unittest.mock import patch
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from tests.trainables.runs import CPU, assert_equal, data, double_simclr, run, small, without_clocks
+from tests.trainables.runs import (
+    CPU,
+    assert_equal,
+    count_synchronisations,
+    data,
+    double_simclr,
+    run,
+    small,
+    without_clocks,
+)
 from tests.trainables.workers import Workers
 from trainables.loader import Loader
 from trainables.run import Run
@@ -35,15 +43,7 @@ def second_update(settings: dict[str, Any]) -> dict[str, Any]:
         training.model.eval()  # batch norms would take their statistics from the micro-batches
     images = training.candidate.images_per_update
     training.train_until(images)
-    synchronised = [0]
-
-    def hook(_, bucket):  # type: ignore[no-untyped-def]
-        synchronised[0] += bucket.is_last()
-        mean = bucket.buffer().div_(dist.get_world_size())
-        return dist.all_reduce(mean, async_op=True).get_future().then(lambda future: future.value()[0])
-
-    if training.loader.workers > 1:
-        training.parallel.register_comm_hook(None, hook)  # type: ignore[operator]
+    synchronised = count_synchronisations(training)
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     training.train_until(2 * images)
     gradients = {name: p.grad.clone() for name, p in training.model.named_parameters() if p.grad is not None}

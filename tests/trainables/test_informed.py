@@ -13,11 +13,19 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.trainables.runs import CPU, assert_equal, data, double_simclr, run, small, without_clocks
+from tests.trainables.runs import (
+    CPU,
+    assert_equal,
+    count_synchronisations,
+    data,
+    double_simclr,
+    run,
+    small,
+    without_clocks,
+)
 from tests.trainables.workers import Workers
 from trainables.batches import SampleStream, stratified_order
 from trainables.batches.scores import HistogramScore, batch_score
@@ -56,15 +64,7 @@ def second_update(settings: dict[str, Any]) -> dict[str, Any]:
         training = Run(TrainSettings.model_validate(settings), pictures(), CPU)
     training.model.eval()  # batch norms would take their statistics from the parts of a batch
     training.train_until(1)
-    start, synchronised = training.samples, [0]
-
-    def hook(_, bucket):  # type: ignore[no-untyped-def]
-        synchronised[0] += bucket.is_last()
-        mean = bucket.buffer().div_(dist.get_world_size())
-        return dist.all_reduce(mean, async_op=True).get_future().then(lambda future: future.value()[0])
-
-    if training.loader.workers > 1:
-        training.parallel.register_comm_hook(None, hook)  # type: ignore[operator]
+    start, synchronised = training.samples, count_synchronisations(training)
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     training.train_until(start + 1)
     gradients = {name: p.grad.clone() for name, p in training.model.named_parameters() if p.grad is not None}
