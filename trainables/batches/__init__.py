@@ -2,10 +2,11 @@
 
 from trainables.batches.feed import Feed
 from trainables.batches.files import ImageFiles
-from trainables.batches.information import InformationAccumulator, InformationSettings, InformedUpdates, Update
+from trainables.batches.information import InformationAccumulator, InformationSettings
 from trainables.batches.order import EpochOrder, SampleStream, share
 from trainables.batches.sampling import CLUSTER_ORDERS, balanced_order, clustered_order, stratified_order
 from trainables.batches.scores import BatchScore, batch_score
+from trainables.batches.updates import InformedUpdates, Update
 from trainables.batches.weighting import WeightSettings, percentiles, sample_weights, unweighted
 
 __all__ = [
