@@ -30,6 +30,7 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/swap_cost.py
+	$(BIN)/python benchmarks/method_costs.py
 	$(BIN)/python benchmarks/clusters.py scale --rows 200000
 	$(BIN)/adaptive-ray replay benchmarks/curves
 
