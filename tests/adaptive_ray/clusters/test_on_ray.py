@@ -25,7 +25,7 @@ from adaptive_ray.clusters.settings import ClusterSettings
 from adaptive_ray.errors import UserError
 from tests.adaptive_ray.clusters.mixtures import mixture
 from trainables.batches import CLUSTER_ORDERS, ImageFiles, SampleStream, stratified_order
-from trainables.worker import orders_of
+from trainables.worker import orders_of, told_by
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -126,7 +126,7 @@ def test_the_service_answers_the_same_after_its_node_has_died(cluster: Cluster, 
     orders = orders_of(service)
     before = {
         "summary": ray.get(service.summary.remote()),
-        "centrality": ray.get(service.centrality.remote()),
+        "told": told_by(service, ["strata", "centrality", "features"]),
         "orders": [np.array(orders(epoch)) for epoch in range(3)],
     }
     for epoch, order in enumerate(before["orders"]):
@@ -136,7 +136,10 @@ def test_the_service_answers_the_same_after_its_node_has_died(cluster: Cluster, 
     assert ray.get(service.summary.remote()) == before["summary"]
     assert next(a.node_id for a in list_actors(filters=[("name", "=", f"service-{number}")])) != where
     np.testing.assert_array_equal(ray.get(service.strata.remote()), strata)
-    np.testing.assert_array_equal(ray.get(service.centrality.remote()), before["centrality"])
+    for name, array in told_by(service, ["strata", "centrality", "features"]).items():
+        np.testing.assert_array_equal(array, before["told"][name])
+        np.testing.assert_array_equal(array, ray.get(getattr(service, name).remote()))
+        assert not array.flags.writeable  # it lies in the object store
     for epoch, order in enumerate(before["orders"]):
         np.testing.assert_array_equal(orders(epoch), order)
 
