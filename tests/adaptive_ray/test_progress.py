@@ -18,7 +18,9 @@ from schedulers import Candidate, Race, State
 
 BUDGET, WINDOW, EVERY = 16_384, 4096, 1024
 BOTH = (Candidate(32), Candidate(64))
-PLAN = Plan(BOTH, BOTH, 4000, budget=BUDGET, window=WINDOW, evaluate_every=EVERY, turn=4000, rerace="never")
+PLAN = Plan(
+    BOTH, BOTH, {c: c.batch_size for c in BOTH}, 4000, BUDGET, WINDOW, evaluate_every=EVERY, turn=4000, rerace="never"
+)
 SPEED = {"32": 100.0, "64": 200.0}  # images per second
 
 
