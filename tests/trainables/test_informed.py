@@ -138,23 +138,26 @@ STATIC = {"mode": "static", "strength": 0.7}
 BY_BATCH = {"mode": "batch", "strength": 0.7, "centres": "strata"}
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
+EXACT = {
+    "plain": settings_of(PLAIN, None),
+    "static": settings_of(PLAIN, STATIC),
+    "shared-batch": settings_of(SHARED, BY_BATCH),
+    "cut": settings_of(PLAIN, None, micro_batch=2),
+    "shared": settings_of(SHARED, None),
+    "shared-static-cut": settings_of(SHARED, STATIC, micro_batch=3),
+    "batch": settings_of(PLAIN, BY_BATCH),
+    "frechet": settings_of(informed(score="frechet"), None),
+    "mmd": settings_of(informed(score="mmd"), None),
+}
+
+
 @pytest.mark.parametrize(
-    "settings",
-    [
-        settings_of(PLAIN, None),
-        settings_of(PLAIN, None, micro_batch=2),
-        settings_of(SHARED, None),
-        settings_of(SHARED, STATIC, micro_batch=3),
-        settings_of(PLAIN, STATIC),
-        settings_of(PLAIN, BY_BATCH),
-        settings_of(SHARED, BY_BATCH),
-        settings_of(informed(score="frechet"), None),
-        settings_of(informed(score="mmd"), None),
-    ],
-    ids=["plain", "cut", "shared", "shared-static", "static", "batch", "shared-batch", "frechet", "mmd"],
+    ("name", "world"),
+    [(name, world) for name in ("plain", "static", "shared-batch") for world in (1, 2, 4)]
+    + [(name, 4) for name in ("cut", "shared", "shared-static-cut", "batch", "frechet", "mmd")],
 )
-def test_the_gradient_is_the_score_weighted_mean(workers: Workers, world: int, settings: dict[str, Any]) -> None:
+def test_the_gradient_is_the_score_weighted_mean(workers: Workers, name: str, world: int) -> None:
+    settings = EXACT[name]
     parts = workers.run(world, second_update, settings) if world > 1 else [second_update(settings)]
     for part in parts:
         assert part["stop"] - part["start"] > 2 * settings["batch_size"]
@@ -218,7 +221,7 @@ def test_stratified_batches_tell_more() -> None:
     assert np.mean(stratified.column("information")) > np.mean(shuffled.column("information")) + 0.03
 
 
-@pytest.mark.parametrize("stopped", [0, 1, 2])
+@pytest.mark.parametrize("stopped", [0, 2])
 @pytest.mark.parametrize(
     "chosen",
     [
