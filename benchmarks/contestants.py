@@ -157,7 +157,7 @@ class Ours:
             (run.loader.augment, "draw", "augment"),
             (run.loader.augment, "apply", "augment"),
             (run.model, "forward", "forward"),
-            (run, "loss", "loss"),
+            (run.gradients, "loss", "loss"),
             (torch.Tensor, "backward", "backward"),
             (run.optimizer, "step", "update"),
             (run.average, "update", "update"),

@@ -41,7 +41,7 @@ def main() -> None:
     strata = generator.integers(0, CLUSTERS, IMAGES)
     features = (4 * generator.normal(size=(CLUSTERS, DIMENSIONS)))[strata] + generator.normal(size=(IMAGES, DIMENSIONS))
     data = TrainingData(
-        images=generator.integers(0, 256, (4096, 3, 32, 32), dtype=np.uint8),
+        images=generator.integers(0, 256, (IMAGES, 3, 32, 32), dtype=np.uint8),
         reference=np.zeros((2, 3, 32, 32), np.uint8),
         strata=strata,
         features=features.astype(np.float32),

@@ -35,7 +35,7 @@ class ContrastiveGradients:
         micro_batch: int,
         autocast: AbstractContextManager[object],
     ) -> None:
-        self._network, self._loader, self._loss, self._weights = network, loader, loss, weights
+        self._network, self._loader, self.loss, self._weights = network, loader, loss, weights
         self.micro_batch, self._autocast = micro_batch, autocast
 
     def add(self, positions: Sequence[int], batch_size: int, weights: NDArray[np.float64], progress: float) -> Tensor:
@@ -62,7 +62,7 @@ class ContrastiveGradients:
             if own is not None:
                 images = own if images is None else images * own
             together = [len(positions) * share for share in shares]
-            return self._loss(z_a, z_b, weights=images, shares=together) * float(weights.sum())
+            return self.loss(z_a, z_b, weights=images, shares=together) * float(weights.sum())
 
         if len(views) > 1:
             return cached_backward(self._network, views, loss, self._autocast)
