@@ -242,7 +242,7 @@ def test_a_crop_that_cannot_fit_is_the_whole_image() -> None:
         ({"grayscale": 0.2}, lambda draw: draw.gray),
         ({"blur": 0.3}, lambda draw: draw.sigma > 0),
     ],
-    ids=str,
+    ids=["flip often", "flip seldom", "jitter", "grayscale", "blur"],
 )
 def test_changes_happen_as_often_as_they_should(chosen: dict[str, float], happens: Any) -> None:
     (probability,) = chosen.values()
