@@ -69,6 +69,7 @@ def compete(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Res
             scheduler=scheduler,
             extra=extra,
             cpus=cpus,
+            tune_config={"reuse_actors": True},  # a process started anew takes seconds
             run_config={
                 "stop": {"training_iteration": END} if request.param == "median" else None,
                 "callbacks": [witness],
