@@ -78,7 +78,7 @@ class SampleWeights:
         rows = on_device(indices, self.device)
         known = self._centrality
         rank = known[rows] if known is not None else self._within_batch(z_a, z_b, rows, shares, batches)
-        # Of the global batch's mean only the loss knows, and divides by it. None may be all that a batch has and 0.
+        # The loss divides by the global batch's mean, which is not known here, and must not be 0.
         weights = relative_weights(rank, progress, settings.strength, settings.schedule).clamp(min=_LEAST)
         self._last = (indices, weights)
         return weights
