@@ -1,7 +1,7 @@
 """How much of the whole data's distribution a batch holds: from 0 to 1, and the more, the closer the two are.
 
 Scores come from what is known of the images beforehand, clusters or pretrained features. They follow from the batch's
-indices alone: every worker computes the score of the global batch itself, on the host, without a message.
+indices alone, on the host, before the batch is trained on.
 """
 
 from __future__ import annotations
