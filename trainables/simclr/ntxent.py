@@ -114,34 +114,33 @@ class _Contrast(torch.autograd.Function):
     ) -> Tensor:
         world = dist.get_world_size(group) if dist.is_initialized() else 1
         columns, first = gather_rows(z, None if shares is None else [2 * share for share in shares], group)
-        rows, total = len(z), len(columns)
-        half = rows // 2
+        rows, half = len(z), len(z) // 2
         anchor = torch.ones(rows, dtype=z.dtype, device=z.device) if weights is None else weights
-        loss, weight = z.new_zeros(()), anchor.sum()
+        partner = z.roll(half, 0)
+        loss = -torch.dot(anchor, (z * partner).sum(dim=1)) / temperature
         needs_grad = ctx.needs_input_grad[0]
         by_rows = torch.empty_like(z) if needs_grad else None
         by_columns = torch.zeros_like(columns) if needs_grad else None
-        chunk = chunk or max(1, min(rows, _TILE // total))
+        chunk = chunk or max(1, min(rows, _TILE // len(columns)))
         for start in range(0, rows, chunk):
-            stop = min(start + chunk, rows)
-            tile = z[start:stop] @ columns.T / temperature
-            index = torch.arange(stop - start, device=z.device)
-            own = index + first + start
-            tile[index, own] = -torch.inf
-            partner = torch.where(index + start < half, own + half, own - half)
-            positive = tile[index, partner]
-            if decoupled:
-                tile[index, partner] = -torch.inf
-            normaliser = tile.logsumexp(dim=1)
-            scale = anchor[start:stop]
-            loss = loss + (scale * (normaliser - positive)).sum()
+            own = slice(start, min(start + chunk, rows))
+            tile = (z[own] / temperature) @ columns.T
+            tile.diagonal(first + start).fill_(-torch.inf)
+            if decoupled:  # the first view's partners stand half a share further, the second's as far back
+                second = max(half - start, 0)
+                tile[:second].diagonal(first + start + half).fill_(-torch.inf)
+                tile[second:].diagonal(first + start + min(second, len(tile)) - half).fill_(-torch.inf)
+            # log sum exp in place: no second tile, and half the passes over this one
+            largest = tile.amax(dim=1).clamp(min=torch.finfo(tile.dtype).min)  # -inf: it has no negatives
+            total = tile.sub_(largest[:, None]).exp_().sum(dim=1)
+            loss = loss + torch.dot(anchor[own], total.log() + largest)
             if by_rows is not None and by_columns is not None:
-                tile = tile.sub_(normaliser[:, None]).exp_()  # the softmax over the anchor's columns
-                tile[index, partner] -= 1.0
-                tile *= scale[:, None]
-                by_rows[start:stop] = tile @ columns
-                by_columns.addmm_(tile.T, z[start:stop])
-        sums = torch.stack([loss, weight])
+                scale = (anchor[own] / total)[:, None]  # times the tile: the softmax over the anchor's columns
+                torch.mul(tile @ columns, scale, out=by_rows[own])
+                by_columns.addmm_(tile.T, z[own] * scale)
+        if by_rows is not None:  # a positive pair attracts each other, once for either anchor
+            by_rows.addcmul_(partner, anchor[:, None], value=-2)
+        sums = torch.stack([loss, anchor.sum()])
         if world > 1:
             dist.all_reduce(sums, group=group)
         ctx.scale = (world / (sums[1] * temperature)) if needs_grad else None
