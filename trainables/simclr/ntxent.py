@@ -14,13 +14,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.simclr.gather import gather_rows
 
-#: Entries of the similarity matrix that are held at a time when no chunk is given.
-_TILE = 1 << 23
+#: Entries of the similarity matrix that are held at a time when no chunk is given; on a CPU, on a GPU: as many as its
+#: cores can be kept busy with while the host launches what comes next.
+_TILE = (1 << 23, 1 << 26)
+#: Below this temperature exp((-1 - 1) / temperature) is not a normal float32 any more.
+_COLD = 0.025
+#: A shorter projection counts as this long (as in ``torch.nn.functional.normalize``).
+_SHORTEST = 1e-12
 
 
 def nt_xent(
@@ -45,7 +49,7 @@ def nt_xent(
         weights: A weight per image [b], not negative; multiplies the image's two anchors and is normalised to mean 1
             over the global batch. None: all equal.
         group: The workers that share the batch; None: all, if torch.distributed is initialised.
-        chunk: Anchors per tile; None: as many as fit into a tile of about 8 million similarities.
+        chunk: Anchors per tile; None: as many as fit into a tile of 32 MB, or on a GPU of 256 MB.
         shares: Images of every worker, where the caller knows them; None: the workers ask each other, which makes the
             host wait for the device.
 
@@ -93,18 +97,18 @@ def _contrast(
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} must be above 0")
     with torch.autocast(z_a.device.type, enabled=False):
-        dtype = torch.float64 if z_a.dtype == torch.float64 else torch.float32
-        z = F.normalize(torch.cat([z_a, z_b]).to(dtype), dim=1)
-        anchor_weights = None if weights is None else weights.to(dtype).detach().repeat(2)
-        loss: Tensor = _Contrast.apply(z, anchor_weights, temperature, group, chunk, shares, decoupled)
+        loss: Tensor = _Contrast.apply(z_a, z_b, weights, temperature, group, chunk, shares, decoupled)
         return loss
 
 
 class _Contrast(torch.autograd.Function):
+    """Few and large operations: on a GPU, small batches cost what it takes to launch them."""
+
     @staticmethod
     def forward(
         ctx: Any,
-        z: Tensor,
+        z_a: Tensor,
+        z_b: Tensor,
         weights: Tensor | None,
         temperature: float,
         group: dist.ProcessGroup | None,
@@ -113,46 +117,66 @@ class _Contrast(torch.autograd.Function):
         decoupled: bool,
     ) -> Tensor:
         world = dist.get_world_size(group) if dist.is_initialized() else 1
-        columns, first = gather_rows(z, None if shares is None else [2 * share for share in shares], group)
-        rows, half = len(z), len(z) // 2
-        anchor = torch.ones(rows, dtype=z.dtype, device=z.device) if weights is None else weights
-        partner = z.roll(half, 0)
-        loss = -torch.dot(anchor, (z * partner).sum(dim=1)) / temperature
-        needs_grad = ctx.needs_input_grad[0]
-        by_rows = torch.empty_like(z) if needs_grad else None
+        dtype = torch.float64 if z_a.dtype == torch.float64 else torch.float32
+        z = torch.cat([z_a, z_b]).to(dtype)
+        lengths = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_(min=_SHORTEST)
+        u = z / lengths
+        columns, first = gather_rows(u, None if shares is None else [2 * share for share in shares], group)
+        rows, half = len(u), len(u) // 2
+        partner = u.roll(half, 0)
+        anchor = None if weights is None else weights.detach().to(dtype).repeat(2)[:, None]  # [rows, 1]
+        loss = (_times(u, anchor) * partner).sum() / -temperature
+        needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        by_rows = torch.empty_like(u) if needs_grad else None
         by_columns = torch.zeros_like(columns) if needs_grad else None
-        chunk = chunk or max(1, min(rows, _TILE // len(columns)))
+        scaled, bound = u / temperature, u.new_full((), -1 / temperature)
+        chunk = chunk or max(1, min(rows, _TILE[z.is_cuda] // len(columns)))
         for start in range(0, rows, chunk):
             own = slice(start, min(start + chunk, rows))
-            tile = (z[own] / temperature) @ columns.T
+            tile = torch.addmm(bound, scaled[own], columns.T)  # at most 0: exp cannot overflow
             tile.diagonal(first + start).fill_(-torch.inf)
             if decoupled:  # the first view's partners stand half a share further, the second's as far back
                 second = max(half - start, 0)
                 tile[:second].diagonal(first + start + half).fill_(-torch.inf)
                 tile[second:].diagonal(first + start + min(second, len(tile)) - half).fill_(-torch.inf)
-            # log sum exp in place: no second tile, and half the passes over this one
-            largest = tile.amax(dim=1).clamp(min=torch.finfo(tile.dtype).min)  # -inf: it has no negatives
-            total = tile.sub_(largest[:, None]).exp_().sum(dim=1)
-            loss = loss + torch.dot(anchor[own], total.log() + largest)
+            largest: Tensor | float = 0.0
+            if temperature < _COLD:
+                largest = tile.amax(dim=1, keepdim=True).clamp_(min=torch.finfo(dtype).min)  # -inf: no negatives
+                tile.sub_(largest)
+            total = tile.exp_().sum(dim=1, keepdim=True)
+            mine = None if anchor is None else anchor[own]
+            loss = loss + _times(total.log() + largest, mine).sum()
             if by_rows is not None and by_columns is not None:
-                scale = (anchor[own] / total)[:, None]  # times the tile: the softmax over the anchor's columns
+                scale = 1 / total if mine is None else mine / total  # times the tile: softmax over the columns
                 torch.mul(tile @ columns, scale, out=by_rows[own])
-                by_columns.addmm_(tile.T, z[own] * scale)
+                by_columns.addmm_(tile.T, u[own] * scale)
         if by_rows is not None:  # a positive pair attracts each other, once for either anchor
-            by_rows.addcmul_(partner, anchor[:, None], value=-2)
-        sums = torch.stack([loss, anchor.sum()])
+            by_rows.add_(_times(partner, anchor), alpha=-2)
+        count = loss.new_full((), rows) if anchor is None else anchor.sum()
+        loss = loss + count / temperature
         if world > 1:
+            sums = torch.stack([loss, count])
             dist.all_reduce(sums, group=group)
-        ctx.scale = (world / (sums[1] * temperature)) if needs_grad else None
-        ctx.group, ctx.world, ctx.first = group, world, first
-        ctx.save_for_backward(by_rows, by_columns)
-        return sums[0] / sums[1]
+            loss, count = sums.unbind()
+        ctx.group, ctx.world, ctx.first, ctx.temperature = group, world, first, temperature
+        ctx.save_for_backward(u, lengths, by_rows, by_columns, count)
+        mean: Tensor = loss / count
+        return mean
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        by_rows, by_columns = ctx.saved_tensors
-        by_columns = by_columns * grad
+        u, lengths, by_rows, by_columns, count = ctx.saved_tensors
+        factor = grad * (ctx.world / ctx.temperature) / count
         if ctx.world > 1:  # other workers' anchors push and pull this worker's columns
+            by_columns = by_columns * factor
             dist.all_reduce(by_columns, group=ctx.group)
-        own = by_columns[ctx.first : ctx.first + len(by_rows)]
-        return (by_rows * grad + own) * ctx.scale, *(None,) * 6
+            by_u = torch.addcmul(by_columns[ctx.first : ctx.first + len(u)], by_rows, factor)
+        else:
+            by_u = (by_rows + by_columns) * factor
+        along = (by_u * u).sum(dim=1, keepdim=True)  # the length of z does not matter
+        by_z = torch.addcmul(by_u, along, u, value=-1) / lengths
+        return *by_z.chunk(2), *(None,) * 6
+
+
+def _times(values: Tensor, factors: Tensor | None) -> Tensor:
+    return values if factors is None else values * factors

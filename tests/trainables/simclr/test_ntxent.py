@@ -67,7 +67,7 @@ def test_equals_equation_1_in_value_and_gradient(chunk: int | None, weighted: bo
 def test_equals_equation_1_where_the_default_tile_is_smaller_than_the_batch(
     entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainables.simclr.ntxent._TILE", entries)
+    monkeypatch.setattr("trainables.simclr.ntxent._TILE", (entries, entries))
     z_a, z_b = projections(7)
     actual = value_and_gradients(nt_xent(z_a, z_b, 0.5), z_a, z_b)
     assert_all_close(actual, value_and_gradients(written_out(z_a, z_b, 0.5), z_a, z_b))
