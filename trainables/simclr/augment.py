@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-_GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as torchvision's rgb_to_grayscale
+from trainables.simclr.pixels import adjust, blur, luma, shift_hue
 
 
 class AugmentSettings(BaseModel):
@@ -57,6 +57,12 @@ class Draw:
 
     def __getitem__(self, rows: slice | Tensor) -> Draw:
         return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def packed(self) -> Tensor:
+        """All of it in one tensor [n, 16], for ``Augment.views``: it crosses to a device in a single copy."""
+        turned = self.factor.gather(1, self.order.clamp(min=0))  # in the order of the changes
+        rest = torch.stack([self.gray.float(), self.sigma], dim=1)
+        return torch.cat([_affine(self).flatten(1), self.order.float(), turned, rest], dim=1)
 
 
 class Augment:
@@ -108,23 +114,49 @@ class Augment:
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """uint8 images [n, C, H, W], parameters of n views -> float views in [0, 1] [n, C, size, size]."""
-        # Which rows change is known on the CPU, and all of it crosses to the device in two copies: no wait for it.
-        chosen = [draw.order[:, turn] == change for turn in range(4) for change in range(4)]
-        *changed, gray, blurred = _send(
-            [c.nonzero().squeeze(1) for c in (*chosen, draw.gray, draw.sigma)], images.device
+        if images.device.type == "cpu":
+            return self._apply_to_some(images, draw)
+        packed = draw.packed()
+        return self.views(
+            images, (packed.pin_memory() if images.is_cuda else packed).to(images.device, non_blocking=True)
         )
-        theta, factor, sigma = _send([_affine(draw), draw.factor, draw.sigma], images.device)
 
-        views = self._crop(images.float() / 255, theta)
+    def views(self, images: Tensor, packed: Tensor) -> Tensor:
+        """What ``apply`` does, the way of a GPU, with ``Draw.packed`` there; the views are channels-last.
+
+        Every view goes through every change, and keeps it or not: no shape depends on what was drawn, so that it can be
+        compiled and captured, and nothing waits for the device.
+        """
+        theta, order, factor, rest = packed.split([6, 4, 4, 2], dim=1)
+        views = self._crop(images.float() / 255, theta.view(-1, 2, 3))
         if views.shape[1] == 3:
-            for turn, rows in enumerate(changed):  # ColorJitter: each view's four changes in that view's own order
-                if len(rows):
-                    change = turn % 4
-                    views[rows] = _change(views[rows], change, factor[rows, change, None, None, None])
-            if len(gray):
-                views[gray] = _luma(views[gray]).expand(-1, 3, -1, -1)
-        if len(blurred):
-            views[blurred] = _blur(views[blurred], sigma[blurred])
+            for turn in range(4):
+                change, by = order[:, turn, None, None, None], factor[:, turn, None, None, None]
+                gray = luma(views)
+                # Brightness, contrast and saturation blend with black, the mean gray and the image's own gray.
+                towards = torch.where(change == 1, gray.mean((2, 3), keepdim=True), gray * (change == 2))
+                blended = (towards + by * (views - towards)).clamp(0, 1)
+                changed = torch.where(change == 3, shift_hue(views, by), blended)
+                views = torch.where(change >= 0, changed, views)
+            views = torch.where(rest[:, 0, None, None, None] > 0, luma(views), views)
+        if self.settings.blur:
+            sigma = rest[:, 1]
+            blurred = blur(views, sigma.clamp(min=0.1))
+            views = torch.where(sigma[:, None, None, None] > 0, blurred, views)
+        return views.contiguous(memory_format=torch.channels_last)
+
+    def _apply_to_some(self, images: Tensor, draw: Draw) -> Tensor:
+        """The way of a CPU: no view is computed that does not change."""
+        views = self._crop(images.float() / 255, _affine(draw))
+        if views.shape[1] == 3:
+            for turn in range(4):  # ColorJitter: each view's four changes in that view's own order
+                for change in range(4):
+                    if len(rows := _where(draw.order[:, turn] == change)):
+                        views[rows] = adjust(views[rows], change, draw.factor[rows, change, None, None, None])
+            if len(rows := _where(draw.gray)):
+                views[rows] = luma(views[rows]).expand(-1, 3, -1, -1)
+        if len(rows := _where(draw.sigma > 0)):
+            views[rows] = blur(views[rows], draw.sigma[rows])
         return views
 
     def _draw_crops(self, n: int, height: int, width: int, uniform) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
@@ -147,13 +179,8 @@ class Augment:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _send(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-    """CPU tensors of one type to the device, in a single copy that the host does not wait for."""
-    if device.type == "cpu":
-        return tensors
-    packed = torch.cat([tensor.flatten() for tensor in tensors]).pin_memory().to(device, non_blocking=True)
-    parts = packed.split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+def _where(condition: Tensor) -> Tensor:
+    return condition.nonzero().squeeze(1)
 
 
 def _affine(draw: Draw) -> Tensor:
@@ -163,49 +190,3 @@ def _affine(draw: Draw) -> Tensor:
     x = torch.stack([width * cos, -height * sin, draw.centre[:, 0]], dim=1)
     y = torch.stack([width * sin, height * cos, draw.centre[:, 1]], dim=1)
     return torch.stack([x, y], dim=1)
-
-
-def _luma(x: Tensor) -> Tensor:
-    """RGB [n, 3, H, W] -> gray [n, 1, H, W]"""
-    red, green, blue = x.split(1, dim=1)
-    gray: Tensor = _GRAY[0] * red + _GRAY[1] * green + _GRAY[2] * blue
-    return gray
-
-
-def _change(x: Tensor, change: int, factor: Tensor) -> Tensor:
-    """Brightness (0), contrast (1), saturation (2) or hue (3) of x [n, 3, H, W] by factor [n, 1, 1, 1]."""
-    if change == 3:
-        return _shift_hue(x, factor)
-    if change == 0:
-        return (x * factor).clamp_(0, 1)
-    reference = _luma(x)
-    if change == 1:
-        reference = reference.mean((2, 3), keepdim=True)
-    return torch.lerp(reference.expand_as(x), x, factor.expand_as(x)).clamp_(0, 1)
-
-
-def _shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turns the hue of RGB [n, 3, H, W] in [0, 1] by ``shift`` [n, 1, 1, 1] of the circle, in HSV."""
-    value, argmax = x.max(1, keepdim=True)
-    chroma = value - x.min(1, keepdim=True).values
-    r, g, b = x.split(1, dim=1)
-    divisor = torch.where(chroma > 0, chroma, 1.0)
-    sector = torch.where(
-        argmax == 0, (g - b) / divisor, torch.where(argmax == 1, (b - r) / divisor + 2, (r - g) / divisor + 4)
-    )
-    hue = sector + 6 * shift
-    # HSV to RGB without cases: f(n) = v - c max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6, n = 5, 3, 1
-    k = (hue + torch.arange(5, 0, -2, device=x.device, dtype=x.dtype)[:, None, None]) % 6
-    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
-
-
-def _blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of x [n, C, H, W] by sigma [n] pixels; the kernel spans a tenth of the image (Chen et al., A)."""
-    n, channels, height, width = x.shape
-    radius = max(1, height // 20)
-    offset = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-    kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, dim=0)
-    flat = F.pad(x, (radius,) * 4, mode="reflect").reshape(1, n * channels, height + 2 * radius, width + 2 * radius)
-    flat = F.conv2d(flat, kernel[:, None, :, None], groups=n * channels)
-    return F.conv2d(flat, kernel[:, None, None, :], groups=n * channels).reshape(x.shape)

@@ -18,7 +18,8 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 from tests.trainables.images import noise_images, smooth_images
 from trainables.simclr import Augment, AugmentSettings
-from trainables.simclr.augment import PROFILES, Draw, _change
+from trainables.simclr.augment import PROFILES, Draw
+from trainables.simclr.pixels import adjust
 
 OFF = AugmentSettings(crop_area=(1, 1), crop_aspect=(1, 1), flip=0, jitter=0, grayscale=0)
 ALL = AugmentSettings(rotation=20, flip=0.5, jitter=0.8, grayscale=0.3, blur=0.5)
@@ -134,6 +135,17 @@ def test_rows_do_not_depend_on_the_rest_of_the_batch(rows: slice | Tensor) -> No
     draw = augment.draw(20, (16, 16), seeded())
     whole = augment.apply(images, draw)
     torch.testing.assert_close(augment.apply(images[rows], draw[rows]), whole[rows], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("profile", ["natural", "digits", ALL])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [16, 40])
+def test_a_gpu_gets_the_views_of_a_cpu(profile: str | AugmentSettings, channels: int, size: int) -> None:
+    images, augment = noise_images(128, 16, channels), Augment(size, profile)
+    draw = augment.draw(128, (16, 16), seeded())
+    theirs = augment.views(images, draw.packed())
+    assert theirs.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(theirs, augment.apply(images, draw), rtol=0, atol=1e-5)
 
 
 def test_digits_keep_what_they_are() -> None:
@@ -302,7 +314,7 @@ def test_colour_changes_are_torchvisions(change: int, factors: list[float]) -> N
     images = pictures()
     for shift in range(len(factors)):  # every image meets every factor, and no two images the same one
         turned = factors[shift:] + factors[:shift]
-        actual = _change(images.clone(), change, torch.tensor(turned)[:, None, None, None])
+        actual = adjust(images.clone(), change, torch.tensor(turned)[:, None, None, None])
         expected = [COLOURS[change](image, factor) for image, factor in zip(images, turned, strict=True)]
         torch.testing.assert_close(actual, torch.stack(expected), rtol=0, atol=1e-5)
 
