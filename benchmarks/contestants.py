@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,31 +42,66 @@ class Images:
 
 
 class Stopwatch:
-    """Adds up the seconds of functions by phase; the device is idle at both ends of each."""
+    """Adds up the seconds of functions by phase.
+
+    On a CPU by its clock; on a GPU by events in the stream, which the host does not wait for. Those that were captured
+    with a CUDA graph are recorded again by every replay and tell about the last one.
+    """
 
     def __init__(self, device: Any) -> None:
-        self.seconds, self._device = dict.fromkeys(PHASES, 0.0), device
+        self._on_gpu = device.type == "cuda"
+        self._spans: list[tuple[str, Any, Any]] = []
+        self._captured: list[tuple[str, Any, Any]] = []
 
     def __call__(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
-            wait(self._device)
-            started = time.perf_counter()
+            start = self._now()
             result = function(*args, **kwargs)
-            wait(self._device)
-            self.seconds[phase] += time.perf_counter() - started
+            self._add(phase, start, self._now())
             return result
 
         return timed
 
+    def reset(self) -> None:
+        """Forgets what was not captured."""
+        self._spans = []
+
+    def seconds(self, steps: int) -> Split:
+        """Of one of the ``steps`` since the reset."""
+        total = dict.fromkeys(PHASES, 0.0)
+        for share, spans in ((1 / steps, self._spans), (1, self._captured)):
+            for phase, start, stop in spans:
+                total[phase] += share * (start.elapsed_time(stop) / 1e3 if self._on_gpu else stop - start)
+        return total
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True, external=torch.cuda.is_current_stream_capturing())
+        event.record()
+        return event
+
+    def _add(self, *span: Any) -> None:
+        import torch
+
+        captured = self._on_gpu and torch.cuda.is_current_stream_capturing()
+        (self._captured if captured else self._spans).append(span)
+
 
 class Ours:
-    """The steps of ``trainables.run``."""
+    """The steps of ``trainables.run``; compiled, where ``options.accelerate`` is auto, as on a GPU in a long run."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        self.device, self.size, self._options = pick_device(), options.batch_size, options
+        self.run = self._make_run()
+
+    def _make_run(self) -> Any:
         from trainables.run import Run
         from trainables.settings import TrainingData, TrainSettings
 
-        self.device = pick_device()
+        options = self._options
         images = np.ascontiguousarray(Images(options.data).data.transpose(0, 3, 1, 2))
         settings = TrainSettings.model_validate(
             {
@@ -74,32 +110,39 @@ class Ours:
                 "budget": 10**9,
                 "evaluate_every": 10**9,
                 "precision": options.precision,
+                "accelerate": options.accelerate,
             }
         )
-        self.size = options.batch_size
-        self.run = Run(settings, TrainingData(images[:-512], images[-512:]), self.device)
+        run = Run(settings, TrainingData(images[:-512], images[-512:]), self.device)
+        run.hasten(compiling=True)
+        return run
 
     def measure(self, steps: int) -> float:
         """Seconds of one step, undisturbed."""
-        self._steps(1)
-        return self._steps(steps) / steps
+        _steps(self.run, 1)
+        return _steps(self.run, steps) / steps
 
-    def split(self, steps: int) -> Split:
-        """Seconds of a step by phase; ``other`` is what no phase covers."""
-        with self._timed() as watch:
-            self._steps(1)
-            watch.seconds = dict.fromkeys(PHASES, 0.0)
-            whole = self._steps(steps)
-        return {
-            **{k: v / steps for k, v in watch.seconds.items()},
-            "other": (whole - sum(watch.seconds.values())) / steps,
-        }
+    def split(self, steps: int, passes: int) -> Split:
+        """Seconds of a step by phase, the median pass; ``other`` is what no phase covers."""
+        found = []
+        run = self._make_run()
+        with _timed(run, self.device) as watch:
+            _steps(run, 1)
+            for _ in range(passes):
+                watch.reset()
+                whole = _steps(run, steps) / steps
+                parts = watch.seconds(steps)
+                found.append({**parts, "other": whole - sum(parts.values())})
+        return _median(found)
 
     def peak(self) -> float:
-        """Floating-point operations per second of a large float32 matrix product: the best of three."""
+        """Floating-point operations per second of a large matrix product, the best of three: on a CPU in float32, on a
+        GPU as the network computes."""
         import torch
 
-        a = torch.rand(2048, 2048, device=self.device)
+        on_gpu = self.device.type == "cuda"
+        dtype = self.run.autocast.fast_dtype if on_gpu and self.run.autocast._enabled else torch.float32
+        a = torch.rand(*(8192, 8192) if on_gpu else (2048, 2048), device=self.device).to(dtype)
         seconds = []
         for _ in range(3):
             wait(self.device)
@@ -113,10 +156,10 @@ class Ours:
         """The operators that take longest."""
         from torch.profiler import ProfilerActivity, profile
 
-        self._steps(1)
+        _steps(self.run, 1)
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.device.type == "cuda")
         with profile(activities=activities) as profiler:
-            self._steps(2)
+            _steps(self.run, 2)
         by = f"self_{self.device.type}_time_total"
         return str(profiler.key_averages().table(sort_by=by, row_limit=14, max_name_column_width=50))
 
@@ -140,36 +183,42 @@ class Ours:
             "flops": 3 * counter.get_total_flops(),  # of an image in two views: forward, and backward twice as much
         }
 
-    def _steps(self, steps: int) -> float:
-        started = time.perf_counter()
-        self.run.train_until(self.run.samples + steps * self.size)  # ends with a read from the device
-        return time.perf_counter() - started
 
-    @contextmanager
-    def _timed(self) -> Iterator[Stopwatch]:
-        """Wraps the parts of a step, whatever the step does with them."""
-        import torch
+def _steps(run: Any, steps: int) -> float:
+    """Seconds of some steps of ours, and of the read from the device with which they end."""
+    started = time.perf_counter()
+    run.train_until(run.samples + steps * run.candidate.batch_size)
+    return time.perf_counter() - started
 
-        run, watch = self.run, Stopwatch(self.device)
-        places: list[tuple[Any, str, str]] = [
-            (run.loader.stream, "take", "data"),
-            (run.loader.feed, "batch", "data"),
-            (run.loader.augment, "draw", "augment"),
-            (run.loader.augment, "apply", "augment"),
-            (run.model, "forward", "forward"),
-            (run.gradients, "loss", "loss"),
-            (torch.Tensor, "backward", "backward"),
-            (run.optimizer, "step", "update"),
-            (run.average, "update", "update"),
-        ]
-        before = [(owner, name, name in vars(owner), getattr(owner, name)) for owner, name, _ in places]
-        for owner, name, phase in places:
-            setattr(owner, name, watch(phase, getattr(owner, name)))
-        try:
-            yield watch
-        finally:
-            for owner, name, own, function in before:
-                setattr(owner, name, function) if own else delattr(owner, name)
+
+@contextmanager
+def _timed(run: Any, device: Any) -> Iterator[Stopwatch]:
+    """Wraps the parts of a run's step, whatever the step does with them, before it is captured."""
+    import torch
+
+    watch = Stopwatch(device)
+    places: list[tuple[Any, str, str]] = [
+        (run.loader.stream, "take", "data"),
+        (run.loader.feed, "batch", "data"),
+        (run.gradients, "forward", "forward"),
+        (run.gradients, "loss", "loss"),
+        (run.optimizer, "step", "update"),
+        (run.average, "update", "update"),
+    ]
+    augment = ["views"] if device.type == "cuda" else ["draw", "apply"]  # what a GPU draws from is made meanwhile
+    places += [(run.loader.augment, name, "augment") for name in augment]
+    for owner, name, phase in places:
+        setattr(owner, name, watch(phase, getattr(owner, name)))
+    backward = torch.Tensor.backward
+    torch.Tensor.backward = watch("backward", backward)  # type: ignore[method-assign]
+    try:
+        yield watch
+    finally:
+        torch.Tensor.backward = backward  # type: ignore[method-assign]
+
+
+def _median(passes: list[Split]) -> Split:
+    return {phase: statistics.median(found[phase] for found in passes) for phase in passes[0]}
 
 
 class Lightly:
@@ -198,14 +247,15 @@ class Lightly:
         """Seconds of one step. Loaders start empty and are in step with the training when the clock starts."""
         return self._steps(steps, lambda phase, function: function)
 
-    def split(self, steps: int) -> Split:
+    def split(self, steps: int, passes: int) -> Split:
         """Seconds of a step by phase; views are made by the loader's workers, so ``augment`` is part of ``data``."""
-        watch = Stopwatch(self.device)
-        whole = self._steps(steps, watch)
-        return {
-            **{k: v / steps for k, v in watch.seconds.items()},
-            "other": whole - sum(watch.seconds.values()) / steps,
-        }
+        found = []
+        for _ in range(passes):
+            watch = Stopwatch(self.device)
+            whole = self._steps(steps, watch)
+            parts = watch.seconds(steps)
+            found.append({**parts, "other": whole - sum(parts.values())})
+        return _median(found)
 
     def _steps(self, steps: int, timed: Callable[..., Any]) -> float:
         from torch.utils.data import DataLoader, RandomSampler

@@ -65,16 +65,29 @@ def _serve(pipe: Any, side: type[Ours] | type[Lightly], options: argparse.Namesp
         pipe.send(getattr(contestant, method)(*args))
 
 
+def ours(options: argparse.Namespace) -> list[Row]:
+    """On a CPU with the system's allocator settings and with ``KEEP_MEMORY``; on a GPU with less and less help."""
+
+    def row(name: str, accelerate: str, *, keep: bool = False) -> Row:
+        return Row(name, Ours, argparse.Namespace(**{**vars(options), "accelerate": accelerate}), keep)
+
+    if pick_device().type == "cpu":
+        return [row("adaptive_ray", "auto"), row("adaptive_ray, memory kept", "auto", keep=True)]
+    names = {"auto": "compiled and captured", "graphs": "captured", "none": "neither"}
+    return [row(f"adaptive_ray, {name}", accelerate) for accelerate, name in names.items()]
+
+
 def contestants(options: argparse.Namespace) -> list[Row]:
-    """Ours and lightly's, each with the system's allocator settings and with ``KEEP_MEMORY``."""
-    rows = [Row("adaptive_ray", Ours, options, keep=False), Row("adaptive_ray, memory kept", Ours, options, keep=True)]
+    """Ours and lightly's."""
+    rows = ours(options)
     if not options.lightly:
         return rows
     trials = {
         workers: Row("", Lightly, argparse.Namespace(**{**vars(options), "workers": workers}), keep=False)
         for workers in options.lightly_workers
     }
-    turns = [{workers: trial.ask("measure", options.steps) for workers, trial in trials.items()} for _ in range(3)]
+    steps = min(options.steps, 10)
+    turns = [{workers: trial.ask("measure", steps) for workers, trial in trials.items()} for _ in range(3)]
     for trial in trials.values():
         trial.close()
     times = {workers: statistics.median(turn[workers] for turn in turns) for workers in trials}
@@ -86,7 +99,8 @@ def contestants(options: argparse.Namespace) -> list[Row]:
     )
     chosen = argparse.Namespace(**{**vars(options), "workers": best})
     rows.append(Row(f"lightly, {best} loader workers", Lightly, chosen, keep=False))
-    rows.append(Row(f"lightly, {best} loader workers, memory kept", Lightly, chosen, keep=True))
+    if pick_device().type == "cpu":
+        rows.append(Row(f"lightly, {best} loader workers, memory kept", Lightly, chosen, keep=True))
     return rows
 
 
@@ -119,7 +133,7 @@ def show(rows: list[Row], options: argparse.Namespace, facts: dict[str, Any]) ->
     console.print(table)
     console.print(
         f"data_wait % is the column data: what a step waits for images; lightly's loader also makes the views. peak %: "
-        f"{facts['flops'] / 1e9:.2f} GFLOP an image, as a share of a float32 matrix product's "
+        f"{facts['flops'] / 1e9:.2f} GFLOP an image, as a share of a large matrix product's "
         f"{facts['peak'] / 1e9:,.0f} GFLOP/s.",
         highlight=False,
     )
@@ -130,7 +144,7 @@ def show(rows: list[Row], options: argparse.Namespace, facts: dict[str, Any]) ->
 def goals(rows: list[Row], options: argparse.Namespace, theirs: float | None) -> Iterator[tuple[str, str, bool]]:
     """Name, figure and verdict of the goals that this machine and these options can speak to."""
     on_gpu = pick_device().type == "cuda"
-    for row in [row for row in rows if row.name.startswith("adaptive_ray")]:
+    for row in [row for row in rows if row.name.startswith("adaptive_ray")][: 1 if on_gpu else None]:
         seconds, whole = statistics.median(row.seconds), sum(row.parts.values())
         if not on_gpu:
             rest = 100 * (1 - (row.parts["forward"] + row.parts["backward"]) / whole)
@@ -151,26 +165,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="small", help="small (16-32-64 channels, 3 blocks a stage), or resnet18")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=4, help="of a repeat")
+    parser.add_argument("--steps", type=int, help="of a repeat; default 4, on a GPU 40")
     parser.add_argument("--repeats", type=int, default=7, help="turns of every row")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="ours")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds cifar-10-batches-py")
     parser.add_argument("--lightly", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument(
-        "--lightly-workers", type=int, nargs="+", help="numbers to try; default 0 1 2, on a GPU 8 16 too"
-    )
+    parser.add_argument("--lightly-workers", type=int, nargs="+", help="numbers to try; default 0 1 2, on a GPU 4 8 16")
     parser.add_argument("--profile", action="store_true", help="only print the operators that take longest")
     parser.add_argument("--quick", action="store_true", help="a batch of 32, two repeats of one step")
     options = parser.parse_args()
     if options.quick:
         options.batch_size, options.steps, options.repeats = 32, 1, 2
-    if options.lightly_workers is None:
-        options.lightly_workers = [0, 1, 2] + [8, 16] * (pick_device().type == "cuda")
+    on_gpu = pick_device().type == "cuda"
+    options.steps = options.steps or (40 if on_gpu else 4)
+    options.lightly_workers = options.lightly_workers or ([4, 8, 16] if on_gpu else [0, 1, 2])
     options.real = Images(options.data, 1).real
     if not options.real:
         print(f"no CIFAR-10 at {options.data}: the images are random")
     if options.profile:
-        row = Row("", Ours, options, keep=True)
+        row = ours(options)[0 if on_gpu else 1]
         print(row.ask("profile"))
         row.close()
         return
@@ -182,8 +195,7 @@ def main() -> None:
         for row in rows:
             row.seconds.append(row.ask("measure", options.steps))
     for row in rows:
-        passes = [row.ask("split", options.steps) for _ in range(3)]
-        row.parts = {phase: statistics.median(found[phase] for found in passes) for phase in passes[0]}
+        row.parts = row.ask("split", options.steps, 3)
         row.close()
     show(rows, options, {**facts, "peak": statistics.median(peaks)})
 

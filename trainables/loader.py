@@ -46,34 +46,46 @@ class Loader:
         """This worker's share of the batch of the images from ``position`` (samples seen) on."""
         return self.stream.take(position, batch_size)[share(batch_size, self.worker, self.workers)]
 
-    def batch(
-        self, position: int, batch_size: int, parts: int, *, since: int | None = None
-    ) -> list[Callable[[], Tensor]]:
-        """This worker's share of the batch of the images from ``position`` (samples seen) on, cut into ``parts``.
+    def ingredients(self, position: int, batch_size: int, *, since: int | None = None) -> tuple[Indices, Draw]:
+        """This worker's share of the batch of the images from ``position`` (samples seen) on: m images, and what is
+        drawn for their 2m views, the first views of all before the second ones.
 
         Args:
             position: Of the batch.
             batch_size: Images over all workers.
-            parts: To cut the share into.
-            since: Position of an earlier batch of this size; those from there on may still be called. None: this one.
-
-        Returns:
-            What makes the views of each part, [2m, C, H, W] in channels-last order, the first views of its m images
-            before the second ones. Each may be called as often as needed before the next batch is asked for.
+            since: Position of an earlier batch of this size; those from there on stay decoded. None: this one.
         """
-        rows = share(batch_size, self.worker, self.workers)
-        indices = self.indices(position, batch_size)
         kept = range(position if since is None else since, position + (1 + _BATCHES_AHEAD) * batch_size, batch_size)
         self.feed.prefetch(self.indices(start, batch_size) for start in kept)
         # Drawn for the global batch, from nothing but the seed and the position: the same on any number of workers.
         seed = int(np.random.SeedSequence((self._seed, position)).generate_state(1, np.uint64)[0] >> 1)
         shape = (self.augment.size, self.augment.size)
         draw = self.augment.draw(2 * batch_size, shape, torch.Generator().manual_seed(seed))
-        pieces = [share(len(indices), part, parts) for part in range(parts)]
-        return [partial(self._views, indices[own], draw, rows.start + own.start, batch_size) for own in pieces]
+        if self.workers > 1:
+            draw = draw[_both(share(batch_size, self.worker, self.workers), batch_size)]
+        return self.indices(position, batch_size), draw
 
-    def _views(self, indices: Indices, draw: Draw, first: int, batch_size: int) -> Tensor:
-        rows = torch.arange(first, first + len(indices))
+    def batch(
+        self, position: int, batch_size: int, parts: int, *, since: int | None = None
+    ) -> list[Callable[[], Tensor]]:
+        """The share of ``ingredients``, cut into ``parts``.
+
+        Returns:
+            What makes the views of each part, [2m, C, H, W] in channels-last order, the first views of its m images
+            before the second ones. Each may be called as often as needed before the next batch is asked for.
+        """
+        indices, draw = self.ingredients(position, batch_size, since=since)
+        if parts == 1:
+            return [partial(self._views, indices, draw)]
+        pieces = [share(len(indices), part, parts) for part in range(parts)]
+        return [partial(self._views, indices[own], draw[_both(own, len(indices))]) for own in pieces]
+
+    def _views(self, indices: Indices, draw: Draw) -> Tensor:
         images = self.feed.batch(indices).repeat(2, 1, 1, 1)
-        both = self.augment.apply(images, draw[torch.cat([rows, batch_size + rows])])
-        return both.contiguous(memory_format=torch.channels_last)
+        return self.augment.apply(images, draw).contiguous(memory_format=torch.channels_last)
+
+
+def _both(rows: slice, count: int) -> Tensor:
+    """The rows of both views of some of ``count`` images."""
+    first = torch.arange(rows.start, rows.stop)
+    return torch.cat([first, count + first])

@@ -39,6 +39,12 @@ class SimCLRSettings(BaseModel):
         "auto", description="of the network's forward and backward; auto is bfloat16 where the hardware computes in it"
     )
 
+    accelerate: Literal["auto", "graphs", "none"] = Field(
+        "auto",
+        description="of a GPU that trains alone; graphs: steps are replayed as CUDA graphs; auto: and the network is "
+        "compiled, if the run has more than five minutes to go",
+    )
+
     @field_validator("loss")
     @classmethod
     def _known(cls, name: str) -> str:

@@ -1,0 +1,79 @@
+"""Steps as CUDA graphs: the host launches one graph instead of several hundred operations."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+#: Before a graph is captured: compilers, libraries' plans and allocators have made up their minds then.
+_WARM_UPS = 3
+
+
+class CapturedSteps:
+    """One graph a batch size, captured when the size is first met: a swap back to a known size costs nothing.
+
+    On a host where launching takes 30 us, a small network's step of 1,000 operations takes 30 ms, and 4 on the GPU.
+
+    Args:
+        step: Images and ``Draw.packed`` on the device, and a weight [] -> a loss, whose gradient it adds to the
+            model's. It must not read from the device, and do the same every time.
+        model: Of the gradients; its buffers are put back after a capture.
+    """
+
+    def __init__(self, step: Callable[[Tensor, Tensor, Tensor], Tensor], model: nn.Module) -> None:
+        self._step, self._model = step, model
+        self._graphs: dict[int, _Graph] = {}
+        self._possible = True  # until a capture fails
+
+    def __call__(self, images: Tensor, packed: Tensor, weight: float) -> Tensor:
+        """The step with these inputs, from anywhere; the host waits for none of them."""
+        graph = self._graphs[len(images)]
+        graph.images.copy_(images)
+        graph.packed.copy_(packed.pin_memory(), non_blocking=True)
+        graph.weight.fill_(weight)
+        graph.graph.replay()
+        return graph.loss.clone()
+
+    def __contains__(self, images: int) -> bool:
+        """Whether there is a graph for batches of so many images."""
+        return images in self._graphs
+
+    def lacks(self, images: int) -> bool:
+        """Whether there is none yet, and could be."""
+        return self._possible and images not in self._graphs
+
+    def capture(self, images: Tensor, packed: Tensor) -> None:
+        """Prepares for batches like this one; where that fails, warns, and nothing is captured any more."""
+        for p in self._model.parameters():
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)  # graphs add to these tensors, wherever they are captured
+        before = [buffer.clone() for buffer in self._model.buffers()]
+        try:
+            self._graphs[len(images)] = _Graph(self._step, images, packed)
+        except RuntimeError as error:  # out of memory too: nothing is lost but speed
+            self._graphs.clear()
+            self._possible = False
+            torch.cuda.empty_cache()
+            warnings.warn(f"trains without CUDA graphs, as a step cannot be captured: {error}", stacklevel=2)
+        with torch.no_grad():
+            for buffer, value in zip(self._model.buffers(), before, strict=True):
+                buffer.copy_(value)
+            torch._foreach_zero_([p.grad for p in self._model.parameters() if p.grad is not None])
+
+
+class _Graph:
+    def __init__(self, step: Callable[[Tensor, Tensor, Tensor], Tensor], images: Tensor, packed: Tensor) -> None:
+        self.images, self.packed = images.clone(), packed.to(images.device)
+        self.weight = torch.ones((), device=images.device)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                step(self.images, self.packed, self.weight)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.loss = step(self.images, self.packed, self.weight)
