@@ -53,7 +53,7 @@ def available_memory(device: torch.device) -> int:
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        allowed = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_reserved(device)
+        allowed = torch.cuda.get_per_process_memory_fraction(device.index) * total - torch.cuda.memory_reserved(device)
         return int(min(free, allowed)) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     share = min(torch.get_num_threads() / (os.cpu_count() or 1), 1.0)
     return int(machine_memory() * share)

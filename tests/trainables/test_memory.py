@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import nullcontext
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,6 +15,7 @@ import torch.distributed as dist
 from tests.trainables.workers import Workers
 from trainables.memory import available_memory, kept_bytes, largest_micro_batch
 from trainables.simclr import EncoderSettings, SimCLR
+from trainables.training import TrainingData, train
 
 CPU = torch.device("cpu")
 SHAPE = (3, 32, 32)
@@ -139,3 +142,26 @@ def test_workers_agree_on_the_smallest(workers: Workers) -> None:
     together = workers.run(2, micro_batch_of_a_worker, [2, 1])
     assert len(set(together)) == 1
     assert together[0] <= alone[0] * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_tried_until_a_part_of_the_batch_fits() -> None:
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1.2 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        images = np.random.default_rng(0).integers(0, 256, (1024, 3, 32, 32), dtype=np.uint8)
+        seen: list[dict[str, Any]] = []
+        settings = {
+            "encoder": {"width": 64, "depth": 1},
+            "batch_size": 1024,
+            "budget": 2048,
+            "evaluate_every": 1024,
+            "precision": "float32",
+        }
+        train(settings, TrainingData(images, images[:32]), lambda metrics, checkpoint=None: seen.append(metrics))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert [metrics["micro_batch"] for metrics in seen] == [seen[0]["micro_batch"]] * 2
+    assert seen[0]["micro_batch"] in (64, 128, 256, 512)
+    assert 4 < seen[0]["train_loss"] < 10
