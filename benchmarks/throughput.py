@@ -17,7 +17,6 @@ import atexit
 import multiprocessing
 import os
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +83,16 @@ def contestants(options: argparse.Namespace) -> list[Row]:
         row.ask("facts")  # what compiles is ready when the first clock starts
     if not options.lightly:
         return rows
+    best = options.lightly_workers[0] if len(options.lightly_workers) == 1 else best_number(options)
+    chosen = argparse.Namespace(**{**vars(options), "workers": best})
+    rows.append(Row(f"lightly, {best} loader workers", Lightly, chosen, keep=False))
+    if pick_device().type == "cpu":
+        rows.append(Row(f"lightly, {best} loader workers, memory kept", Lightly, chosen, keep=True))
+    return rows
+
+
+def best_number(options: argparse.Namespace) -> int:
+    """Of lightly's loader workers, here."""
     trials = {
         workers: Row("", Lightly, argparse.Namespace(**{**vars(options), "workers": workers}), keep=False)
         for workers in options.lightly_workers
@@ -93,22 +102,16 @@ def contestants(options: argparse.Namespace) -> list[Row]:
     for trial in trials.values():
         trial.close()
     times = {workers: statistics.median(turn[workers] for turn in turns) for workers in trials}
-    best = min(times, key=times.__getitem__)
     print(
         "lightly's loader workers:",
         *(f"{w}: {options.batch_size / t:.0f} images/s" for w, t in times.items()),
         sep="  ",
     )
-    chosen = argparse.Namespace(**{**vars(options), "workers": best})
-    rows.append(Row(f"lightly, {best} loader workers", Lightly, chosen, keep=False))
-    if pick_device().type == "cpu":
-        rows.append(Row(f"lightly, {best} loader workers, memory kept", Lightly, chosen, keep=True))
-    return rows
+    return min(times, key=times.__getitem__)
 
 
-def show(rows: list[Row], options: argparse.Namespace, facts: dict[str, Any]) -> None:
-    """The table, and what the goals say to it."""
-    console = Console(width=150)
+def show(rows: list[Row], options: argparse.Namespace, facts: dict[str, Any], console: Console) -> None:
+    """What a step takes, and what the goals say to it."""
     size = options.batch_size
     console.print(
         f"{facts['device']}, {facts['cores']} cores, {facts['threads']} threads, torch {facts['torch']}, computes in "
@@ -116,51 +119,61 @@ def show(rows: list[Row], options: argparse.Namespace, facts: dict[str, Any]) ->
         highlight=False,
     )
     theirs = next((statistics.median(row.seconds) for row in rows if row.name.startswith("lightly")), None)
-    table = Table(
-        title=f"Whole steps, {options.backbone}, B = {size}, median of {options.repeats} x {options.steps} steps"
+    titles = ("ms", "images/s", "lowest-highest", "x lightly", "peak %")
+    table = _table(
+        f"Whole steps, {options.backbone}, B = {size}, median of {options.repeats} x {options.steps}", titles
     )
-    table.add_column("")
-    for title in ("images/s", "lowest-highest", "x lightly", "peak %", *(f"{p} %" for p in PHASES), "other %"):
-        table.add_column(title, justify="right")
     for row in rows:
-        seconds, whole = statistics.median(row.seconds), sum(row.parts.values())
+        seconds = statistics.median(row.seconds)
         table.add_row(
             row.name,
+            f"{1000 * seconds:,.1f}",
             f"{size / seconds:,.0f}",
             f"{size / max(row.seconds):,.0f}-{size / min(row.seconds):,.0f}",
             f"{theirs / seconds:.2f}" if theirs else "-",
             f"{100 * facts['flops'] * size / seconds / facts['peak']:.0f}",
-            *(f"{100 * row.parts[phase] / whole:.1f}" for phase in (*PHASES, "other")),
         )
     console.print(table)
     console.print(
-        f"data_wait % is the column data: what a step waits for images; lightly's loader also makes the views. peak %: "
-        f"{facts['flops'] / 1e9:.2f} GFLOP an image, as a share of a large matrix product's "
+        f"peak %: {facts['flops'] / 1e9:.2f} GFLOP an image, as a share of a large matrix product's "
         f"{facts['peak'] / 1e9:,.0f} GFLOP/s.",
         highlight=False,
     )
-    for name, figure, met in goals(rows, options, theirs):
-        console.print(f"{'[green]met   [/]' if met else '[red]missed[/]'}  {name}: {figure}", highlight=False)
-
-
-def goals(rows: list[Row], options: argparse.Namespace, theirs: float | None) -> Iterator[tuple[str, str, bool]]:
-    """Name, figure and verdict of the goals that this machine and these options can speak to."""
     on_gpu = pick_device().type == "cuda"
     for row in [row for row in rows if row.name.startswith("adaptive_ray")][: 1 if on_gpu else None]:
-        seconds, whole = statistics.median(row.seconds), sum(row.parts.values())
-        if not on_gpu:
-            rest = 100 * (1 - (row.parts["forward"] + row.parts["backward"]) / whole)
-            yield f"{row.name}: all but forward and backward at most 10 % of a step", f"{rest:.1f} %", rest <= 10
+        pace = options.batch_size / statistics.median(row.seconds)
         if theirs:
-            goal = 10.0 if on_gpu else 2.5
-            yield (
-                f"{row.name}: at least {goal:g} times lightly",
-                f"{theirs / seconds:.2f} times",
-                theirs / seconds >= goal,
-            )
+            ratio, goal = theirs * pace / options.batch_size, 10.0 if on_gpu else 2.5
+            _verdict(console, f"{row.name}: at least {goal:g} times lightly", f"{ratio:.2f} times", ratio >= goal)
         if on_gpu and options.backbone == "resnet18" and options.batch_size == 512:
-            pace = options.batch_size / seconds
-            yield f"{row.name}: 30,000 images/s", f"{pace:,.0f}", pace >= 30_000
+            _verdict(console, f"{row.name}: 30,000 images/s", f"{pace:,.0f}", pace >= 30_000)
+
+
+def show_split(rows: list[Row], console: Console) -> None:
+    """Where a step's time goes, and what the goal says to it."""
+    table = _table("Where the time goes, % of a step", (*PHASES, "other"))
+    for row in rows:
+        whole = sum(row.parts.values())
+        table.add_row(row.name, *(f"{100 * row.parts[phase] / whole:.1f}" for phase in (*PHASES, "other")))
+    console.print(table)
+    console.print("data is the data_wait %: what a step waits for images; lightly's loader also makes the views")
+    if pick_device().type == "cuda":
+        return
+    for row in [row for row in rows if row.name.startswith("adaptive_ray")]:
+        rest = 100 * (1 - (row.parts["forward"] + row.parts["backward"]) / sum(row.parts.values()))
+        goal = f"{row.name}: all but forward and backward at most 10 % of a step"
+        _verdict(console, goal, f"{rest:.1f} %", rest <= 10)
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table("", title=title)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _verdict(console: Console, goal: str, figure: str, met: bool) -> None:
+    console.print(f"{'[green]met   [/]' if met else '[red]missed[/]'}  {goal}: {figure}", highlight=False)
 
 
 def main() -> None:
@@ -197,10 +210,12 @@ def main() -> None:
         peaks.append(rows[0].ask("peak"))
         for row in rows:
             row.seconds.append(row.ask("measure", options.steps))
+    console = Console(width=120)
+    show(rows, options, {**facts, "peak": statistics.median(peaks)}, console)
     for row in rows:
         row.parts = row.ask("split", options.steps, options.passes)
         row.close()
-    show(rows, options, {**facts, "peak": statistics.median(peaks)})
+    show_split(rows, console)
 
 
 if __name__ == "__main__":

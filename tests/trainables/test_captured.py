@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trainables.gpu import no_waiting
 from tests.trainables.runs import Reports, data, small
 from trainables.run import Run
 from trainables.training import TrainSettings, train
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # of torch.compile's own imports
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
@@ -30,7 +32,9 @@ def prepared(way: str, **chosen: Any) -> Run:
     accelerate = "auto" if way == "compiled" else way
     settings = TrainSettings.model_validate(small(accelerate=accelerate, **chosen))
     run = Run(settings, data(), torch.device("cuda"))
-    run.hasten(compiling=way == "compiled")
+    if way == "compiled":
+        run.compile()
+    run.gradients.prepare(0, run.candidate.batch_size)
     return run
 
 
@@ -38,10 +42,16 @@ def weights(run: Run) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in run.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("way", ["graphs", "compiled"])
 @pytest.mark.parametrize(
-    "chosen",
-    [{}, {"accumulation": 2}, {"loss": "dcl"}, {"augment": {"blur": 0.5}}, {"optimizer": {"name": "lars"}}],
+    ("way", "chosen"),
+    [
+        ("graphs", {}),
+        ("graphs", {"accumulation": 2}),
+        ("graphs", {"loss": "dcl"}),
+        ("graphs", {"augment": {"blur": 0.5}}),
+        ("graphs", {"optimizer": {"name": "lars"}}),
+        ("compiled", {"accumulation": 2, "augment": {"blur": 0.5}}),
+    ],
     ids=str,
 )
 def test_a_captured_run_is_the_run(way: str, chosen: dict[str, Any]) -> None:
@@ -75,12 +85,10 @@ def test_a_size_is_captured_once_and_swapped_to_and_back(tmp_path: Path) -> None
 def test_the_host_does_not_wait_within_a_step(way: str) -> None:
     run = prepared(way, precision="auto")
     run.train_until(32)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for update in run._updates_until(96):
+    updates = run._updates_until(96)
+    with no_waiting():
+        for update in updates:
             run._step(update)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_what_cannot_be_captured_is_trained_without() -> None:

@@ -6,7 +6,7 @@ import copy
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainables.simclr.encoder import Encoder, SimCLR
 
@@ -24,15 +24,15 @@ class WeightAverage:
     def __init__(self, model: SimCLR, horizon: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._horizon = horizon
+        self._weights: list[Tensor] = list(model.parameters())
+        self._averages: list[Tensor] = list(self.model.parameters())
 
     @property
     def encoder(self) -> Encoder:
         return self.model.encoder
 
     @torch.no_grad()
-    def update(self, model: nn.Module, batch_size: int, samples_seen: int) -> None:
+    def update(self, batch_size: int, samples_seen: int) -> None:
         """Takes in the weights after a step of ``batch_size`` images, the ``samples_seen``-th sample being its last."""
         keep = min(math.exp(-batch_size / self._horizon), 1 - batch_size / samples_seen)
-        averages: list[Tensor] = list(self.model.parameters())
-        weights: list[Tensor] = list(model.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - keep)
+        torch._foreach_lerp_(self._averages, self._weights, 1 - keep)

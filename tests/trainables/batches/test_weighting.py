@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 from torch import Tensor
 
+from tests.trainables.gpu import no_waiting
 from trainables.batches import WeightSettings, percentiles, sample_weights
 
 Q = np.linspace(0, 1, 11)
@@ -127,12 +128,9 @@ class TestPercentiles:
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     def test_the_host_does_not_wait(self) -> None:
         z, strata = (part.cuda() for part in around(torch.eye(6)[:4], 50, 0.1))
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with no_waiting():
             for known in (strata, None):
                 sample_weights(percentiles(z, known, 4), 0.1, 0.5)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(

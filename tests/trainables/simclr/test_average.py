@@ -37,7 +37,8 @@ def run(schedule: list[tuple[int, float]], horizon: float, start: float = 100.0)
     average, samples = WeightAverage(model, horizon), 0
     for batch, value in schedule:
         samples += batch
-        average.update(filled(model, value), batch, samples)
+        filled(model, value)
+        average.update(batch, samples)
     return averaged(average)
 
 
@@ -76,7 +77,8 @@ def test_takes_no_statistics_and_no_gradients() -> None:
     model = network(1.0)
     average = WeightAverage(model, 20)
     model.train()(torch.rand(4, 1, 8, 8, dtype=torch.float64))
-    average.update(filled(model, 2.0), 4, 8)
+    filled(model, 2.0)
+    average.update(4, 8)
     fresh = dict(network(1.0).named_buffers())
     assert all(torch.equal(value, fresh[name]) for name, value in average.model.named_buffers())
     assert not any(p.requires_grad for p in average.model.parameters())
@@ -87,7 +89,8 @@ def test_takes_no_statistics_and_no_gradients() -> None:
 def test_leaves_the_model_alone() -> None:
     model = network(1.0)
     average = WeightAverage(model, 20)
-    average.update(model, 4, 4)
-    average.update(filled(model, 3.0), 4, 8)
+    average.update(4, 4)
+    filled(model, 3.0)
+    average.update(4, 8)
     assert all(torch.equal(p, torch.full_like(p, 3.0 * (n + 1))) for n, p in enumerate(model.parameters()))
     assert averaged(average) == pytest.approx(2.0)
