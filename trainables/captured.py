@@ -26,7 +26,7 @@ class CapturedSteps:
     def __init__(self, step: Callable[[Tensor, Tensor, Tensor], Tensor], model: nn.Module) -> None:
         self._step, self._model = step, model
         self._graphs: dict[int, _Graph] = {}
-        self._possible = True  # until a capture fails
+        self._possible = True
 
     def __call__(self, images: Tensor, packed: Tensor, weight: float) -> Tensor:
         """The step with these inputs, from anywhere; the host waits for none of them."""
@@ -46,18 +46,25 @@ class CapturedSteps:
         return self._possible and images not in self._graphs
 
     def capture(self, images: Tensor, packed: Tensor) -> None:
-        """Prepares for batches like this one; where that fails, warns, and nothing is captured any more."""
+        """Prepares for batches like this one. Where memory is too short, nothing is captured any more.
+
+        Raises:
+            RuntimeError: The step does what a graph cannot repeat.
+        """
         for p in self._model.parameters():
             if p.grad is None:
                 p.grad = torch.zeros_like(p)  # graphs add to these tensors, wherever they are captured
         before = [buffer.clone() for buffer in self._model.buffers()]
         try:
             self._graphs[len(images)] = _Graph(self._step, images, packed)
-        except RuntimeError as error:  # out of memory too: nothing is lost but speed
+        except torch.OutOfMemoryError:
             self._graphs.clear()
             self._possible = False
-            torch.cuda.empty_cache()
-            warnings.warn(f"trains without CUDA graphs, as a step cannot be captured: {error}", stacklevel=2)
+            warnings.warn("trains without CUDA graphs, which do not fit into memory beside the rest", stacklevel=2)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"a step with {len(images)} images cannot be captured as a CUDA graph ({error}); set accelerate: none"
+            ) from error
         with torch.no_grad():
             for buffer, value in zip(self._model.buffers(), before, strict=True):
                 buffer.copy_(value)
