@@ -232,12 +232,24 @@ class Lightly:
         from lightly.loss import NTXentLoss
         from lightly.models.modules import SimCLRProjectionHead
         from lightly.transforms.simclr_transform import SimCLRTransform
+        from torch.utils.data import DataLoader, RandomSampler
 
         from trainables.simclr import EncoderSettings, build_encoder
 
-        self.device, self.size, self.workers = pick_device(), options.batch_size, options.workers
+        self.device, self.size = pick_device(), options.batch_size
         transform = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
-        self.dataset = LightlyDataset.from_torch_dataset(Images(options.data), transform=transform)
+        dataset = LightlyDataset.from_torch_dataset(Images(options.data), transform=transform)
+        # Its workers are forked here, once: forking a process with a GPU's context took 10 s a worker on an H200.
+        self._ahead = 2 * options.workers  # batches that they prepare
+        self._batches = iter(
+            DataLoader(
+                dataset,
+                self.size,
+                sampler=RandomSampler(dataset, replacement=True, num_samples=10**9),
+                num_workers=options.workers,
+                pin_memory=self.device.type == "cuda",
+            )
+        )
         torch.manual_seed(0)
         settings = EncoderSettings.model_validate(_encoder(options.backbone))
         head = SimCLRProjectionHead(settings.features, settings.projection_hidden, settings.projection_features)
@@ -246,7 +258,7 @@ class Lightly:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.06, momentum=0.9)
 
     def measure(self, steps: int) -> float:
-        """Seconds of one step. Loaders start empty and are in step with the training when the clock starts."""
+        """Seconds of one step, when nothing is left of what the loader prepared beforehand."""
         return self._steps(steps, lambda phase, function: function)
 
     def split(self, steps: int, passes: int) -> Split:
@@ -260,27 +272,19 @@ class Lightly:
         return _median(found)
 
     def _steps(self, steps: int, timed: Callable[..., Any]) -> float:
-        from torch.utils.data import DataLoader, RandomSampler
-
-        ahead = 2 * self.workers  # batches that the loader's workers prepare
-        count = (1 + ahead + steps + ahead) * self.size  # the last ones keep the workers busy while the clock runs
-        sampler = RandomSampler(self.dataset, replacement=True, num_samples=count)
-        pinned = self.device.type == "cuda"
-        loader = DataLoader(
-            self.dataset, self.size, sampler=sampler, num_workers=self.workers, drop_last=True, pin_memory=pinned
-        )
-        batches = iter(loader)
-        for _ in range(1 + ahead):
-            self._step(batches, lambda phase, function: function)
+        for _ in range(1 + self._ahead):
+            self._step(lambda phase, function: function)
         wait(self.device)
         started = time.perf_counter()
         for _ in range(steps):
-            self._step(batches, timed)
+            self._step(timed)
         wait(self.device)
-        return (time.perf_counter() - started) / steps
+        seconds = (time.perf_counter() - started) / steps
+        time.sleep(self._ahead * seconds)  # until its workers rest, and leave the cores to others
+        return seconds
 
-    def _step(self, batches: Iterator[Any], timed: Callable[..., Any]) -> None:
-        (x0, x1), _, _ = timed("data", next)(batches)
+    def _step(self, timed: Callable[..., Any]) -> None:
+        (x0, x1), _, _ = timed("data", next)(self._batches)
         x0, x1 = x0.to(self.device, non_blocking=True), x1.to(self.device, non_blocking=True)
         z0, z1 = timed("forward", lambda: (self.model(x0), self.model(x1)))()
         loss = timed("loss", self.criterion)(z0, z1)

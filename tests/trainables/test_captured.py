@@ -17,6 +17,7 @@ from trainables.training import TrainSettings, train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # of torch.compile's own imports
+    pytest.mark.filterwarnings("ignore:TensorFloat32"),  # torch.compile would rather have it
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]

@@ -7,7 +7,12 @@ import torch
 import torch._inductor.config
 from torch import Tensor
 
+from tests.trainables.images import noise_images
+from tests.trainables.runs import CPU, data, small
 from trainables.compiling import compiled
+from trainables.run import Run
+from trainables.simclr import Augment
+from trainables.training import TrainSettings
 
 
 def curve(x: Tensor) -> Tensor:
@@ -23,6 +28,27 @@ def test_the_result_and_its_gradient_stay_the_same_at_every_size() -> None:
         torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
         gradients = [torch.autograd.grad(value, x)[0] for value in values]
         torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_run() -> None:
+    runs = [Run(TrainSettings.model_validate(small(accumulation=2)), data(), CPU) for _ in range(2)]
+    runs[1].gradients.compile()
+    for run in runs:
+        run.train_until(32)
+    one, other = (run.evaluate() for run in runs)
+    for name in ("train_loss", "reference_loss"):
+        assert other[name] == pytest.approx(one[name], rel=1e-5)
+    for weight, same in zip(*(run.model.state_dict().values() for run in runs), strict=True):
+        torch.testing.assert_close(weight, same, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_views_are_the_views() -> None:
+    augment, images = Augment(12), noise_images(16, 12)
+    draw = augment.draw(16, (12, 12), torch.Generator().manual_seed(0))
+    expected = augment.views(images, draw.packed())
+    torch.testing.assert_close(compiled(augment.views)(images, draw.packed()), expected, rtol=0, atol=1e-5)
 
 
 def test_without_a_compiler_the_function_itself_is_called_and_said_so_once(recwarn: pytest.WarningsRecorder) -> None:

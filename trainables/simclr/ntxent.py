@@ -21,8 +21,8 @@ from trainables.simclr.gather import gather_rows
 #: Entries of the similarity matrix that are held at a time when no chunk is given; on a CPU, on a GPU: as many as its
 #: cores can be kept busy with while the host launches what comes next.
 _TILE = (1 << 23, 1 << 26)
-#: Below this temperature exp((-1 - 1) / temperature) is not a normal float32 any more.
-_COLD = 0.025
+#: Below this temperature exp(1 / temperature), summed over a batch, may be too large a float32.
+_COLD = 0.02
 #: A shorter projection counts as this long (as in ``torch.nn.functional.normalize``).
 _SHORTEST = 1e-12
 
@@ -128,45 +128,48 @@ class _Contrast(torch.autograd.Function):
         loss = (_times(u, anchor) * partner).sum() / -temperature
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         by_rows = torch.empty_like(u) if needs_grad else None
-        by_columns = torch.zeros_like(columns) if needs_grad else None
-        scaled, bound = u / temperature, u.new_full((), -1 / temperature)
+        by_columns: Tensor | None = None
+        scaled = u / temperature
         chunk = chunk or max(1, min(rows, _TILE[z.is_cuda] // len(columns)))
         for start in range(0, rows, chunk):
             own = slice(start, min(start + chunk, rows))
-            tile = torch.addmm(bound, scaled[own], columns.T)  # at most 0: exp cannot overflow
+            tile = scaled[own] @ columns.T
             tile.diagonal(first + start).fill_(-torch.inf)
             if decoupled:  # the first view's partners stand half a share further, the second's as far back
                 second = max(half - start, 0)
                 tile[:second].diagonal(first + start + half).fill_(-torch.inf)
                 tile[second:].diagonal(first + start + min(second, len(tile)) - half).fill_(-torch.inf)
-            largest: Tensor | float = 0.0
+            largest: Tensor | None = None
             if temperature < _COLD:
                 largest = tile.amax(dim=1, keepdim=True).clamp_(min=torch.finfo(dtype).min)  # -inf: no negatives
                 tile.sub_(largest)
             total = tile.exp_().sum(dim=1, keepdim=True)
             mine = None if anchor is None else anchor[own]
-            loss = loss + _times(total.log() + largest, mine).sum()
-            if by_rows is not None and by_columns is not None:
+            normaliser = total.log() if largest is None else total.log() + largest
+            loss = loss + _times(normaliser, mine).sum()
+            if by_rows is not None:
                 scale = 1 / total if mine is None else mine / total  # times the tile: softmax over the columns
                 torch.mul(tile @ columns, scale, out=by_rows[own])
-                by_columns.addmm_(tile.T, u[own] * scale)
-        if by_rows is not None:  # a positive pair attracts each other, once for either anchor
-            by_rows.add_(_times(partner, anchor), alpha=-2)
-        count = loss.new_full((), rows) if anchor is None else anchor.sum()
-        loss = loss + count / temperature
+                pull = u[own] * scale
+                by_columns = tile.T @ pull if by_columns is None else by_columns.addmm_(tile.T, pull)
+        if by_rows is not None:
+            by_rows.add_(_times(partner, anchor), alpha=-2)  # a positive pair attracts each other, for either anchor
+            if by_columns is None:  # a worker without images
+                by_columns = torch.zeros_like(columns)
+        count: Tensor | float = rows if anchor is None else anchor.sum()
         if world > 1:
-            sums = torch.stack([loss, count])
+            sums = torch.stack([loss, torch.as_tensor(count, dtype=dtype, device=z.device)])
             dist.all_reduce(sums, group=group)
             loss, count = sums.unbind()
-        ctx.group, ctx.world, ctx.first, ctx.temperature = group, world, first, temperature
-        ctx.save_for_backward(u, lengths, by_rows, by_columns, count)
+        ctx.group, ctx.world, ctx.first, ctx.factor = group, world, first, world / (count * temperature)
+        ctx.save_for_backward(u, lengths, by_rows, by_columns)
         mean: Tensor = loss / count
         return mean
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        u, lengths, by_rows, by_columns, count = ctx.saved_tensors
-        factor = grad * (ctx.world / ctx.temperature) / count
+        u, lengths, by_rows, by_columns = ctx.saved_tensors
+        factor = grad * ctx.factor
         if ctx.world > 1:  # other workers' anchors push and pull this worker's columns
             by_columns = by_columns * factor
             dist.all_reduce(by_columns, group=ctx.group)
