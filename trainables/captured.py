@@ -82,5 +82,6 @@ class _Graph:
                 step(self.images, self.packed, self.weight)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # Other threads go on meanwhile, such as those that watch over communication.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.loss = step(self.images, self.packed, self.weight)
