@@ -239,7 +239,7 @@ class Lightly:
         self.device, self.size = pick_device(), options.batch_size
         transform = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
         dataset = LightlyDataset.from_torch_dataset(Images(options.data), transform=transform)
-        # Its workers are forked here, once: forking a process with a GPU's context took 5 to 10 s a worker on an H200.
+        # Its workers are forked, as they are by default in a process of its own, and before there is a GPU's context.
         self._ahead = 2 * options.workers  # batches that they prepare
         self._batches = iter(
             DataLoader(
@@ -247,6 +247,7 @@ class Lightly:
                 self.size,
                 sampler=RandomSampler(dataset, replacement=True, num_samples=10**9),
                 num_workers=options.workers,
+                multiprocessing_context="fork" if options.workers else None,  # a spawned process would spawn them
                 pin_memory=self.device.type == "cuda",
             )
         )
