@@ -60,7 +60,7 @@ def test_ray_on_the_lowest_floor_is_in_the_scheduler() -> None:
 
 
 def test_ray_on_the_middle_floor_is_in_the_worker_and_the_trial() -> None:
-    assert users_of("ray", "trainables") == {"trainables/worker.py", "trainables/trial.py"}
+    assert users_of("ray", "trainables") == {f"trainables/{file}.py" for file in ("worker", "trial", "process_group")}
 
 
 def test_the_lowest_floor_needs_numpy_alone() -> None:
@@ -112,7 +112,7 @@ def loaded_by(module: str) -> set[str]:
         ("adaptive_ray.clusters", {"ray", "mlflow", "sklearn", "matplotlib"}),
         ("adaptive_ray.cli", {"ray", "torch", "mlflow", "sklearn", "matplotlib"}),
         ("trainables.training", {"ray", "mlflow", "sklearn", "matplotlib", "adaptive_ray"}),
-        pytest.param("trainables.trial", {"mlflow", "sklearn", "matplotlib", "adaptive_ray"}, marks=pytest.mark.slow),
+        ("trainables.trial", {"torch", "mlflow", "sklearn", "matplotlib", "adaptive_ray"}),
         pytest.param("adaptive_ray.experiment", {"mlflow", "sklearn", "matplotlib"}, marks=pytest.mark.slow),
     ],
 )

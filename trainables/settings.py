@@ -38,7 +38,6 @@ class SimCLRSettings(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the network's forward and backward; auto is bfloat16 where the hardware computes in it"
     )
-
     accelerate: Literal["auto", "graphs", "none"] = Field(
         "auto",
         description="of a GPU that trains alone; graphs: steps are replayed as CUDA graphs; auto: and the network is "

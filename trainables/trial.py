@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import ray.train
-import ray.train.torch
 from ray import ObjectRef, tune
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from trainables.worker import train_worker
+from trainables.process_group import ProcessGroupConfig, train_in_worker
 
 #: Settings of ``TrainSettings`` that differ between the trials of a race, or between a trial's phases.
 _OWN = ("batch_size", "accumulation", "swap")
@@ -33,7 +33,7 @@ def run_trial(
         settings: Of ``TrainSettings``, without those in ``config``.
         data: One reference to ``TrainingData`` (in a list, so that Ray passes the reference on and not the data).
         storage: Where runs and checkpoints are kept; all nodes must reach it.
-        clusters: See ``train_worker``.
+        clusters: See ``trainables.worker.train_worker``.
 
     Raises:
         RuntimeError: The run failed; the message is the first worker's error.
@@ -42,8 +42,8 @@ def run_trial(
     resources = {"CPU": config["cpus"]}
     if config["gpus"]:
         resources["GPU"] = config["gpus"]
-    trainer = ray.train.torch.TorchTrainer(
-        train_worker,
+    trainer = DataParallelTrainer(
+        train_in_worker,
         train_loop_config={
             "settings": {**settings, **{name: config[name] for name in _OWN if name in config}},
             "data": data[0],
@@ -52,6 +52,7 @@ def run_trial(
             "gpus": config["gpus"],
             "resume_from": config["resume_from"],
         },
+        backend_config=ProcessGroupConfig(gpus=bool(config["gpus"])),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config["workers"], use_gpu=bool(config["gpus"]), resources_per_worker=resources
         ),

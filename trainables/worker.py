@@ -38,8 +38,10 @@ def train_worker(config: dict[str, Any]) -> None:
     data, device = ray.get(config["data"]), ray.train.torch.get_device()
     if config["clusters"] is not None:
         data = replace(data, **told_by(**config["clusters"]))
-    if device.type == "cuda" and config["gpus"] < 1:  # trials that share a GPU share its memory
-        torch.cuda.set_per_process_memory_fraction(config["gpus"], device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        if config["gpus"] < 1:  # trials that share a GPU share its memory
+            torch.cuda.set_per_process_memory_fraction(config["gpus"], device)
     if start is None:
         train(config["settings"], data, report, device=device)
         return
