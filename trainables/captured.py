@@ -15,7 +15,7 @@ _WARM_UPS = 3
 class CapturedSteps:
     """One graph a batch size, captured when the size is first met: a swap back to a known size costs nothing.
 
-    On a host where launching takes 30 us, a small network's step of 1,000 operations takes 30 ms, and 4 on the GPU.
+    The 750 launches of a small network's step took the host of an H200 29 ms, and the GPU worked for 5 of them.
 
     Args:
         step: Images and ``Draw.packed`` on the device, and a weight [] -> a loss, whose gradient it adds to the

@@ -54,10 +54,7 @@ class Run:
     ) -> None:
         self.settings, self.device = settings, device
         channels, size = data.images.shape[1], data.images.shape[2]
-        with torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
-            model = SimCLR(settings.encoder, channels, image_size=size, pretrained=not resumed)
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = initial_model(settings, data, device, pretrained=not resumed)
         bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and computes_in_bfloat16(device))
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False)
         self.average = WeightAverage(self.model, settings.average * settings.budget)
@@ -268,3 +265,14 @@ class Run:
                 self.swapping.restore(state["swapping"])
                 wanted = self.candidate
         self.swap_to(wanted)
+
+
+def initial_model(
+    settings: TrainSettings, data: TrainingData, device: torch.device, *, pretrained: bool = True
+) -> SimCLR:
+    """The network that a run starts from, by its seed and nothing else."""
+    channels, size = data.images.shape[1], data.images.shape[2]
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = SimCLR(settings.encoder, channels, image_size=size, pretrained=pretrained)
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from trainables.batches import unweighted
-from trainables.run import CHECKPOINT_FILE, Run
+from trainables.evaluation.reference import ReferenceSet
+from trainables.run import CHECKPOINT_FILE, Run, initial_model
 from trainables.settings import TrainingData, TrainSettings
+from trainables.simclr.augment import Augment
 from trainables.simclr.encoder import Encoder, SimCLR
 
 #: What training without the rest of this project needs.
@@ -88,10 +89,12 @@ def train(
 
 def initial_encoder(settings: TrainSettings, data: TrainingData) -> Encoder:
     """The encoder that ``train`` starts from, with the reference views' batch statistics: the untrained baseline."""
-    alone = settings.model_copy(update={"information": None, "sample_weights": unweighted()})  # of no matter here
-    run = Run(alone, data, torch.device("cpu"))
-    run.reference.measure(run.average.model)
-    return run.average.encoder
+    cpu = torch.device("cpu")
+    model = initial_model(settings, data, cpu)
+    augment = Augment(data.images.shape[2], settings.augment)
+    reference = ReferenceSet(data.reference, augment, temperature=settings.temperature, seed=settings.seed, device=cpu)
+    reference.measure(model)
+    return model.encoder
 
 
 def load_averaged_encoder(settings: TrainSettings, channels: int, image_size: int, checkpoint: str | Path) -> Encoder:

