@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-PHASES = ("data", "augment", "forward", "loss", "backward", "update")
-Split = dict[str, float]
+from stopwatch import Split, Stopwatch
 
 
 class Images:
@@ -39,55 +37,6 @@ class Images:
 
         image = Image.fromarray(self.data[index])
         return self.transform(image) if self.transform else image, 0
-
-
-class Stopwatch:
-    """Adds up the seconds of functions by phase.
-
-    On a CPU by its clock; on a GPU by events in the stream, which the host does not wait for. Those that were captured
-    with a CUDA graph are recorded again by every replay and tell about the last one.
-    """
-
-    def __init__(self, device: Any) -> None:
-        self._on_gpu = device.type == "cuda"
-        self._spans: list[tuple[str, Any, Any]] = []
-        self._captured: list[tuple[str, Any, Any]] = []
-
-    def __call__(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = self._now()
-            result = function(*args, **kwargs)
-            self._add(phase, start, self._now())
-            return result
-
-        return timed
-
-    def reset(self) -> None:
-        """Forgets what was not captured."""
-        self._spans = []
-
-    def seconds(self, steps: int) -> Split:
-        """Of one of the ``steps`` since the reset."""
-        total = dict.fromkeys(PHASES, 0.0)
-        for share, spans in ((1 / steps, self._spans), (1, self._captured)):
-            for phase, start, stop in spans:
-                total[phase] += share * (start.elapsed_time(stop) / 1e3 if self._on_gpu else stop - start)
-        return total
-
-    def _now(self) -> Any:
-        if not self._on_gpu:
-            return time.perf_counter()
-        import torch
-
-        event = torch.cuda.Event(enable_timing=True, external=torch.cuda.is_current_stream_capturing())
-        event.record()
-        return event
-
-    def _add(self, *span: Any) -> None:
-        import torch
-
-        captured = self._on_gpu and torch.cuda.is_current_stream_capturing()
-        (self._captured if captured else self._spans).append(span)
 
 
 class Ours:

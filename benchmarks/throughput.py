@@ -20,9 +20,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from contestants import PHASES, Images, Lightly, Ours, Split, pick_device
+from contestants import Images, Lightly, Ours, pick_device
 from rich.console import Console
 from rich.table import Table
+from stopwatch import PHASES, Split
 
 from trainables.memory import KEEP_MEMORY
 

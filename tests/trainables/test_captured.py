@@ -59,6 +59,8 @@ def weights(run: Run) -> dict[str, Tensor]:
 )
 def test_a_captured_run_is_the_run(way: str, chosen: dict[str, Any]) -> None:
     plain, captured = prepared("none", **chosen), prepared(way, **chosen)
+    assert captured.gradients._captured is not None
+    assert 16 in captured.gradients._captured
     torch.testing.assert_close(weights(captured), weights(plain), rtol=0, atol=0)  # capturing trains nothing
     for samples in (16, 128):
         plain.train_until(samples)

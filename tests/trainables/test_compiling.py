@@ -23,6 +23,7 @@ def curve(x: Tensor) -> Tensor:
 def test_a_compiled_run_is_the_run() -> None:
     runs = [Run(TrainSettings.model_validate(small(accumulation=2)), data(), CPU) for _ in range(2)]
     runs[1].gradients.compile()
+    assert runs[1].gradients.forward is not runs[1].parallel
     for run in runs:
         run.train_until(32)
     one, other = (run.evaluate() for run in runs)
