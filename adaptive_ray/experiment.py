@@ -83,7 +83,7 @@ class Experiment:
         """Whether it takes the images, and whether the weights that it starts from are there."""
         channels, size, _ = self.data.shape
         try:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]):
                 build_encoder(self.config.simclr.encoder, channels, image_size=size)
         except ValueError as error:
             raise UserError(f"simclr.encoder: {error}") from None

@@ -84,31 +84,32 @@ def contestants(options: argparse.Namespace) -> list[Row]:
         row.ask("facts")  # what compiles is ready when the first clock starts
     if not options.lightly:
         return rows
-    best = options.lightly_workers[0] if len(options.lightly_workers) == 1 else best_number(options)
-    chosen = argparse.Namespace(**{**vars(options), "workers": best})
-    rows.append(Row(f"lightly, {best} loader workers", Lightly, chosen, keep=False))
+    best, row = best_lightly(options)
+    rows.append(row)
     if pick_device().type == "cpu":
-        rows.append(Row(f"lightly, {best} loader workers, memory kept", Lightly, chosen, keep=True))
+        rows.append(_lightly(best, options, keep=True))
     return rows
 
 
-def best_number(options: argparse.Namespace) -> int:
-    """Of lightly's loader workers, here."""
-    trials = {
-        workers: Row("", Lightly, argparse.Namespace(**{**vars(options), "workers": workers}), keep=False)
-        for workers in options.lightly_workers
-    }
-    steps = min(options.steps, 10)
-    turns = [{workers: trial.ask("measure", steps) for workers, trial in trials.items()} for _ in range(options.passes)]
-    for trial in trials.values():
-        trial.close()
+def best_lightly(options: argparse.Namespace) -> tuple[int, Row]:
+    """lightly with the number of loader workers that is best here."""
+    trials = {workers: _lightly(workers, options) for workers in options.lightly_workers}
+    turns = [
+        {workers: trial.ask("measure", min(options.steps, 10)) for workers, trial in trials.items()}
+        for _ in range(options.passes)
+    ]
     times = {workers: statistics.median(turn[workers] for turn in turns) for workers in trials}
-    print(
-        "lightly's loader workers:",
-        *(f"{w}: {options.batch_size / t:.0f} images/s" for w, t in times.items()),
-        sep="  ",
-    )
-    return min(times, key=times.__getitem__)
+    paces = (f"{workers}: {options.batch_size / seconds:,.0f} images/s" for workers, seconds in times.items())
+    print("lightly's loader workers:", *paces, sep="  ", flush=True)
+    best = min(times, key=times.__getitem__)
+    for workers in trials.keys() - {best}:
+        trials[workers].close()
+    return best, trials[best]
+
+
+def _lightly(workers: int, options: argparse.Namespace, *, keep: bool = False) -> Row:
+    name = f"lightly, {workers} loader workers" + ", memory kept" * keep
+    return Row(name, Lightly, argparse.Namespace(**{**vars(options), "workers": workers}), keep)
 
 
 def show(rows: list[Row], options: argparse.Namespace, facts: dict[str, Any], console: Console) -> None:
@@ -182,7 +183,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="small", help="small (16-32-64 channels, 3 blocks a stage), or resnet18")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--steps", type=int, help="of a repeat; default 4, on a GPU 40")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of every row")
+    parser.add_argument("--repeats", type=int, help="turns of every row; default 7, on a GPU 3")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="ours")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds cifar-10-batches-py")
     parser.add_argument("--lightly", action=argparse.BooleanOptionalAction, default=True)
@@ -194,6 +195,7 @@ def main() -> None:
         options.batch_size, options.steps, options.repeats = 32, 1, 2
     on_gpu = pick_device().type == "cuda"
     options.steps = options.steps or (40 if on_gpu else 4)
+    options.repeats = options.repeats or (3 if on_gpu else 7)
     options.passes = 1 if on_gpu else 3  # of the split, and of lightly's numbers of workers; a GPU's clock is steady
     options.lightly_workers = options.lightly_workers or ([4, 8, 16] if on_gpu else [0, 1, 2])
     options.real = Images(options.data, 1).real
@@ -207,11 +209,13 @@ def main() -> None:
     rows = contestants(options)
     facts = rows[0].ask("facts")
     peaks = []
-    for _ in range(options.repeats):
+    console = Console(width=120)
+    for turn in range(options.repeats):
         peaks.append(rows[0].ask("peak"))
         for row in rows:
             row.seconds.append(row.ask("measure", options.steps))
-    console = Console(width=120)
+            pace = f"{options.batch_size / row.seconds[-1]:,.0f} images/s"
+            console.print(f"turn {turn + 1} of {options.repeats}, {row.name}: {pace}", style="dim", highlight=False)
     show(rows, options, {**facts, "peak": statistics.median(peaks)}, console)
     for row in rows:
         row.parts = row.ask("split", options.steps, options.passes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +22,13 @@ class CapturedSteps:
     Args:
         step: Images and ``Draw.packed`` on the device, and a weight [] -> a loss, whose gradient it adds to the
             model's. It must not read from the device, and do the same every time.
-        model: Of the gradients; its buffers are put back after a capture.
+        model: Of the gradients, on a GPU; its buffers are put back after a capture.
     """
 
     def __init__(self, step: Callable[[Tensor, Tensor, Tensor], Tensor], model: nn.Module) -> None:
         self._step, self._model = step, model
         self._graphs: dict[int, _Graph] = {}
+        self._place = _Place(next(model.parameters()).device)
         self._possible = True
 
     def __call__(self, images: Tensor, packed: Tensor, weight: float) -> Tensor:
@@ -56,32 +59,58 @@ class CapturedSteps:
                 p.grad = torch.zeros_like(p)  # graphs add to these tensors, wherever they are captured
         before = [buffer.clone() for buffer in self._model.buffers()]
         try:
-            self._graphs[len(images)] = _Graph(self._step, images, packed)
-        except torch.OutOfMemoryError:
+            with torch.cuda.device(images.device), _nothing_collected():
+                self._graphs[len(images)] = _Graph(self._step, images, packed, self._place)
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise RuntimeError(
+                    f"a step with {len(images)} images cannot be captured as a CUDA graph ({error}); "
+                    "set accelerate: none"
+                ) from error
             self._graphs.clear()
             self._possible = False
             warnings.warn("trains without CUDA graphs, which do not fit into memory beside the rest", stacklevel=2)
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"a step with {len(images)} images cannot be captured as a CUDA graph ({error}); set accelerate: none"
-            ) from error
         with torch.no_grad():
             for buffer, value in zip(self._model.buffers(), before, strict=True):
                 buffer.copy_(value)
             torch._foreach_zero_([p.grad for p in self._model.parameters() if p.grad is not None])
 
 
+class _Place:
+    """Where all graphs of a run are captured: one memory, as only one of them is replayed at a time, and one stream of
+    the run's own, because cuBLAS frees a stream's workspace with the first of its graphs that is freed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream, self.memory = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+
+
 class _Graph:
-    def __init__(self, step: Callable[[Tensor, Tensor, Tensor], Tensor], images: Tensor, packed: Tensor) -> None:
+    def __init__(
+        self, step: Callable[[Tensor, Tensor, Tensor], Tensor], images: Tensor, packed: Tensor, place: _Place
+    ) -> None:
         self.images, self.packed = images.clone(), packed.to(images.device)
         self.weight = torch.ones((), device=images.device)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                step(self.images, self.packed, self.weight)
-        torch.cuda.current_stream().wait_stream(stream)
+        place.stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(place.stream):
+                for _ in range(_WARM_UPS):
+                    step(self.images, self.packed, self.weight)
+        finally:
+            torch.cuda.current_stream().wait_stream(place.stream)
         self.graph = torch.cuda.CUDAGraph()
         # Other threads go on meanwhile, such as those that watch over communication.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, place.memory, place.stream, capture_error_mode="thread_local"):
             self.loss = step(self.images, self.packed, self.weight)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Garbage may hold another run's graph, and to free one within a capture ends the capture."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

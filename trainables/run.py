@@ -272,7 +272,7 @@ def initial_model(
 ) -> SimCLR:
     """The network that a run starts from, by its seed and nothing else."""
     channels, size = data.images.shape[1], data.images.shape[2]
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(settings.seed)
         model = SimCLR(settings.encoder, channels, image_size=size, pretrained=pretrained)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

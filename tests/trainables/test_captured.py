@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,6 +85,18 @@ def test_a_size_is_captured_once_and_swapped_to_and_back(tmp_path: Path) -> None
     assert len(set(sizes[0])) == 3
     for one, other in zip(reports["none"].metrics[:4], reports["graphs"].metrics[:4], strict=True):
         assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
+
+
+def test_another_runs_graphs_can_be_freed_meanwhile() -> None:
+    plain, captured, other = prepared("none"), prepared("graphs"), prepared("graphs")
+    other.train_until(16)
+    captured.train_until(16)
+    del other
+    gc.collect()
+    captured.gradients.prepare(0, 24)  # to capture is to give unused memory back
+    captured.train_until(64)
+    plain.train_until(64)
+    torch.testing.assert_close(weights(captured), weights(plain), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("way", WAYS)

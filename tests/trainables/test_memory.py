@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ SHAPE = (3, 32, 32)
 
 
 def network(width: int = 16, depth: int = 1) -> SimCLR:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return SimCLR(EncoderSettings(width=width, depth=depth), 3)
 
@@ -147,8 +148,10 @@ def test_workers_agree_on_the_smallest(workers: Workers) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_is_tried_until_a_part_of_the_batch_fits() -> None:
+    gc.collect()
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(1.2 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
+    limit = torch.cuda.memory_reserved() + 1.2 * 2**30  # other tests leave libraries' workspaces behind
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(0).total_memory)
     try:
         images = np.random.default_rng(0).integers(0, 256, (1024, 3, 32, 32), dtype=np.uint8)
         seen: list[dict[str, Any]] = []

@@ -43,7 +43,7 @@ def test_learns(optimizer: dict[str, Any]) -> None:
             seed=0,
         )
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         untrained = SimCLR(settings.encoder, 3)
     references = ReferenceSet(pictures.reference, Augment(16, "digits"), temperature=0.5, seed=0, device=CPU)
@@ -159,7 +159,7 @@ def test_the_loss_of_the_first_step_is_nt_xent_of_the_first_batch() -> None:
         small(batch_size=40, budget=40, evaluate_every=40, temperature=0.2, augment=UNCHANGED)
     )
     reports = run(settings.model_dump())
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = SimCLR(settings.encoder, 3)
     views = torch.tensor(data().images).float() / 255
@@ -375,7 +375,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 def test_global_randomness_is_neither_used_nor_changed(tmp_path: Path) -> None:
     states = []
     for seed in (1, 2):
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             np.random.seed(seed)  # noqa: NPY002
             before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index] # noqa: NPY002
@@ -433,7 +433,7 @@ def test_refuses_settings_that_are_none(wrong: dict[str, Any], named: str) -> No
 def simclr_steps(views_a: Tensor, views_b: Tensor) -> dict[str, Any]:
     """Losses, gradients and statistics of three steps in float64: of all rows, or in a worker of its share."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         settings = EncoderSettings(width=8, depth=1, projection_hidden=16, projection_features=8)
         model = SimCLR(settings, views_a.shape[2]).double()

@@ -67,7 +67,7 @@ class _Normalise(torch.autograd.Function):
         # Moments around the running mean, which all workers share: one message, and no cancellation of large squares.
         shift = running_mean.clone()
         centred = x.to(shift.dtype) - shift[:, None, None]
-        count = centred.new_tensor([x.numel() / x.shape[1]])
+        count = centred.new_full((1,), x.numel() / x.shape[1])  # new_tensor would wait for the device
         sums = torch.cat(
             [centred.sum((0, 2, 3)), centred.square_().sum((0, 2, 3)), count]
         )  # var_mean is 6 times slower

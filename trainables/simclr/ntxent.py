@@ -158,7 +158,7 @@ class _Contrast(torch.autograd.Function):
                 by_columns = torch.zeros_like(columns)
         count: Tensor | float = rows if anchor is None else anchor.sum()
         if world > 1:
-            sums = torch.stack([loss, torch.as_tensor(count, dtype=dtype, device=z.device)])
+            sums = torch.stack([loss, count if isinstance(count, Tensor) else loss.new_full((), count)])
             dist.all_reduce(sums, group=group)
             loss, count = sums.unbind()
         ctx.group, ctx.world, ctx.first, ctx.factor = group, world, first, world / (count * temperature)

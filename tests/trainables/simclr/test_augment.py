@@ -198,7 +198,7 @@ def test_any_settings_give_images(
 def torchvision_crops(n: int, height: int, width: int, area: tuple[float, float], aspect: tuple[float, float]) -> Any:
     """top, left, height, width [n, 4] of RandomResizedCrop, one image at a time."""
     image = torch.empty(1, height, width)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return np.array([RandomResizedCrop.get_params(image, list(area), list(aspect)) for _ in range(n)])
 

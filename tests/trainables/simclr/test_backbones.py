@@ -28,7 +28,7 @@ SMALL = ["resnet18", "densenet121", "efficientnet_b0", "mobilenet_v3_small", "re
 
 def seeded(name: str, stem: str = "cifar", channels: int = 3, seed: int = 0, size: int | None = None) -> Encoder:
     settings = EncoderSettings.model_validate({"backbone": name, "stem": stem})
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_encoder(settings, channels, image_size=size)
 
@@ -245,7 +245,7 @@ def test_random_weights_see_pixels_around_zero() -> None:
 
 def pretrained(name: str = "shufflenet_v2_x0_5") -> nn.Module:
     """A network of torchvision with statistics and weights that no fresh one has."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         options = {"init_weights": True} if name == "googlenet" else {}
         network: nn.Module = get_model(name, **options)

@@ -139,7 +139,7 @@ class TwoNorms(nn.Module):
 
 
 def two_norms() -> TwoNorms:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = TwoNorms().double()
     with_scales(model.first)

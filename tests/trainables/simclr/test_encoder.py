@@ -14,7 +14,7 @@ SMALL = EncoderSettings(width=8, depth=1, projection_hidden=6, projection_featur
 
 
 def seeded(settings: EncoderSettings = SMALL, channels: int = 3, seed: int = 0) -> SimCLR:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SimCLR(settings, channels)
 

@@ -173,7 +173,7 @@ def test_autocast_covers_the_network_alone() -> None:
 def cached_step(both: Tensor, micro_batch: int) -> tuple[Tensor, dict[str, Tensor], int]:
     """Runs in a worker, with its share of the images: loss, gradients, and how often gradients were synchronised."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         network = with_frozen_statistics()
     parallel = data_parallel(network)
     synchronised = [0]
@@ -198,7 +198,7 @@ def test_over_workers_it_is_the_direct_step_and_synchronises_once(
     workers: Workers, world: int, batch: int, micro_batch: int
 ) -> None:
     both = views(batch)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         value, expected = direct(with_frozen_statistics(), both, partial(nt_xent, temperature=0.3))
     for cached, actual, synchronised in workers.run(world, cached_step, both, micro_batch):
         torch.testing.assert_close(cached, value, rtol=0, atol=1e-12)
