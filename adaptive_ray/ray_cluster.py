@@ -17,6 +17,8 @@ from trainables.memory import KEEP_MEMORY
 
 #: Ray Train's controller polls the workers this often (seconds; default 2), and a report waits for the poll.
 _POLL_SECONDS = "0.2"
+#: A machine of one's own is not taken away, so that no run needs a process that watches out for it.
+_ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def cluster(address: str | None) -> Iterator[tuple[float, float]]:
                 num_gpus=int(gpus),
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
-                runtime_env={"env_vars": environment},
+                runtime_env={"env_vars": {**environment, **_ALONE}},
                 log_to_driver=False,
                 logging_level="ERROR",
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 import ray.train
 from ray import ObjectRef, tune
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -42,7 +43,7 @@ def run_trial(
     resources = {"CPU": config["cpus"]}
     if config["gpus"]:
         resources["GPU"] = config["gpus"]
-    trainer = DataParallelTrainer(
+    trainer = _Trainer(
         train_in_worker,
         train_loop_config={
             "settings": {**settings, **{name: config[name] for name in _OWN if name in config}},
@@ -70,3 +71,10 @@ def run_trial(
         causes = getattr(error, "worker_failures", None) or {}
         cause = next(iter(causes.values()), error)
         raise RuntimeError(f"{type(cause).__name__}: {cause}".strip().splitlines()[-1]) from None
+
+
+class _Trainer(DataParallelTrainer):  # type: ignore[misc]
+    """Without the actor that serves Ray Data's datasets: there are none, and it is a process more in every run."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]

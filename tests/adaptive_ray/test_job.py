@@ -33,6 +33,7 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     port, dashboard = free_port(), free_port()
     environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
     environment.pop("RAY_ADDRESS", None)
+    environment.pop("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", None)  # a cluster's nodes may be taken away
     # The cluster asks for a token by default; whoever connects has it and says so.
     environment["RAY_AUTH_MODE"] = "token"
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)

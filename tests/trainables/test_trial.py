@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import ray
 from ray import tune
+from ray.util.state import list_actors
 
 from schedulers import LossExtrapolationScheduler, State
 from trainables.settings import TrainingData
@@ -100,6 +102,10 @@ def test_a_race_frees_the_loser_and_the_winner_goes_on_where_it_was_with_all_wor
     usual = max(abs(a - b) for a, b in itertools.pairwise(losses))
     assert abs(losses[last + 1] - losses[last]) <= usual  # no jump
     assert losses[last + 1] < losses[0]
+
+    actors = Counter(actor.class_name for actor in list_actors(limit=1_000))
+    assert actors["RayTrainWorker"] == 2 + 2 + 3
+    assert "DatasetManager" not in actors  # nobody needs it, and every process takes a second of a core to start
 
 
 def test_a_trial_accumulates_and_swaps_and_its_decisions_arrive(tmp_path: Path) -> None:
