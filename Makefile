@@ -5,20 +5,23 @@ ARGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: run test test-fast test-slow lint format bench clean
+.PHONY: run test test-ray test-others test-fast lint format bench clean
 
 run: .venv/.ready
 	$(BIN)/adaptive-ray run configs/quickstart.yaml $(ARGS)
 
-# Slow tests wait a third of the time for processes to start; the fast ones, beside them, take only what is left.
+# Ray's tests wait a third of their time for processes to start; all others, beside them, take what is left.
 test: .venv/.ready
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-slow test-fast
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-ray test-others
 
-test-slow: .venv/.ready
-	$(BIN)/pytest -m "slow or gpu" $(ARGS) | sed -u 's/^/slow  /'
+test-ray: .venv/.ready
+	$(BIN)/pytest -m ray $(ARGS) | sed -u 's/^/ray     /'
+
+test-others: .venv/.ready
+	nice -n 19 $(BIN)/pytest -m "not ray" $(ARGS) | sed -u 's/^/others  /'
 
 test-fast: .venv/.ready
-	nice -n 19 $(BIN)/pytest -m "not slow and not gpu" $(ARGS) | sed -u 's/^/fast  /'
+	$(BIN)/pytest -m "not (ray or slow or gpu)" $(ARGS)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SIZES, BUDGET = (8, 32, 128, 512), 20_000

@@ -19,7 +19,7 @@ from adaptive_ray.run_directory import RunDirectory
 from schedulers import PREDICTORS, Race
 from trainables.run import CHECKPOINT_FILE
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: The quickstart, shorter: digits can be learnt by 8 channels in a few thousand samples.

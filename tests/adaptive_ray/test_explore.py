@@ -10,7 +10,7 @@ import pytest
 
 from adaptive_ray.run_directory import RunDirectory
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ("dataset.limit=1024", "simclr.encoder.width=8", "tracking.enabled=false", "race.evaluations=4")

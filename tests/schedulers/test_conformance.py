@@ -15,7 +15,7 @@ from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, MedianStoppin
 from schedulers import LossExtrapolationScheduler
 from tests.schedulers.walkers import Walker, last, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
 
 #: Iterations after which nobody trains on.
 END = 12

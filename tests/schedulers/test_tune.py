@@ -25,7 +25,7 @@ from tests.schedulers.walkers import (
     walk_with_checkpoints,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 def samples_of(results: ResultGrid, candidate: str) -> list[int]:

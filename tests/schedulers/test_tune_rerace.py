@@ -24,7 +24,7 @@ from tests.schedulers.walkers import (
     walk_with_checkpoints,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 #: Who is best at first, and who is from the fork on.
 RATES = {"a": 1.4, "b": 0.9, "c": 0.8}

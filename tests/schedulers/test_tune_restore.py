@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import ray
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,7 +19,7 @@ from schedulers import LossExtrapolationScheduler, State
 from trainables.settings import TrainingData
 from trainables.trial import run_trial
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 BUDGET, WINDOW, EVERY = 1_536, 768, 128
 

@@ -27,7 +27,7 @@ from tests.adaptive_ray.clusters.mixtures import mixture
 from trainables.batches import CLUSTER_ORDERS, ImageFiles, SampleStream, stratified_order
 from trainables.worker import orders_of, told_by
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
