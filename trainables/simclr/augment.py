@@ -10,12 +10,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from trainables.simclr.pixels import adjust, blur, luma, shift_hue
+
+_Floats = NDArray[np.float32]
 
 
 class AugmentSettings(BaseModel):
@@ -61,9 +65,10 @@ class Draw:
 
     def packed(self) -> Tensor:
         """All of it in one tensor [n, 16], for ``Augment.views``: it crosses to a device in a single copy."""
-        turned = self.factor.gather(1, self.order.clamp(min=0))  # in the order of the changes
-        rest = torch.stack([self.gray.float(), self.sigma], dim=1)
-        return torch.cat([_affine(self).flatten(1), self.order.float(), turned, rest], dim=1)
+        order, factor = self.order.numpy(), self.factor.numpy()
+        turned = np.take_along_axis(factor, np.maximum(order, 0), 1)  # in the order of the changes
+        rest = self.gray.numpy()[:, None], self.sigma.numpy()[:, None]
+        return torch.from_numpy(np.concatenate([_affine(self), order, turned, *rest], axis=1, dtype=np.float32))
 
 
 class Augment:
@@ -95,24 +100,25 @@ class Augment:
     def draw(self, n: int, image_size: tuple[int, ...], generator: torch.Generator) -> Draw:
         """Parameters for ``n`` views of images of ``image_size`` (height, width), from a CPU generator."""
         s = self.settings
-
-        def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-            return torch.rand(shape, generator=generator) * (high - low) + low
-
-        centre, extent = self._draw_crops(n, image_size[0], image_size[1], uniform)
-        extent[:, 0] *= torch.where(uniform(n) < s.flip, -1.0, 1.0)
-        order = uniform(n, 4).argsort(dim=1)
-        order[uniform(n) >= s.jitter] = -1
-        spread = torch.tensor([s.brightness, s.contrast, s.saturation, s.hue])
-        factor = uniform(n, 4, low=-1.0) * spread + torch.tensor([1.0, 1.0, 1.0, 0.0])
+        # numpy: on as few numbers as these, torch takes longer to launch an operation than to compute it.
+        areas, aspects, place, (flip, jitter, angle, gray, blur, sigma), order, factor = np.split(
+            torch.rand((36, n), generator=generator).numpy(), [10, 20, 22, 28, 32]
+        )
+        centre, extent = self._crops(areas, aspects, place, image_size[0], image_size[1])
+        extent[:, 0] *= np.where(flip < s.flip, -1, 1)
+        orders = order.T.argsort(axis=1)
+        orders[jitter >= s.jitter] = -1
+        spread = np.array([s.brightness, s.contrast, s.saturation, s.hue], np.float32)
+        factors = _between(-spread, spread, factor.T) + np.array([1, 1, 1, 0], np.float32)
+        most = math.radians(s.rotation)
         return Draw(
-            centre=centre,
-            extent=extent,
-            angle=uniform(n, low=-1.0) * math.radians(s.rotation),
-            order=order,
-            factor=factor,
-            gray=uniform(n) < s.grayscale,
-            sigma=torch.where(uniform(n) < s.blur, uniform(n, low=0.1, high=2.0), 0.0),
+            centre=torch.from_numpy(centre),
+            extent=torch.from_numpy(extent),
+            angle=torch.from_numpy(_between(-most, most, angle)),
+            order=torch.from_numpy(orders),
+            factor=torch.from_numpy(factors),
+            gray=torch.from_numpy(gray < s.grayscale),
+            sigma=torch.from_numpy(_between(0.1, 2.0, sigma) * (blur < s.blur)),
         )
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
@@ -149,7 +155,7 @@ class Augment:
 
     def _apply_to_some(self, images: Tensor, draw: Draw) -> Tensor:
         """The way of a CPU: no view is computed that does not change."""
-        views = self._crop(images.float() / 255, _affine(draw))
+        views = self._crop(images.float() / 255, torch.from_numpy(_affine(draw)).view(-1, 2, 3))
         if views.shape[1] == 3:
             for turn in range(4):  # ColorJitter: each view's four changes in that view's own order
                 for change in range(4):
@@ -161,20 +167,25 @@ class Augment:
             views[rows] = blur(views[rows], draw.sigma[rows])
         return views
 
-    def _draw_crops(self, n: int, height: int, width: int, uniform) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        """RandomResizedCrop.get_params for n images: ten tries each, the first that fits, else the whole image."""
+    def _crops(
+        self, areas: _Floats, aspects: _Floats, place: _Floats, height: int, width: int
+    ) -> tuple[_Floats, _Floats]:
+        """RandomResizedCrop.get_params for n images: ten tries each, the first that fits, else the whole image.
+
+        Args:
+            areas: Of all tries, [10, n] in 0 ... 1; ``aspects`` likewise, and ``place``: [2, n].
+        """
         low, high = self.settings.crop_aspect
-        area = height * width * uniform(n, 10, low=self.settings.crop_area[0], high=self.settings.crop_area[1])
-        aspect = uniform(n, 10, low=math.log(low), high=math.log(high)).exp()
-        w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        area = height * width * _between(*self.settings.crop_area, areas)
+        aspect = np.exp(_between(math.log(low), math.log(high), aspects))
+        w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
         fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-        first = fits.float().argmax(dim=1, keepdim=True)
-        found = fits.any(dim=1)
-        w = torch.where(found, w.gather(1, first).squeeze(1), width)
-        h = torch.where(found, h.gather(1, first).squeeze(1), height)
-        left, top = (uniform(n) * (width - w + 1)).floor(), (uniform(n) * (height - h + 1)).floor()
-        centre = torch.stack([(2 * left + w) / width - 1, (2 * top + h) / height - 1], dim=1)
-        return centre, torch.stack([w / width, h / height], dim=1)
+        first = fits.argmax(axis=0), np.arange(fits.shape[1])
+        found = fits[first]
+        w, h = np.where(found, w[first], np.float32(width)), np.where(found, h[first], np.float32(height))
+        left, top = np.floor(place * (np.stack([width - w, height - h]) + 1))
+        centre = np.stack([(2 * left + w) / width - 1, (2 * top + h) / height - 1], axis=1)
+        return centre, np.stack([w / width, h / height], axis=1)
 
     def _crop(self, images: Tensor, theta: Tensor) -> Tensor:
         grid = F.affine_grid(theta, [len(images), images.shape[1], self.size, self.size], align_corners=False)
@@ -185,10 +196,12 @@ def _where(condition: Tensor) -> Tensor:
     return condition.nonzero().squeeze(1)
 
 
-def _affine(draw: Draw) -> Tensor:
-    """Crop, rotation and flip are one affine map [n, 2, 3], hence one bilinear resampling."""
-    cos, sin = draw.angle.cos(), draw.angle.sin()
-    width, height = draw.extent.unbind(1)
-    x = torch.stack([width * cos, -height * sin, draw.centre[:, 0]], dim=1)
-    y = torch.stack([width * sin, height * cos, draw.centre[:, 1]], dim=1)
-    return torch.stack([x, y], dim=1)
+def _between(low: float | _Floats, high: float | _Floats, share: _Floats) -> _Floats:
+    return low + (high - low) * share
+
+
+def _affine(draw: Draw) -> _Floats:
+    """Crop, rotation and flip are one affine map, hence one bilinear resampling: 2 x 3 matrices, [n, 6]."""
+    cos, sin = np.cos(draw.angle.numpy()), np.sin(draw.angle.numpy())
+    (width, height), (x, y) = draw.extent.numpy().T, draw.centre.numpy().T
+    return np.stack([width * cos, -height * sin, x, width * sin, height * cos, y], axis=1)
