@@ -108,7 +108,7 @@ def best_lightly(options: argparse.Namespace) -> tuple[int, Row]:
 
 
 def _lightly(workers: int, options: argparse.Namespace, *, keep: bool = False) -> Row:
-    name = f"lightly, {workers} loader workers" + ", memory kept" * keep
+    name = f"lightly, {workers} loader worker{'s' * (workers != 1)}{', memory kept' * keep}"
     return Row(name, Lightly, argparse.Namespace(**{**vars(options), "workers": workers}), keep)
 
 
