@@ -102,6 +102,7 @@ def loaded_by(module: str) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
@@ -113,7 +114,7 @@ def loaded_by(module: str) -> set[str]:
         ("adaptive_ray.cli", {"ray", "torch", "mlflow", "sklearn", "matplotlib"}),
         ("trainables.training", {"ray", "mlflow", "sklearn", "matplotlib", "adaptive_ray"}),
         ("trainables.trial", {"torch", "mlflow", "sklearn", "matplotlib", "adaptive_ray"}),
-        pytest.param("adaptive_ray.experiment", {"mlflow", "sklearn", "matplotlib"}, marks=pytest.mark.slow),
+        ("adaptive_ray.experiment", {"mlflow", "sklearn", "matplotlib"}),
     ],
 )
 def test_what_an_import_loads(module: str, unwanted: set[str]) -> None:

@@ -193,7 +193,7 @@ def planned_run_of_a_worker(chosen: dict[str, Any]) -> tuple[list[dict[str, Any]
     return metrics, states, sizes
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_all_workers_swap_at_the_same_step(workers: Workers, world: int) -> None:
     chosen = planned(micro_batch=64)
     metrics, states, sizes = planned_run_of_a_worker(chosen)
@@ -266,6 +266,7 @@ def test_a_turn_is_an_epoch_unless_told_otherwise() -> None:
     assert [metrics["samples_seen"] for metrics in reports.metrics if "decision" in metrics][:2] == [64, 128]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [ROTATE, SURPRISE], ids=["rotate", "surprise"])
 def test_a_policy_decides_the_same_after_a_resume(tmp_path: Path, chosen: dict[str, Any]) -> None:
     whole = run(chosen, tmp_path / "whole")

@@ -14,7 +14,7 @@ from adaptive_ray.clusters.methods import METHODS
 from tests.adaptive_ray.clusters.mixtures import mixture
 
 
-@pytest.mark.parametrize("m", [2, 3, 7, 20])
+@pytest.mark.parametrize("m", [2, 3, 7, pytest.param(20, marks=pytest.mark.slow)])
 def test_the_default_finds_the_clusters_of_a_mixture(m: int) -> None:
     features, truth = mixture(m, n=600 + 60 * m)
     found = count_clusters(features)

@@ -191,6 +191,7 @@ def test_no_decoder_outlives_the_feed(folder: Folder) -> None:
         assert decoders_alive() == before, ending
 
 
+@pytest.mark.slow
 def test_a_process_may_end_while_images_are_being_decoded(folder: Folder) -> None:
     code = (
         "import sys, numpy, torch; from trainables.batches import Feed, ImageFiles\n"

@@ -57,6 +57,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 # --- what is known before a network is built ---
 
 
+@pytest.mark.slow
 def test_torchvision_is_imported_by_those_who_ask_for_it() -> None:
     code = """
 import sys
