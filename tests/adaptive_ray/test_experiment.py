@@ -38,10 +38,11 @@ READY_TO_SWAP = ["--set", "swap.enabled=true", "--set", "swap.threshold=50"]
 
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_TRAIN_")}
     return subprocess.Popen(
         [sys.executable, "-m", "adaptive_ray", *arguments],
         cwd=REPOSITORY,
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -65,6 +66,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, st
     for line in first.stdout:
         if "batch size" in line and "samples, reference loss" in line:
             break
+    started = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "ray::RayTrainWorker" in started
+    assert "ray::PreemptionWatcher" not in started  # on a machine of one's own
     first.send_signal(signal.SIGINT)
     stopped = time.monotonic()
     _, errors = first.communicate(timeout=60)

@@ -269,7 +269,7 @@ class TestUnreachable:
         started = time.monotonic()
         with pytest.raises(UserError) as caught:
             Tracker(config, directory)
-        assert time.monotonic() - started < 60  # it would wait for many minutes
+        assert time.monotonic() - started < 20
         assert not (directory.path / "mlflow.json").exists()
         text = str(caught.value)
         assert "\n" not in text

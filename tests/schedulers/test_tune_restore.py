@@ -51,8 +51,18 @@ def comparable(decided: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in decided.items() if name != "starts_per_trial"}
 
 
-def test_killed_at_any_moment_it_decides_the_same(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
-    for moment in ("racing", "paused", "stretching", "saving the fork", "forking", "racing again", "stretching again"):
+@pytest.mark.parametrize(
+    "moments",
+    [
+        ["racing", "paused", "stretching", "forking", "racing again", "stretching again"],
+        ["saving the fork"],
+    ],
+    ids=" then ".join,
+)
+def test_killed_at_any_moment_it_decides_the_same(
+    moments: list[str], uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    for moment in moments:
         drive(tmp_path, moment)
     assert comparable(drive(tmp_path)) == comparable(uninterrupted)
 

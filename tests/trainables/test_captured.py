@@ -94,6 +94,8 @@ def test_another_runs_graphs_can_be_freed_meanwhile() -> None:
     del other
     gc.collect()
     captured.gradients.prepare(0, 24)  # to capture is to give unused memory back
+    assert captured.gradients._captured is not None
+    assert all(size in captured.gradients._captured for size in (16, 24))
     captured.train_until(64)
     plain.train_until(64)
     torch.testing.assert_close(weights(captured), weights(plain), rtol=1e-3, atol=1e-3)

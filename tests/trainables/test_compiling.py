@@ -20,6 +20,17 @@ def curve(x: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
+def test_the_result_and_its_gradient_stay_the_same_at_every_size() -> None:
+    fast = compiled(curve)
+    for size in (5, 12, 5):
+        x = torch.linspace(-1, 1, size, dtype=torch.float64).requires_grad_()
+        values = [function(x) for function in (fast, curve)]
+        torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
+        gradients = [torch.autograd.grad(value, x)[0] for value in values]
+        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
 def test_a_compiled_run_is_the_run() -> None:
     runs = [Run(TrainSettings.model_validate(small(accumulation=2)), data(), CPU) for _ in range(2)]
     runs[1].gradients.compile()
