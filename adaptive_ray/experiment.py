@@ -13,10 +13,11 @@ from rich.console import Console
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import Dataset, load_dataset
 from adaptive_ray.errors import InterruptedRunError, NoSurvivorError, UserError
+from adaptive_ray.layout import Layout
 from adaptive_ray.observer import Observer
 from adaptive_ray.plan import Plan
 from adaptive_ray.progress import Progress
-from adaptive_ray.ray_cluster import Layout, cluster, cluster_address, local_resources
+from adaptive_ray.ray_cluster import cluster, cluster_address, local_resources
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.trials import Trials
 from trainables.simclr import build_encoder

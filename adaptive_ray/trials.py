@@ -12,9 +12,9 @@ import ray
 from ray import tune
 
 from adaptive_ray.config import ExperimentConfig
+from adaptive_ray.layout import Layout, Workers
 from adaptive_ray.observer import METRIC, Observer
 from adaptive_ray.plan import Plan
-from adaptive_ray.ray_cluster import Layout, Workers
 from adaptive_ray.run_directory import RunDirectory
 from schedulers import LossExtrapolationScheduler, Race
 from trainables.settings import TrainingData

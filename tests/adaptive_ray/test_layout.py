@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adaptive_ray.config import ExperimentConfig, parse_config
 from adaptive_ray.errors import UserError
-from adaptive_ray.ray_cluster import Layout, Workers
+from adaptive_ray.layout import Layout, Workers
 from schedulers import Candidate
 
 
