@@ -64,6 +64,7 @@ def run(
             assert config is not None
             settings = load_config(config, overrides or [], name=name, runs_dir=runs_dir)
             experiment = Experiment(settings, address=address)
+            experiment.check_loss()  # before there is a directory
             default = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.dataset.name}"
             directory = RunDirectory.create(settings, settings.name or default)
     result = experiment.run(directory, console)

@@ -21,6 +21,7 @@ from adaptive_ray.ray_cluster import cluster, cluster_address, local_resources
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.trials import Trials
 from trainables.simclr import build_encoder
+from trainables.simclr.losses import loss_named
 
 if TYPE_CHECKING:
     from adaptive_ray.clusters.counting import Clustering
@@ -89,6 +90,18 @@ class Experiment:
         except ValueError as error:
             raise UserError(f"simclr.encoder: {error}") from None
 
+    def check_loss(self) -> None:
+        """Imports the loss, should it be the user's own: nobody waits for Ray to learn that this fails.
+
+        Raises:
+            UserError: It cannot be imported.
+        """
+        try:
+            loss_named(self.config.simclr.loss)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"simclr.loss: {reason}; install its package, or add its folder to PYTHONPATH") from None
+
     @property
     def settings(self) -> dict[str, Any]:
         """Of ``TrainSettings``, without the candidate's own."""
@@ -112,6 +125,7 @@ class Experiment:
             NoSurvivorError: Every candidate failed, or the winner did after the race.
             InterruptedRunError: Ctrl-C, or the job was stopped.
         """
+        self.check_loss()
         started = time.monotonic()
         resume = f"adaptive-ray run --resume {directory.path}"
         tracker = None

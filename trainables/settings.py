@@ -14,7 +14,7 @@ from schedulers import Candidate
 from trainables.batches import EpochOrder, ImageFiles, InformationSettings, WeightSettings, unweighted
 from trainables.simclr.augment import AugmentSettings
 from trainables.simclr.encoder import EncoderSettings
-from trainables.simclr.losses import loss_named
+from trainables.simclr.losses import check_name
 from trainables.simclr.optim import OptimizerSettings
 from trainables.swapping import SwapSettings
 
@@ -27,7 +27,9 @@ class SimCLRSettings(BaseModel):
     encoder: EncoderSettings = Field(default_factory=EncoderSettings, description="the network")
     augment: Literal["natural", "digits"] | AugmentSettings = Field("natural", description="profile or settings")
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings, description="the update rule")
-    loss: str = Field("nt_xent", description="nt_xent, dcl, or one's own as package.module:function")
+    loss: str = Field(
+        "nt_xent", description="nt_xent, dcl, or your own as package.module:function, imported when training starts"
+    )
     temperature: float = Field(0.5, gt=0, description="of the loss, and of the reference loss")
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=2)] = Field(
         "auto",
@@ -47,8 +49,7 @@ class SimCLRSettings(BaseModel):
     @field_validator("loss")
     @classmethod
     def _known(cls, name: str) -> str:
-        loss_named(name)
-        return name
+        return check_name(name)
 
 
 class TrainSettings(SimCLRSettings):

@@ -161,6 +161,23 @@ class TestRefused:
     def test_a_file_in_a_folder_that_is_not_there(self, command: Command, tmp_path: Path, option: str) -> None:
         assert "make it first" in refused(command, tmp_path, "cluster", QUICKSTART, option, "nowhere/out")
 
+    def test_a_loss_that_cannot_be_imported(
+        self,
+        command: Command,
+        tmp_path: Path,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It is found before there is a run, and a plan does not run the user's code at all."""
+        folder = tmp_path_factory.mktemp("code")
+        (folder / "broken_loss.py").write_text("raise RuntimeError('half of it is missing')\n")
+        monkeypatch.syspath_prepend(folder)
+        loss = ["--set", "simclr.loss=broken_loss:mine"]
+        assert command("plan", QUICKSTART, *loss).code == 0
+        text = refused(command, tmp_path, "run", QUICKSTART, *loss)
+        assert "simclr.loss: loss 'broken_loss:mine' cannot be imported: RuntimeError: half of it is missing" in text
+        assert "PYTHONPATH" in text
+
     def test_a_gpu_that_is_not_there(self, command: Command, tmp_path: Path) -> None:
         import torch
 

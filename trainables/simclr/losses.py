@@ -35,21 +35,34 @@ class ContrastiveLoss(Protocol):
 LOSSES: dict[str, ContrastiveLoss] = {"nt_xent": nt_xent, "dcl": dcl}
 
 
-def loss_named(name: str) -> ContrastiveLoss:
-    """A loss of ``LOSSES``, or the user's own as ``package.module:function``.
+def check_name(name: str) -> str:
+    """The name itself, if it is one of ``LOSSES`` or has the form ``package.module:function``; imports nothing.
 
     Raises:
-        ValueError: There is no such loss.
+        ValueError: It is neither.
     """
-    if name in LOSSES:
-        return LOSSES[name]
     module, separator, function = name.partition(":")
-    if not separator:
+    identifiers = (*module.split("."), function)
+    if name not in LOSSES and not (separator and all(part.isidentifier() for part in identifiers)):
         raise ValueError(f"loss {name!r} is unknown: use one of {', '.join(LOSSES)}, or package.module:function")
+    return name
+
+
+def loss_named(name: str) -> ContrastiveLoss:
+    """A loss of ``LOSSES``, or the user's own, imported from ``package.module:function``.
+
+    Raises:
+        ValueError: There is no such loss, or it cannot be imported.
+    """
+    if check_name(name) in LOSSES:
+        return LOSSES[name]
+    module, _, function = name.partition(":")
     try:
         loss: ContrastiveLoss = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"loss {name!r} cannot be imported: {error}") from None
+    except Exception as error:  # a user's module may raise anything when it is imported
+        raise ValueError(f"loss {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(loss):
+        raise ValueError(f"loss {name!r} is no function but {type(loss).__name__}")
     return loss
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.trainables.workers import Workers
 from trainables.simclr import LOSSES, dcl, nt_xent
-from trainables.simclr.losses import chance_level, loss_named
+from trainables.simclr.losses import chance_level, check_name, loss_named
 
 
 def projections(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,15 @@ def test_ones_own_loss_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sys.modules.pop("my_losses")
 
 
-@pytest.mark.parametrize("name", ["ntxent", "nowhere.at_all:loss", "math:nothing", ":", "math:"])
+def test_a_name_is_checked_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "explosive.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert check_name("explosive:loss") == "explosive:loss"
+    with pytest.raises(ValueError, match="'explosive:loss' cannot be imported: RuntimeError: imported"):
+        loss_named("explosive:loss")
+
+
+@pytest.mark.parametrize("name", ["ntxent", "nowhere.at_all:loss", "math:nothing", "math:pi", ":", "math:", "a b:c"])
 def test_refuses_what_is_no_loss_and_names_it(name: str) -> None:
     with pytest.raises(ValueError, match="loss") as caught:
         loss_named(name)
