@@ -2,12 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from adaptive_ray.own_packages import ROOT, imports_from
+
 if TYPE_CHECKING:
     from adaptive_ray.encoders import load_encoder
 
 __all__ = ["__version__", "load_encoder"]
 
 __version__ = "0.1.0"
+
+imports_from(ROOT)()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,15 +1,18 @@
-"""Ray: starting or joining a cluster."""
+"""Ray: starting a cluster on this machine that nobody else notices, or joining a running one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partialmethod
 
 import ray
+from ray._private.parameter import RayParams
 
 from adaptive_ray.errors import UserError
+from adaptive_ray.own_packages import ROOT, imports_from
+from adaptive_ray.private_directory import private_directory
 from trainables.memory import KEEP_MEMORY
 
 #: Ray Train's controller polls the workers this often (seconds; default 2), and a report waits for the poll.
@@ -28,25 +31,8 @@ def local_resources() -> tuple[float, float]:
 
 def cluster_address(address: str | None) -> str | None:
     """The running cluster to join, if any: the given one, or the one that a job or the environment names."""
-    return address or os.environ.get("RAY_ADDRESS") or None
-
-
-@contextmanager
-def announced() -> Iterator[None]:
-    """Names the cluster that this process started as the machine's current one, as ``ray start`` does.
-
-    Ray Train frees a stopped run's workers after asking that one whether the run still lives. What another
-    ``ray start`` has left there, running or long gone, would be asked instead, and the workers never be freed.
-    """
-    pointer = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108
-    before = pointer.read_text() if pointer.exists() else None
-    pointer.write_text(ray.get_runtime_context().gcs_address)
-    try:
-        yield
-    finally:
-        pointer.unlink(missing_ok=True)
-        if before is not None:
-            pointer.write_text(before)
+    named = address or os.environ.get("RAY_ADDRESS")
+    return None if named in (None, "", "local") else named
 
 
 @contextmanager
@@ -56,34 +42,97 @@ def cluster(address: str | None) -> Iterator[tuple[float, float]]:
     On leaving, a cluster that was started here is stopped; one that was joined loses this driver's actors only.
 
     Raises:
+        UserError: Nothing answers at the address, or no cluster can be started here.
+    """
+    address = cluster_address(address)
+    with joined(address) if address else started(*local_resources()):
+        resources = ray.cluster_resources()
+        yield resources.get("CPU", 0), resources.get("GPU", 0)
+
+
+@contextmanager
+def started(cpus: float, gpus: float = 0) -> Iterator[None]:
+    """A cluster on this machine, for this process alone: files and ports are its own, and no other Ray is changed.
+
+    Raises:
+        UserError: It cannot be started.
+    """
+    # A race is a dozen processes that mostly wait; Ray warns of them as if each wanted a core of its own.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
+    with private_directory():
+        try:
+            try:
+                with _agent_on_any_port():
+                    ray.init(
+                        address="local",
+                        num_cpus=int(cpus),
+                        num_gpus=int(gpus),
+                        # Without it, stopped trials keep their workers' places reserved for most of a minute.
+                        include_dashboard=True,
+                        dashboard_host="127.0.0.1",
+                        dashboard_port=0,  # any: the usual one is for clusters that people start with `ray start`
+                        runtime_env=_runtime_environment(_ALONE),
+                        log_to_driver=False,
+                        logging_level="ERROR",
+                    )
+            except (OSError, ValueError, RuntimeError) as error:
+                raise UserError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from None
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """A running cluster.
+
+    Raises:
         UserError: Nothing answers at the address.
     """
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = _POLL_SECONDS
-    environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": _POLL_SECONDS, **KEEP_MEMORY}
-    address = cluster_address(address)
     try:
-        if address:
-            ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
-        else:
-            cpus, gpus = local_resources()
-            # A race is a dozen processes that mostly wait; Ray warns of them as if each wanted a core of its own.
-            os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
-            # Without the dashboard, stopped trials keep their workers' places reserved for most of a minute.
-            ray.init(
-                address="local",
-                num_cpus=int(cpus),
-                num_gpus=int(gpus),
-                include_dashboard=True,
-                dashboard_host="127.0.0.1",
-                runtime_env={"env_vars": {**environment, **_ALONE}},
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+        ray.init(address=address, runtime_env=_runtime_environment({}), log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from None
     try:
-        resources = ray.cluster_resources()
-        with nullcontext() if address else announced():
-            yield resources.get("CPU", 0), resources.get("GPU", 0)
+        yield
     finally:
         ray.shutdown()
+
+
+def _runtime_environment(variables: dict[str, str]) -> dict[str, object]:
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = _POLL_SECONDS
+    polling = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": _POLL_SECONDS}
+    return {"env_vars": {**polling, **KEEP_MEMORY, **variables}, "worker_process_setup_hook": worker_setup()}
+
+
+def worker_setup() -> Callable[[], None]:
+    """What each worker process does first; see ``own_packages`` for why this is a function in a function.
+
+    Ray Train's placement-group cleaner asks the cluster that ``RAY_API_SERVER_ADDRESS`` names whether its run still
+    lives, and destroys the run's workers if not. Without the variable it asks whichever cluster was started last.
+    """
+    install = imports_from(ROOT)
+
+    def set_up() -> None:
+        import os
+
+        import ray
+
+        install()
+        os.environ["RAY_API_SERVER_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+    return set_up
+
+
+@contextmanager
+def _agent_on_any_port() -> Iterator[None]:
+    """Lets ``ray.init`` take any port for its agent, which it has no argument for.
+
+    On the usual one it would keep a cluster that is started later on this machine from taking jobs.
+    """
+    usual = RayParams.__init__
+    RayParams.__init__ = partialmethod(usual, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        RayParams.__init__ = usual

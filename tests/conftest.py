@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from adaptive_ray.private_directory import private_directory
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -27,14 +29,20 @@ def cifar10_root() -> Path:
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_ray_files() -> Iterator[None]:
+    """Whatever Ray the tests start keeps its files where no other Ray on this machine looks."""
+    if "RAY_TMPDIR" in os.environ:  # somebody has seen to it
+        yield
+        return
+    with private_directory():
+        yield
+
+
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     """A Ray cluster on this machine for the tests of one module."""
-    import ray
+    from adaptive_ray.ray_cluster import started
 
-    from adaptive_ray.ray_cluster import announced
-
-    ray.init(address="local", num_cpus=4, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
-    with announced():
+    with started(cpus=4):
         yield
-    ray.shutdown()

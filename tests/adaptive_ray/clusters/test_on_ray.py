@@ -23,6 +23,7 @@ from adaptive_ray.clusters.modalities import Modalities
 from adaptive_ray.clusters.service import ClusterService, start_service
 from adaptive_ray.clusters.settings import ClusterSettings
 from adaptive_ray.errors import UserError
+from adaptive_ray.ray_cluster import joined
 from tests.adaptive_ray.clusters.mixtures import mixture
 from trainables.batches import CLUSTER_ORDERS, ImageFiles, SampleStream, stratified_order
 from trainables.worker import orders_of, told_by
@@ -32,10 +33,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True})
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    yield cluster
-    ray.shutdown()
+    ports = {"dashboard_port": 0, "dashboard_agent_listen_port": 0}  # the usual ones may be another Ray's
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True, **ports})
+    with joined(cluster.address):
+        yield cluster
     cluster.shutdown()
 
 
