@@ -55,8 +55,10 @@ def run(
     with console.status("loading"):
         from adaptive_ray.config import load_config
         from adaptive_ray.experiment import Experiment, open_run
+        from adaptive_ray.ray_address import check_address
         from adaptive_ray.run_directory import RunDirectory
 
+        check_address(address)  # before data are loaded and there is a directory
         if resume is not None:
             directory, settings = open_run(resume)
             experiment = Experiment(settings, address=address)

@@ -17,7 +17,8 @@ from adaptive_ray.layout import Layout
 from adaptive_ray.observer import Observer
 from adaptive_ray.plan import Plan
 from adaptive_ray.progress import Progress
-from adaptive_ray.ray_cluster import cluster, cluster_address, local_resources
+from adaptive_ray.ray_address import cluster_address
+from adaptive_ray.ray_cluster import cluster, local_resources
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.trials import Trials
 from trainables.simclr import build_encoder

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,7 @@ def private_directory() -> Iterator[Path]:
             del os.environ["RAY_TMPDIR"]
         else:
             os.environ["RAY_TMPDIR"] = chosen
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
         os.close(lock)
 
 
@@ -97,5 +98,15 @@ def _remove_abandoned(base: Path) -> None:
         lock = _lock(file)
         if lock is not None:
             if os.fstat(lock).st_uid == os.geteuid():
-                shutil.rmtree(file.parent, ignore_errors=True)
+                _remove(file.parent)
             os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    """Removes the directory; the lock's file last, so that what is left of it is known for what it is."""
+    for _ in range(20):  # Ray's last processes may still write
+        shutil.rmtree(path / "ray", ignore_errors=True)
+        if not (path / "ray").exists():
+            shutil.rmtree(path, ignore_errors=True)
+            return
+        time.sleep(0.1)

@@ -9,10 +9,12 @@ from functools import partialmethod
 
 import ray
 from ray._private.parameter import RayParams
+from ray.exceptions import RayError
 
 from adaptive_ray.errors import UserError
 from adaptive_ray.own_packages import ROOT, imports_from
 from adaptive_ray.private_directory import private_directory
+from adaptive_ray.ray_address import check_address, cluster_address
 from trainables.memory import KEEP_MEMORY
 
 #: Ray Train's controller polls the workers this often (seconds; default 2), and a report waits for the poll.
@@ -27,12 +29,6 @@ def local_resources() -> tuple[float, float]:
     import torch
 
     return cores, torch.cuda.device_count()
-
-
-def cluster_address(address: str | None) -> str | None:
-    """The running cluster to join, if any: the given one, or the one that a job or the environment names."""
-    named = address or os.environ.get("RAY_ADDRESS")
-    return None if named in (None, "", "local") else named
 
 
 @contextmanager
@@ -75,7 +71,7 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
                         log_to_driver=False,
                         logging_level="ERROR",
                     )
-            except (OSError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError, RayError) as error:
                 raise UserError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from None
             yield
         finally:
@@ -89,10 +85,11 @@ def joined(address: str) -> Iterator[None]:
     Raises:
         UserError: Nothing answers at the address.
     """
+    check_address(address)
     try:
         ray.init(address=address, runtime_env=_runtime_environment({}), log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        raise UserError(f"the Ray cluster at {address} cannot be joined: {str(error).splitlines()[0]}") from None
     try:
         yield
     finally:
@@ -114,10 +111,6 @@ def worker_setup() -> Callable[[], None]:
     install = imports_from(ROOT)
 
     def set_up() -> None:
-        import os
-
-        import ray
-
         install()
         os.environ["RAY_API_SERVER_ADDRESS"] = ray.get_runtime_context().gcs_address
 
