@@ -7,7 +7,6 @@ import os
 import grpc
 from ray._private import gcs_utils, services
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._raylet import GcsClient
 from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import RayError
@@ -51,7 +50,7 @@ def check_address(address: str | None) -> None:
     channel = gcs_utils.create_gcs_channel(found)
     try:
         NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=_PATIENCE)
-        services.get_node_to_connect_for_driver(GcsClient(address=found), timeout_seconds=_PATIENCE)
+        services.get_node_to_connect_for_driver(services.GcsClient(address=found), timeout_seconds=_PATIENCE)
     except grpc.RpcError as error:
         raise UserError(f"no Ray cluster at {address}: {_cause(error)}") from None
     except RayError as error:
