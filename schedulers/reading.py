@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +49,29 @@ class Reading:
         needed = {"time_attr": self.time_attr} | ({"seconds_attr": self.seconds_attr} if self.axis == "seconds" else {})
         for setting, name in needed.items():
             if name not in result:
-                numbers = sorted(key for key in result if not key.startswith("config/") and _is_number(result[key]))
-                return f"does not report {name!r}: report it, or set {setting} to one of {', '.join(numbers)}"
+                numbers = ", ".join(_numbers(result))
+                return f"does not report {name!r}: report it, or set {setting} to one of {numbers}"
             if not math.isfinite(_number(result[name])):
                 return f"reports {name!r} as {result[name]!r}: {setting} must name a number"
         return None
 
+    def missing(self, result: Mapping[str, Any], filled: Container[str]) -> str:
+        """What to do where no result has the metric; ``filled`` are entries that are not the trainable's own."""
+        numbers = [name for name in _numbers(result) if name not in filled]
+        near = difflib.get_close_matches(self.metric or "", numbers, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        known = ", ".join(numbers) or "no numbers"
+        return (
+            f"no trial has reported the metric {self.metric!r}; {hint}Reported were: {known}. "
+            "Set metric to one of them, or report it"
+        )
+
     def _seconds(self, result: Mapping[str, Any]) -> float:
         return _number(result.get(self.seconds_attr))
+
+
+def _numbers(result: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in result if not key.startswith("config/") and _is_number(result[key]))
 
 
 def _is_number(value: Any) -> bool:

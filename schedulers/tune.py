@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
+from ray.tune.result import AUTO_RESULT_KEYS
 from ray.tune.schedulers import FIFOScheduler
 
 from schedulers.contest import Contest
@@ -59,7 +60,9 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     are paused, not stopped. All trials must be such as can be paused.
 
     To survive ``Tuner.restore``, give ``RunConfig(callbacks=[scheduler.callback])``. A result without the metric is
-    ignored, if the metric is given here and not to ``TuneConfig`` (Tune itself then ends the experiment).
+    ignored, if the metric is given here and not to ``TuneConfig`` (Tune itself then ends the experiment). Where no
+    trial has reported the metric and one has spent ``1 / min_reports`` of its window, the experiment ends with a
+    ``ValueError`` that lists what was reported. A second ``Tuner.fit()`` with the same scheduler starts from nothing.
 
     Args:
         metric: The reported value that is extrapolated; None takes ``TuneConfig``'s.
@@ -111,7 +114,9 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         if mode not in (None, "min", "max"):
             raise ValueError(f"mode {mode!r} is unknown: use 'min' or 'max'")
         self._reading = Reading(metric, mode, time_attr, seconds_attr, axis)
+        self._given = metric, mode
         self._candidate_attr = candidate_attr
+        self._winner_config = winner_config
         self._configurations = Configurations(winner_config)
         self._settings: dict[str, Any] = {
             "budget": budget, "window": window, "axis": axis, "drop_below": drop_below, "predictor": predictor,
@@ -169,6 +174,10 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
         reading = self._reading
+        if self._trials:  # a second fit() with this object
+            self.contest, self._trials, self._warned = Contest(**self._settings), {}, False
+            self._configurations = Configurations(self._winner_config)
+            reading.metric, reading.mode = self._given
         if (reading.metric and metric) or (reading.mode and mode):
             return False
         reading.metric, reading.mode = reading.metric or metric, reading.mode or mode
@@ -222,6 +231,11 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             return
         if self._reading.metric in result:
             self._take(key, trial, result)
+        elif not self._has_reports:
+            self.contest.fail(key, self._reading.missing(result, AUTO_RESULT_KEYS))
+            note(trial, self.contest.reason(key))
+            self._clear_the_track(tune_controller, but=trial)
+            return
         if self._reading.spent(result) >= self.race.budget:
             note(trial, f"has spent the budget of {self.race.budget:,.0f} {self.race.axis}")
         self.contest.complete(key)
@@ -305,7 +319,11 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
                 self._warned = True
                 logger.warning(f"trial {key} has reported without {reading.metric!r}: such results are ignored")
             race = contest.race
-            if contest.state(key) is State.RACING and reading.spent(result) - race.spent(key) >= race.window:
+            spent = reading.spent(result) - race.spent(key)
+            many = race.min_reports
+            if not self._has_reports and result["training_iteration"] >= many and not spent < race.window / many:
+                raise ValueError(reading.missing(result, AUTO_RESULT_KEYS))
+            if contest.state(key) is State.RACING and spent >= race.window:
                 contest.fail(key, f"has spent its window without reporting {reading.metric!r}")
         elif complaint := reading.complaint(result):
             logger.error(f"trial {key} {complaint}")
@@ -317,6 +335,10 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             )
         else:
             contest.report(key, *reading.report(result))
+
+    @property
+    def _has_reports(self) -> bool:
+        return any(name == "report" for name, *_ in self.contest.events)
 
     def _clear_the_track(self, controller: TuneController, but: Trial | None = None) -> None:
         """Stops or pauses whoever is out, except ``but``, whose fate is its caller's."""

@@ -126,7 +126,8 @@ def test_without_a_survivor_the_experiment_ends_and_every_reason_is_known(tmp_pa
 def test_results_without_the_metric_are_ignored_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    extra = {"silent_until": {"a": 2 * STEP, "c": 2 * BUDGET}}
+    (tmp_path / "crowd").mkdir()
+    extra = {"silent_until": {"a": 2 * STEP, "c": 2 * BUDGET}, "crowd": (str(tmp_path / "crowd"), 3)}
     with caplog.at_level(logging.WARNING, "schedulers"):
         results, scheduler = run(Walker, {"a": 1.4, "b": 0.9, "c": 0.9}, tmp_path, extra=extra, drop_below=0)
     assert scheduler.race.winner == "a"
@@ -134,6 +135,30 @@ def test_results_without_the_metric_are_ignored_with_one_warning(
     assert "without reporting 'loss'" in last(results)["c"]["stop_reason"]
     assert [record.message for record in caplog.records if "ignored" in record.message] != []
     assert sum("ignored" in record.message for record in caplog.records) == 1
+
+
+def test_a_metric_that_nobody_reports_is_an_error_before_the_window_is_spent(tmp_path: Path) -> None:
+    with pytest.raises(TuneError, match="no trial has reported the metric 'los'; did you mean 'loss'") as caught:
+        run(Walker, {"a": 1.4, "b": 0.9}, tmp_path, metric="los")
+    assert "Reported were: loss, samples_seen, score, starts. Set metric to one of them" in str(caught.value)
+    restored = tune.Tuner.restore(str(tmp_path / "race"), Walker).get_results()
+    assert all(samples < WINDOW / 2 for samples in seen(restored).values())
+    results, scheduler = run(Walker, {"a": 1.4}, tmp_path / "short", metric="los", extra={"ends_at": STEP})
+    assert "did you mean 'loss'? Reported were: loss" in last(results)["a"]["stop_reason"]
+    assert scheduler.race.winner is None
+
+
+def test_the_metric_of_tune_config_and_a_second_experiment_that_starts_from_nothing(tmp_path: Path) -> None:
+    scheduler = LossExtrapolationScheduler(budget=BUDGET, window=WINDOW, drop_below=0)
+    for best, other, metric, mode in (("a", "b", "loss", "min"), ("b", "a", "score", "max")):
+        rates, goal = {best: 1.4, other: 0.9}, {"metric": metric, "mode": mode}
+        results, _ = run(Walker, rates, tmp_path / metric, scheduler=scheduler, tune_config=goal)
+        assert scheduler.race.winner == best
+        assert seen(results) == {best: BUDGET, other: WINDOW}
+        assert len(scheduler.contest.races[0].curve(other)[0]) == WINDOW / STEP
+        winner = results.get_best_result(scope="last").config
+        assert winner is not None
+        assert winner["candidate"] == best
 
 
 def test_without_the_time_attribute_the_reason_says_what_there_is(tmp_path: Path) -> None:
@@ -205,17 +230,6 @@ def test_a_class_that_cannot_be_saved_is_never_paused(tmp_path: Path) -> None:
     results, scheduler = run(Forgetful, {"a": 1.4, "b": 0.9}, tmp_path, run_config=never, drop_below=0)
     assert scheduler.race.winner == "a"
     assert seen(results)["a"] == BUDGET
-
-
-def test_mode_max_and_the_metric_of_tune_config(tmp_path: Path) -> None:
-    scheduler = LossExtrapolationScheduler(budget=BUDGET, window=WINDOW, drop_below=0)
-    goal = {"metric": "score", "mode": "max"}
-    results, _ = run(Walker, {"a": 0.9, "b": 1.4}, tmp_path, scheduler=scheduler, tune_config=goal)
-    best = results.get_best_result(scope="last")
-    assert best.config is not None
-    assert best.config["candidate"] == "b"
-    assert best.metrics is not None
-    assert best.metrics["samples_seen"] == BUDGET
 
 
 def test_trials_need_a_metric_and_names_of_their_own(tmp_path: Path) -> None:
