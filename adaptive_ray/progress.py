@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +22,25 @@ from schedulers import Candidate, Decision, Forecast, Race, State
 _COLOUR = {State.RACING: "cyan", State.WAITING: "yellow", State.DROPPED: "red", State.WON: "green"}
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    """What is shown. The display's thread must not read a race while the scheduler fits its curves."""
+
+    standings: tuple[Decision, ...] = ()
+    last: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # metrics by candidate
+
+    @property
+    def winner(self) -> Decision | None:
+        return next((standing for standing in self.standings if standing.state is State.WON), None)
+
+    def with_report(self, standings: Sequence[Decision], candidate: str, metrics: Mapping[str, Any]) -> _Snapshot:
+        return _Snapshot(tuple(standings), {**self.last, candidate: metrics})
+
+    def with_decision(self, decision: Decision) -> _Snapshot:
+        standings = (decision if standing.key == decision.key else standing for standing in self.standings)
+        return _Snapshot(tuple(standings), self.last)
+
+
 class Progress:
     """A live table on a terminal; a line per report where there is none (a job's log, a pipe)."""
 
@@ -32,8 +52,7 @@ class Progress:
         self._console = console
         self._embedding: tuple[float, int, int] | None = None  # since when, from where, and what was last told
         self._phase = ""
-        self._race: Race | None = None
-        self._last: dict[str, Mapping[str, Any]] = {}
+        self._shown = _Snapshot()  # replaced as a whole
         self._started = time.monotonic()
         self._live: Live | None = None
         if console.is_terminal:
@@ -68,19 +87,18 @@ class Progress:
 
     def report(self, race: Race, candidate: str, metrics: Mapping[str, Any]) -> None:
         """Takes a candidate's report."""
-        self._race = race
-        self._last[candidate] = metrics
-        if race.over and self._phase.startswith("race"):
-            self._phase = f"stretch: batch size {race.winner} goes on to the end of the budget"
+        self._shown = self._shown.with_report(race.standings(), candidate, metrics)
+        if self._shown.winner is not None and self._phase.startswith("race"):
+            self._phase = f"stretch: batch size {self._shown.winner.key} continues to the end of the budget"
         if self._live:
             return
-        standing = next(s for s in race.standings() if s.key == candidate)
+        standing = next(s for s in self._shown.standings if s.key == candidate)
         used = Candidate(metrics["batch_size"], metrics.get("accumulation", 1)).key  # a run may have swapped
         samples, loss = metrics["samples_seen"], metrics.get("reference_loss")
         self._console.print(
             f"[{self._elapsed()}] batch size {used}: {samples:,} of {self.plan.budget:,} samples, reference "
             f"loss {_number(loss)}, forecast {_interval(standing.forecast)}, "
-            f"{metrics.get('images_per_second') or math.nan:,.0f} images/s, {self._time_left()} left",
+            f"{metrics.get('images_per_second') or math.nan:,.0f} images/s, {self._time_left(self._shown)} left",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -88,6 +106,7 @@ class Progress:
 
     def decided(self, decision: Decision) -> None:
         """Says what has been decided."""
+        self._shown = self._shown.with_decision(decision)
         if decision.state is State.WAITING:
             return
         if decision.state is State.RACING:
@@ -108,29 +127,30 @@ class Progress:
     def _elapsed(self) -> str:
         return _clock(time.monotonic() - self._started)
 
-    def _time_left(self) -> str:
+    def _time_left(self, shown: _Snapshot) -> str:
         """Until training ends: the rest of the race at the slowest one's pace, the rest of the budget at everyone's."""
-        race, plan = self._race, self.plan
-        paces = {key: float(m.get("images_per_second") or 0) for key, m in self._last.items()}
-        if race is None or not race.alive or not all(paces.get(str(key)) for key in race.alive):
+        plan, winner = self.plan, shown.winner
+        alive = [str(standing.key) for standing in shown.standings if standing.state is not State.DROPPED]
+        paces = {key: float(m.get("images_per_second") or 0) for key, m in shown.last.items()}
+        if not alive or not all(paces.get(key) for key in alive):
             return "?"
-        seen = {key: float(m["samples_seen"]) for key, m in self._last.items()}
-        if race.winner is not None:
-            return _clock((plan.budget - seen[str(race.winner)]) / paces[str(race.winner)])
-        alive = [str(key) for key in race.alive]
+        seen = {key: float(m["samples_seen"]) for key, m in shown.last.items()}
+        if winner is not None:
+            return _clock((plan.budget - seen[str(winner.key)]) / paces[str(winner.key)])
         together = sum(paces[key] for key in alive)
         waiting = max(max(plan.window - seen[key], 0.0) / paces[key] for key in alive)
         return "about " + _clock(waiting + (plan.budget - plan.window) / together)
 
     def _render(self) -> Group:
+        shown = self._shown
         head = Spinner("dots", Text(f" {self._elapsed()}  {self._phase}", style="bold"))
-        if self._race is None:
+        if not shown.standings:
             return Group(head)
         table = Table(box=None, padding=(0, 2, 0, 0))
         for title in ("batch size", "samples", "", "reference loss", "forecast (80 %)", "images/s", ""):
             table.add_column(title, justify="left" if title == "" else "right")
-        for standing in self._race.standings():
-            metrics = self._last.get(str(standing.key), {})
+        for standing in shown.standings:
+            metrics = shown.last.get(str(standing.key), {})
             seen = metrics.get("samples_seen", 0)
             table.add_row(
                 str(standing.key),
@@ -141,7 +161,7 @@ class Progress:
                 f"{metrics.get('images_per_second') or math.nan:,.0f}",
                 Text(standing.state.value, style=_COLOUR[standing.state]),
             )
-        return Group(head, table, Text(f"{self._time_left()} of training left", style="dim"))
+        return Group(head, table, Text(f"{self._time_left(shown)} of training left", style="dim"))
 
 
 def results_table(verdicts: Sequence[Mapping[str, Any]]) -> Table:

@@ -15,6 +15,8 @@ from adaptive_ray.plan import Plan
 from adaptive_ray.progress import Progress, results_table, verdict_rows
 from adaptive_ray.run_directory import RunDirectory, describe
 from schedulers import Candidate, Race, State
+from schedulers.extrapolation.base import Curves, Ends
+from schedulers.extrapolation.per_curve import PerCurveForecaster
 
 BUDGET, WINDOW, EVERY = 16_384, 4096, 1024
 BOTH = (Candidate(32), Candidate(64))
@@ -157,9 +159,33 @@ class TestOnATerminal:
             progress.phase("race: batch sizes 32, 64 side by side")
             whole_race(progress)
         screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
-        assert "stretch: batch size 32 goes on" in screen
+        assert "stretch: batch size 32 continues" in screen
         assert "dropped" in screen
         assert "won" in screen
+
+    def test_the_screen_is_refreshed_while_curves_are_fitted(self) -> None:
+        """The display has a thread of its own, and comes at any moment: here always at the worst one."""
+        refreshed = 0
+
+        class Shown(PerCurveForecaster):
+            def fit(self, curves: Curves, ends: Ends | None = None) -> None:
+                nonlocal refreshed
+                self._fits = {}  # as in the middle of a fit
+                if progress._live is not None:
+                    progress._live.refresh()
+                    refreshed += 1
+                super().fit(curves, ends)
+
+        out = io.StringIO()
+        with Progress(Console(file=out, force_terminal=True, width=140), PLAN) as progress:
+            race = new_race(forecaster=Shown())
+            for samples in (1024, 2048, 3072):
+                for key in ("32", "64"):
+                    step(progress, race, key, samples)
+            progress.decided(race.fail("64", "out of memory")[0])
+            shown = progress._shown.standings
+        assert refreshed > 6
+        assert [standing.state for standing in shown] == [State.RACING, State.DROPPED]  # known before the next report
 
     def test_an_error_inside_goes_through(self) -> None:
         with pytest.raises(KeyboardInterrupt), Progress(Console(file=io.StringIO(), force_terminal=True), PLAN):
