@@ -85,7 +85,9 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     p = experiment.plan
     channels, height, width = experiment.data.shape
     table = Table(title=f"{settings.dataset.name}: {p.epoch:,} training images, {channels} x {height} x {width}")
-    for title in ("batch size", "steps in the race", "steps if it wins", "learning rate"):
+    races = len(p.trials) > 1
+    titles = ("batch size", "steps in the race", "steps if it wins", "learning rate")
+    for title in titles if races else ("batch size", "steps", "learning rate"):
         table.add_column(title, justify="right")
     about = ""
     if settings.accumulation is not None:  # measured on the images' clusters, if these are known
@@ -93,11 +95,12 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     for candidate in p.candidates:
         images = p.updates[candidate]
         rate = settings.simclr.optimizer.learning_rate_at(settings.simclr.optimizer.warmup, images)
-        steps = [f"{about}{count:,}" for count in (-(-p.window // images), p.steps(candidate))]
+        counts = (-(-p.window // images), p.steps(candidate)) if races else (p.steps(candidate),)
+        steps = [f"{about}{count:,}" for count in counts]
         table.add_row(candidate.key, *steps, f"{rate:.2g}")
     console.print(table)
     sweep = len(p.candidates)
-    explored = f"race: {p.window:,} samples each" if len(p.trials) > 1 else "one run"
+    explored = f"race: {p.window:,} samples each" if races else "one run"
     if settings.explore == "rotate":
         explored = f"one run: candidates take turns of {p.turn:,} samples"
     console.print(
@@ -109,7 +112,7 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
         race, stretch = experiment.layout.race, experiment.layout.stretch
         device = f"{race.gpus:.3g} GPU" if race.gpus else f"{race.cpus:.3g} CPU cores"
         racing = f"{sweep} x {race.count} in the race ({device} each), {stretch.count} for the winner"
-        console.print(f"workers: {racing if len(p.trials) > 1 else stretch.count}")
+        console.print(f"workers: {racing if races else stretch.count}")
 
 
 @app.command()

@@ -22,6 +22,8 @@ from adaptive_ray.settings import (
     SwapSettings,
     TrackingSettings,
     TrialSettings,
+    read_batch_size,
+    read_candidates,
 )
 from schedulers import Candidate
 from trainables.batches import InformationSettings, WeightSettings, unweighted
@@ -69,6 +71,9 @@ class ExperimentConfig(Settings):
     simclr: SimCLRSettings = Field(default_factory=SimCLRSettings, description="network, augmentation, optimizer")
     probe_images: int = Field(10_000, ge=16, description="training images that the final probes learn from, at most")
     tracking: TrackingSettings = Field(default_factory=TrackingSettings, description="MLflow")
+
+    _candidates_are_listed = field_validator("candidates", mode="before")(read_candidates)
+    _batch_size_is_one = field_validator("batch_size", mode="before")(read_batch_size)
 
     @field_validator("candidates")
     @classmethod

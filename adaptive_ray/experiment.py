@@ -214,7 +214,7 @@ class Experiment:
             "race": f"race: batch sizes {sizes} side by side",
             "rotate": f"one run: batch sizes {sizes} in turns",
             "none": f"one run: batch size {sizes}",
-        }[self.config.explore]
+        }[self.config.explore if len(self.plan.candidates) > 1 else "none"]
 
     def _write(self, winner: str, result: dict[str, Any], directory: RunDirectory, tracker: Any) -> None:
         from adaptive_ray.report import write_report

@@ -86,6 +86,6 @@ def _keys_of(kind: Any) -> dict[str, Any]:
     """The keys of settings, with their annotations; none for what holds no settings."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return {name: field.annotation for name, field in kind.model_fields.items()}
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return {field.name: field.type for field in dataclasses.fields(kind)}
     return {}

@@ -66,7 +66,7 @@ class Plan:
                 f"{where}: {_described(largest, most)} is larger than the {images:,} training images; {way_out}"
             )
         budget, window = config.budget.of(images), config.race.window.of(images)
-        races = config.explore == "race"
+        races = config.explore == "race" and len(updates) > 1
         if not races:
             window = min(window, budget)
         if budget < window:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -43,6 +44,49 @@ def _read_candidate(entry: Any) -> Any:
 
 def _write_candidate(candidate: Candidate) -> Any:
     return candidate.batch_size if candidate.accumulation == 1 else dataclasses.asdict(candidate)
+
+
+def read_candidates(given: Any) -> Any:
+    """What ``candidates`` holds, before its entries are read.
+
+    Raises:
+        ValueError: It is no list, and nothing else that may stand there.
+    """
+    numbers = _numbers(given)
+    if len(numbers) == 1:
+        raise ValueError(f"write a list: [{numbers[0]}]; or batch_size: {numbers[0]} where there is nothing to choose")
+    if numbers:
+        raise ValueError(f"write a list: [{', '.join(numbers)}]")
+    entry = isinstance(given, Mapping) and ("batch_size" in given or not all(isinstance(key, str) for key in given))
+    if entry or not isinstance(given, Mapping | list | tuple | BaseModel | None):
+        raise ValueError(
+            "write a list of batch sizes, such as [64, 128, 256] or [64, {batch_size: 64, accumulation: 4}]; or let "
+            "them follow from the data: {from_clusters: {}}"
+        )
+    return given
+
+
+def read_batch_size(given: Any) -> Any:
+    """What ``batch_size`` holds, before it is read.
+
+    Raises:
+        ValueError: It is no whole number, and nothing else that may stand there.
+    """
+    if isinstance(given, Mapping | BaseModel | None) or len(_numbers(given)) == 1:
+        return given
+    several = given if isinstance(given, list) else _numbers(given)
+    example = ", ".join(map(str, several)) if len(several) > 1 else "64, 128"
+    raise ValueError(
+        f"write one whole number, such as 256; for several to choose from, candidates: [{example}]; or let it follow "
+        "from the data: {from_clusters: {}}"
+    )
+
+
+def _numbers(given: Any) -> list[str]:
+    """The whole numbers in 64, "64" or "64, 128"; none in anything else."""
+    if isinstance(given, bool) or not re.fullmatch(r"\d+(?:[\s,;]+\d+)*", text := str(given).strip("[] ")):
+        return []
+    return re.findall(r"\d+", text) if isinstance(given, int | str) else []
 
 
 #: In YAML: 128, or {batch_size: 128, accumulation: 4}.

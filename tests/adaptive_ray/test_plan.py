@@ -110,7 +110,7 @@ class TestArithmetic:
         self, sizes: list[int], window: int, extra: int, evaluations: int
     ) -> None:
         config = configured(sizes, {"samples": window + extra}, {"samples": window}, evaluations=evaluations)
-        if window < MIN_REPORTS * max(sizes):
+        if len(sizes) > 1 and window < MIN_REPORTS * max(sizes):
             assert "race.window" in complaint(config, 10_000)
             return
         plan = Plan.of(config, 10_000)
@@ -137,13 +137,20 @@ class TestArithmetic:
 
 class TestRefused:
     def test_budget_below_the_window(self) -> None:
-        text = complaint(configured([32], {"epochs": 1}, {"samples": 4001}), 4000)
+        text = complaint(configured([32, 64], {"epochs": 1}, {"samples": 4001}), 4000)
         assert "4,000 samples (1 epochs)" in text
         assert "race.window = 4,001 samples" in text
 
     def test_budget_equal_to_the_window(self) -> None:
-        plan = Plan.of(configured([32], {"epochs": 1}, {"epochs": 1}), 4000)
+        plan = Plan.of(configured([16, 32], {"epochs": 1}, {"epochs": 1}), 4000)
         assert (plan.budget, plan.window) == (4000, 12 * 320)  # 320: the multiple of 32 nearest to 4000 / 12
+
+    @pytest.mark.parametrize("window", [{"samples": 100}, {"epochs": 10}], ids=["too short", "beyond the budget"])
+    def test_one_candidate_has_no_race_whose_window_could_be_wrong(self, window: dict[str, Any]) -> None:
+        plan = Plan.of(configured([512], {"epochs": 2}, window), 4000)
+        assert plan.budget == 8000
+        assert plan.explore_limit == 0
+        assert 1 <= plan.evaluate_every <= plan.window <= plan.budget
 
     @pytest.mark.parametrize("size", [4001, 100_000])
     def test_batch_larger_than_the_data(self, size: int) -> None:
