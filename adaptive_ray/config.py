@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from adaptive_ray.clusters.settings import AlphaM, BatchFromClusters, CandidatesFromClusters, ClusterSettings
-from adaptive_ray.datasets import DatasetSettings
+from adaptive_ray.dataset_settings import DatasetSettings
 from adaptive_ray.errors import UserError
 from adaptive_ray.explain import explain
 from adaptive_ray.settings import (

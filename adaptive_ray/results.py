@@ -55,6 +55,8 @@ def judge(
     channels, size, _ = data.shape
     encoder = load_averaged_encoder(candidate, channels, size, last["checkpoint_path"])
 
+    assert data.labels is not None
+    assert data.test_labels is not None
     some = slice(0, config.probe_images)
     try:
         train_images, labels = data.training.images[some], data.labels[some]

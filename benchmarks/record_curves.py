@@ -60,7 +60,8 @@ def record(recording: Recording, options: argparse.Namespace) -> Path:
     """Trains one run from start to end, probes it, and writes its file when all of it is there."""
     import torch
 
-    from adaptive_ray.datasets import DatasetSettings, load_dataset
+    from adaptive_ray.dataset_settings import DatasetSettings
+    from adaptive_ray.datasets import load_dataset
     from trainables.evaluation.probe import probe
     from trainables.training import train
 

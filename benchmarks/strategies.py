@@ -81,7 +81,8 @@ class Workshop:
     """Trains pieces of runs, and keeps their checkpoints at the points where strategies part."""
 
     def __init__(self, options: argparse.Namespace, seed: int, folder: Path) -> None:
-        from adaptive_ray.datasets import DatasetSettings, load_dataset
+        from adaptive_ray.dataset_settings import DatasetSettings
+        from adaptive_ray.datasets import load_dataset
 
         settings = DatasetSettings(
             name=options.dataset, root=options.root, limit=options.images, reference=512, download=False

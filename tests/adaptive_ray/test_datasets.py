@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from adaptive_ray.datasets import Dataset, DatasetSettings, load_dataset
+from adaptive_ray.dataset_settings import DatasetSettings
+from adaptive_ray.datasets import Dataset, load_dataset
 from adaptive_ray.errors import UserError
 from trainables.batches import ImageFiles
 from trainables.memory import machine_memory

@@ -9,7 +9,8 @@ from concurrent.futures import Future
 import torch
 from torch import Tensor
 
-from trainables.batches.files import ImageFiles, Images
+from trainables.batches.decoding import Images
+from trainables.batches.files import ImageFiles
 from trainables.batches.sampling import Indices
 
 

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
+from trainables.batches.decoding import Images, Pixels, UnreadableImageError, decode
 from trainables.batches.sampling import Indices
-
-Images = NDArray[np.uint8]
 
 #: Python's lock is held for about a tenth of an image's decoding, so that more threads than this take turns.
 _MAX_DECODERS = 8
@@ -29,13 +27,19 @@ class ImageFiles:
         paths: Of the files; every machine that reads them must reach them there.
         side: Pixels; the central square of each image is brought to this size.
         decoders: Threads that decode; None: one for each of torch's threads, at most 8.
+        pixels: What values and transparency mean; None: see ``Pixels``.
     """
 
     def __init__(
-        self, paths: Iterable[str | bytes | os.PathLike[str]], side: int, *, decoders: int | None = None
+        self,
+        paths: Iterable[str | bytes | os.PathLike[str]],
+        side: int,
+        *,
+        decoders: int | None = None,
+        pixels: Pixels | None = None,
     ) -> None:
         self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
-        self._side, self._decoders = side, decoders
+        self._side, self._decoders, self._pixels = side, decoders, pixels or Pixels()
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -56,49 +60,48 @@ class ImageFiles:
 
     def subset(self, indices: Indices) -> ImageFiles:
         """These files in this order, not decoded."""
-        return ImageFiles(self._paths[indices], self._side, decoders=self._decoders)
+        return ImageFiles(self._paths[indices], self._side, decoders=self._decoders, pixels=self._pixels)
 
     def stamps(self) -> Iterator[bytes]:
-        """A line for each file that changes with it: path, size and time, and the side it is brought to."""
+        """A line for each file that changes with it: path, size and time, and how it is decoded."""
         for path in self._paths.tolist():
             state = Path(os.fsdecode(path)).stat()
-            yield f"{path!r} {state.st_size} {state.st_mtime_ns} {self._side}".encode()
+            yield f"{path!r} {state.st_size} {state.st_mtime_ns} {self._side} {self._pixels}".encode()
 
     def read(self, indices: Indices) -> Images:
         """int64 [b] -> uint8 [b, 3, side, side], decoded by as many threads as there are decoders.
 
         Raises:
-            ValueError: A file is missing or holds no readable image; the message names it.
+            UnreadableImageError: A file is missing or holds no readable image; the message names it.
+        """
+        images, unreadable = self.readable(indices)
+        for error in unreadable.values():
+            raise error
+        return images
+
+    def readable(self, indices: Indices) -> tuple[Images, dict[int, UnreadableImageError]]:
+        """Decodes like ``read``, but leaves out what cannot be.
+
+        Returns:
+            The images that can be decoded, uint8 [r, 3, side, side], and why others cannot, by their place in
+            ``indices``.
         """
         images = np.empty((len(indices), *self.shape[1:]), dtype=np.uint8)
+        unreadable: dict[int, UnreadableImageError] = {}
         with self.pool() as pool:
-            for row, image in enumerate(pool.map(self.decode, indices.tolist())):
-                images[row] = image
-        return images
+            for row, future in enumerate([pool.submit(self.decode, index) for index in indices.tolist()]):
+                try:
+                    images[row] = future.result()
+                except UnreadableImageError as error:
+                    unreadable[row] = error
+        return np.delete(images, list(unreadable), axis=0) if unreadable else images, unreadable
 
     def decode(self, index: int) -> Images:
         """One image, uint8 [3, side, side], decoded in the calling thread. Raises what ``read`` raises."""
-        path = os.fsdecode(self._paths[index])
-        try:
-            with Image.open(path) as image:
-                # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves twice the pixels that are needed.
-                drafted = image.draft("RGB", (2 * self._side, 2 * self._side))
-                width, height = drafted[1][2:] if drafted else image.size  # fractions: its last pixels may be padding
-                return _square(image.convert("RGB"), width, height, self._side)
-        except Exception as error:  # PIL raises whatever reading a damaged file raises
-            raise ValueError(f"{path} is no readable image ({error}); mend or remove it") from error
+        return decode(os.fsdecode(self._paths[index]), self._side, self._pixels)
 
     def pool(self) -> ThreadPoolExecutor:
         """Threads to decode in. As fast as processes, because PIL decodes and resamples outside Python's lock."""
         decoders = self._decoders or min(torch.get_num_threads(), _MAX_DECODERS)
         # PIL loads its formats on demand, but not safely in several threads at once.
         return ThreadPoolExecutor(decoders, thread_name_prefix="decoder", initializer=Image.init)
-
-
-def _square(image: Image.Image, width: float, height: float, side: int) -> Images:
-    """The central square of the part that is picture, resampled: uint8 [3, side, side]."""
-    short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
-    box = (left, top, left + short, top + short)
-    pixels = np.asarray(image.resize((side, side), box=box, reducing_gap=2.0), dtype=np.uint8)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,0 +1,145 @@
+"""Lists a folder's images: fast, without opening a file, and each once whatever links lead to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from trainables.batches.decoding import shown
+
+#: Names of images by each folder's place below the root, as parts of its path; () is the root.
+Tree = dict[tuple[str, ...], list[str]]
+
+#: What names of images end in, in any case.
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp", ".avif"),
+    *(".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tga"),
+)
+#: Folders that systems keep for themselves, beside those whose names begin with a dot.
+_SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+_LISTERS = 16  # threads that wait for disks and servers
+_EXAMPLES = 3
+
+_Identity = tuple[int, int]
+
+
+class Skipped:
+    """What is left out: how much for each reason, and the first few names."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._examples: dict[str, list[str]] = {}
+
+    def add(self, what: str, parts: Sequence[str], count: int = 1) -> None:
+        """``count`` things of a kind, one of them at ``parts`` below the root."""
+        if not count:
+            return
+        self._counts[what] = self._counts.get(what, 0) + count
+        some = self._examples.setdefault(what, [])
+        if len(some) < _EXAMPLES:
+            some.append("/".join(parts))
+
+    def lines(self) -> Iterator[str]:
+        """A line for each reason."""
+        for what, count in sorted(self._counts.items(), key=lambda item: -item[1]):
+            some = self._examples[what]
+            yield f"{count:,} {what}: {', '.join(map(shown, some))}{', ...' if count > len(some) else ''}"
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """One folder: images (name, inode, whether it is a link), folders (link, name, identity), and what is left out."""
+
+    images: list[tuple[str, int, bool]] = field(default_factory=list)
+    folders: list[tuple[bool, str, _Identity]] = field(default_factory=list)
+    others: list[tuple[str, str]] = field(default_factory=list)
+
+
+def list_images(root: Path, skipped: Skipped) -> Tree:
+    """All images below ``root`` by their names, sorted in each folder; folders without images are listed too.
+
+    Links are followed, but no folder is read twice, nor one that ``root`` lies in, and a file that is reached twice
+    counts once: an image must not be its own negative.
+    """
+    found: dict[tuple[str, ...], list[tuple[str, int, bool]]] = {}
+    seen = {_identity(folder.stat()) for folder in (root, *root.resolve().parents)}
+    level: list[tuple[str, ...]] = [()]
+    with ThreadPoolExecutor(_LISTERS, thread_name_prefix="lister") as pool:
+        while level:
+            below = []
+            for parts, listed in zip(level, pool.map(_list, (root.joinpath(*parts) for parts in level)), strict=True):
+                found[parts] = sorted(listed.images)
+                for what, name in sorted(listed.others):
+                    skipped.add(what, [*parts, name])
+                below += [(link, (*parts, name), identity) for link, name, identity in listed.folders]
+            level = []
+            for _, parts, identity in sorted(below):  # links last
+                if identity in seen:
+                    skipped.add("folders that links lead to once more", parts)
+                else:
+                    seen.add(identity)
+                    level.append(parts)
+    repeated = _repeated(root, found)
+    for parts, name in sorted(repeated):
+        skipped.add("files that links lead to once more", [*parts, name])
+    return {parts: [name for name, *_ in images if (parts, name) not in repeated] for parts, images in found.items()}
+
+
+def _list(folder: Path) -> _Listed:
+    listed = _Listed()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                _sort(entry, listed)
+    except OSError as error:
+        listed.others.append((f"folders that cannot be listed ({(error.strerror or 'error').lower()})", ""))
+    return listed
+
+
+def _sort(entry: os.DirEntry[str], listed: _Listed) -> None:
+    try:
+        if entry.name.startswith(".") or entry.name in _SYSTEM:
+            listed.others.append(("hidden files and folders", entry.name))
+        elif entry.is_dir():
+            listed.folders.append((entry.is_symlink(), entry.name, _identity(entry.stat())))
+        elif PurePath(entry.name).suffix.lower() not in _SUFFIXES:
+            listed.others.append(("files that are no images by their names", entry.name))
+        elif entry.is_file():
+            link = entry.is_symlink()
+            listed.images.append((entry.name, entry.stat().st_ino if link else entry.inode(), link))
+        else:
+            listed.others.append(("broken links and special files", entry.name))
+    except OSError:  # a link to itself
+        listed.others.append(("broken links and special files", entry.name))
+
+
+def _repeated(
+    root: Path, found: dict[tuple[str, ...], list[tuple[str, int, bool]]]
+) -> set[tuple[tuple[str, ...], str]]:
+    """Images that are the same file as an earlier one; inodes, which listing tells, say whose state to ask for."""
+    inodes = np.array([inode for images in found.values() for _, inode, _ in images], dtype=np.uint64)
+    numbers, counts = np.unique(inodes, return_counts=True)
+    twice = set(numbers[counts > 1].tolist())
+    suspects = [
+        (link, parts, name) for parts, images in found.items() for name, inode, link in images if inode in twice
+    ]
+    seen: set[_Identity] = set()
+    repeated = set()
+    for _, parts, name in sorted(suspects):  # links last
+        try:
+            state = root.joinpath(*parts, name).stat()
+        except OSError:
+            continue  # it is not there any more, which whoever opens it will say
+        if _identity(state) in seen:
+            repeated.add((parts, name))
+        seen.add(_identity(state))
+    return repeated
+
+
+def _identity(state: os.stat_result) -> _Identity:
+    return state.st_dev, state.st_ino
