@@ -55,6 +55,7 @@ def run(
     with console.status("loading"):
         from adaptive_ray.config import load_config
         from adaptive_ray.experiment import Experiment, open_run
+        from adaptive_ray.progress import print_lines
         from adaptive_ray.ray_address import check_address
         from adaptive_ray.run_directory import RunDirectory
 
@@ -69,6 +70,7 @@ def run(
             experiment.check_loss()  # before there is a directory
             default = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.dataset.name}"
             directory = RunDirectory.create(settings, settings.name or default)
+        print_lines(console, experiment.data.summary)
     result = experiment.run(directory, console)
     _show(console, directory, result, settings)
 
@@ -79,9 +81,11 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     console = _console()
     from adaptive_ray.config import load_config
     from adaptive_ray.experiment import Experiment
+    from adaptive_ray.progress import print_lines
 
     settings = load_config(config, overrides or [])
     experiment = Experiment(settings, address=address)
+    print_lines(console, experiment.data.summary)
     p = experiment.plan
     channels, height, width = experiment.data.shape
     table = Table(title=f"{settings.dataset.name}: {p.epoch:,} training images, {channels} x {height} x {width}")

@@ -150,7 +150,7 @@ def _composition(source: _Source) -> Iterator[str]:
     if len(counts) <= _NAMED:
         each = ", ".join(f"{shown(name)} {count:,}" for name, count in zip(source.classes, counts, strict=True))
     else:
-        each = f"{min(counts):,} to {max(counts):,} images each"
+        each = f"{f'{min(counts):,} to ' if min(counts) < max(counts) else ''}{max(counts):,} images each"
     yield f"{len(counts):,} classes: {each}"
 
 
@@ -195,7 +195,7 @@ def _in_memory(
 
 
 def _skip(skipped: Skipped, settings: DatasetSettings, path: str, why: str) -> None:
-    skipped.add("images that cannot be read", [f"{os.path.relpath(path, settings.root)} ({why})"])
+    skipped.add("images that cannot be read", [f"{os.path.relpath(path, settings.root)}: {why}"])
 
 
 def _arrays(settings: DatasetSettings) -> _Source:

@@ -48,7 +48,7 @@ class Skipped:
         """A line for each reason."""
         for what, count in sorted(self._counts.items(), key=lambda item: -item[1]):
             some = self._examples[what]
-            yield f"{count:,} {what}: {', '.join(map(shown, some))}{', ...' if count > len(some) else ''}"
+            yield f"{what}: {count:,} ({', '.join(map(shown, some))}{', ...' if count > len(some) else ''})"
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,9 @@ def survey(
     if some := [header.path for header in found if header.kind.startswith("16-bit") and not header.deep]:
         lines.append(_sixteen_bit_colour(some))
     if transparent := sum(header.transparent for header in found):
-        lines.append(f"{transparent:,} with transparency: laid on {_hex(background)} (dataset.background)")
+        lines.append(f"transparency in {transparent:,} images: laid on {_hex(background)} (dataset.background)")
     if several := sum(header.several for header in found):
-        lines.append(f"{several:,} with several pictures (animated, or pages): the first is used")
+        lines.append(f"several pictures (animation, pages) in {several:,} files: the first is used")
     unreadable = {header.path: header.error for header in headers if header.error}
     return Survey(pixels, unreadable, tuple(lines))
 
@@ -142,7 +142,7 @@ def _kinds(headers: Sequence[Header]) -> str:
 def _range(deep: str, paths: Sequence[str], given: Range | None) -> tuple[Range, str]:
     """What becomes black and white, and a sentence about it."""
     numbers = "floating-point numbers" if deep == "floats" else "integers of more than 8 bits"
-    images = f"{len(paths):,} images of {numbers}"
+    images = f"{numbers} in {len(paths):,} images"
     if given is not None:
         return given, f"{images}: {given[0]:,g} becomes black, {given[1]:,g} white (dataset.value_range)"
     sample = _spread(paths, _SAMPLE)
@@ -152,11 +152,10 @@ def _range(deep: str, paths: Sequence[str], given: Range | None) -> tuple[Range,
     pool = np.concatenate(some)
     least, most = float(pool.min()), float(pool.max())
     low, high = _whole_range(deep, least, most)
-    text = f"{images}: {low:,g} becomes black, {high:,g} white; {len(sample):,} hold {least:,g} to {most:,g}"
+    text = f"{images}: {low:,g} becomes black, {high:,g} white; {least:,g} to {most:,g} in {len(sample)} of them"
     dark, bright = (float(value) for value in np.percentile(pool, (0.1, 99.9)))
     if bright - dark < _USED * (high - low) and bright > dark:
-        text += f", and nearly all values are from {dark:,g} to {bright:,g}, which will look flat"
-        text += f": try dataset.value_range=[{dark:g},{bright:g}]"
+        text += f", but nearly all are from {dark:,g} to {bright:,g}: try dataset.value_range=[{dark:g},{bright:g}]"
     return (low, high), text
 
 
@@ -185,10 +184,10 @@ def _values_of(path: str) -> NDArray[np.float64] | None:
 
 
 def _sixteen_bit_colour(paths: Sequence[str]) -> str:
-    text = f"{len(paths):,} of 16 bits a colour: the upper 8 bits are read"
+    text = f"16 bits a colour in {len(paths):,} images: the upper 8 are read"
     most = max((most for most in _in_threads(_brightest, _spread(paths, _SAMPLE)) if most is not None), default=255)
     if most < _USED * 255:
-        text += f", and these are at most {most} of 255, which will look black: save them with 8 bits a colour"
+        text += f", and are at most {most} of 255, which looks black: save them with 8 bits a colour"
     return text
 
 

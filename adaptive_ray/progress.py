@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -162,6 +162,12 @@ class Progress:
                 Text(standing.state.value, style=_COLOUR[standing.state]),
             )
         return Group(head, table, Text(f"{self._time_left(shown)} of training left", style="dim"))
+
+
+def print_lines(console: Console, lines: Iterable[str]) -> None:
+    """Prints sentences as they are, on one line each."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def results_table(verdicts: Sequence[Mapping[str, Any]]) -> Table:

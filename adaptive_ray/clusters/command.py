@@ -12,7 +12,7 @@ from adaptive_ray.clusters.consequences import remarks
 from adaptive_ray.clusters.modalities import Modalities
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import load_dataset
-from adaptive_ray.progress import Progress
+from adaptive_ray.progress import Progress, print_lines
 from adaptive_ray.ray_cluster import cluster
 
 #: Clusters whose sizes are printed one by one.
@@ -35,6 +35,7 @@ def count(config: ExperimentConfig, address: str | None, console: Console, page:
         UserError: Data, encoder or settings do not fit.
     """
     data = load_dataset(config.dataset, config.seed)
+    print_lines(console, data.summary)
     modalities = Modalities.of(config, data.training.images)
     with Progress(console) as progress:
         if not modalities.complete:

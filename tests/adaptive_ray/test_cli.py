@@ -193,12 +193,6 @@ class TestRefused:
             file.write_text(content)
         assert str(file) in refused(command, tmp_path, verb, file)
 
-    def test_an_unreadable_image(self, command: Command, tmp_path: Path) -> None:
-        images(tmp_path / "images")
-        bad = tmp_path / "images" / "dogs" / "003.png"
-        bad.write_text("no image")
-        assert str(bad) in refused(command, tmp_path, "run", written(tmp_path))
-
     def test_a_missing_folder(self, command: Command, tmp_path: Path) -> None:
         assert str(tmp_path / "images") in refused(command, tmp_path, "run", written(tmp_path))
 
@@ -300,6 +294,23 @@ class TestPlan:
             assert [key, race, whole] in [row[:3] for row in rows]
         rates = {row[0]: row[3] for row in rows if row[:1] in (["16"], ["4x4"], ["4x2"])}
         assert rates["16"] == rates["4x4"] != rates["4x2"]
+
+    def test_what_images_there_are_and_what_is_left_out(self, command: Command, tmp_path: Path) -> None:
+        root = images(tmp_path / "images")
+        (root / "dogs" / "003.png").write_text("no image")
+        (root / "dogs" / "[red]\n.png").write_text("no image")
+        (root / "dogs" / "notes.txt").write_text("none by its name")
+        answer = command("plan", written(tmp_path))
+        assert answer.code == 0
+        for line in (
+            "image_folder: 47 images to train on, 16 for the reference loss, 16 to test on",
+            "2 classes: cats 40, dogs 39",
+            "all of one size: 8 x 8 pixels; the central square is brought to 8 x 8 (dataset.image_size)",
+            "skipped: files that are no images by their names: 1 (dogs/notes.txt)",
+        ):
+            assert line in answer.out.splitlines()
+        why = "no image, or of a kind that is not supported"
+        assert f"cannot be read: 2 (dogs/003.png: {why}, dogs/[red]\\n.png: {why})" in answer.out
 
     def test_settings_count(self, command: Command, tmp_path: Path) -> None:
         images(tmp_path / "images")
