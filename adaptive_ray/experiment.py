@@ -145,7 +145,8 @@ class Experiment:
                     trials = Trials(self.config, self.plan, self.settings, layout, directory, clusters)
                     scheduler = trials.scheduler
                     progress.phase(self._phase())
-                    trials.run(self.data.training, Observer(scheduler, directory, progress, tracker))
+                    observer = Observer(scheduler, directory, progress, tracker)
+                    trials.run(self.data.training, observer, progress.phase)
                 winner = scheduler.race.winner
                 if winner is None:
                     reasons = "; ".join(f"batch size {key} {why}" for key, why in scheduler.race.failures().items())

@@ -67,7 +67,11 @@ class RunDirectory:
     # --- growing files ------------------------------------------------------------------------------------------
 
     def append_report(self, candidate: str, metrics: Mapping[str, Any]) -> None:
-        self._append("reports.jsonl", {"candidate": candidate, **metrics})
+        """Writes a report to the disk. Its ``checkpoint_path`` is written relative to the run, which may be moved."""
+        entry = {"candidate": candidate, **metrics}
+        if (path := entry.get("checkpoint_path")) and Path(path).is_relative_to(self.path):
+            entry["checkpoint_path"] = str(Path(path).relative_to(self.path))
+        self._append("reports.jsonl", entry)
 
     def append_decision(self, decision: Mapping[str, Any]) -> None:
         self._append("decisions.jsonl", decision)
@@ -76,7 +80,16 @@ class RunDirectory:
         self._append("swaps.jsonl", decision)
 
     def reports(self) -> list[dict[str, Any]]:
-        return list(self._lines("reports.jsonl"))
+        """Every report, in the order in which they were written; ``checkpoint_path`` is absolute.
+
+        A candidate that was resumed from an older checkpoint than its last one repeats reports; of those with the same
+        ``samples_seen``, the first tells what was decided on and the last names the checkpoint.
+        """
+        reports = list(self._lines("reports.jsonl"))
+        for report in reports:
+            if path := report.get("checkpoint_path"):
+                report["checkpoint_path"] = str(self.path / path)
+        return reports
 
     def decisions(self) -> list[dict[str, Any]]:
         return list(self._lines("decisions.jsonl"))
@@ -92,6 +105,8 @@ class RunDirectory:
                 file.seek(-1, os.SEEK_END)
                 torn = file.read(1) != b"\n"
             file.write(("\n" * torn + json.dumps(_plain(entry)) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         file = self.path / name

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import ray
 from ray import tune
 
+from adaptive_ray.checkpoints import Checkpoints
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.layout import Layout, Workers
 from adaptive_ray.observer import METRIC, Observer
@@ -79,13 +81,30 @@ class Trials:
             return _swap_settings(self._config, self._plan)
         return partial(_swap_settings, self._config, self._plan) if self._config.swap.enabled else None
 
-    def run(self, data: TrainingData, observer: Observer) -> None:
-        """Trains those that are still in the race, to the end of the winner's budget."""
+    def run(self, data: TrainingData, observer: Observer, say: Callable[[str], None]) -> None:
+        """Trains those that are still in the race, to the end of the winner's budget.
+
+        Args:
+            data: Images.
+            observer: Writes reports.
+            say: Is told from where candidates are resumed, if that is not where they were.
+
+        Raises:
+            UserError: A candidate has reported, and none of its checkpoints is whole.
+        """
         plan, race, contest = self._plan, self.scheduler.race, self.scheduler.contest
-        starts = {report["candidate"]: report for report in self._directory.reports()}
-        if race.winner is not None and starts[str(race.winner)]["samples_seen"] >= plan.budget:
-            return
         keys = [c.key for c in plan.trials if c.key in race.alive or contest.comes_back(c.key)]
+        checkpoints = Checkpoints(self._directory)
+        starts = {}
+        for key in keys:  # who comes back starts from the weights of another one
+            if key in race.alive and (found := checkpoints.newest(key)):
+                starts[key], damage = found
+                if damage:
+                    say(f"batch size {key} is resumed from {starts[key]['samples_seen']:,} samples: {damage}")
+        checkpoints.delete_unnamed()
+        winner = str(race.winner)
+        if winner in starts and starts[winner]["samples_seen"] >= plan.budget:
+            return
         candidates = {candidate.key: candidate for candidate in plan.candidates}
         paths = {key: report["checkpoint_path"] for key, report in starts.items()}
         alone = len(plan.trials) == 1
@@ -107,12 +126,13 @@ class Trials:
             },
             tune_config=tune.TuneConfig(scheduler=self.scheduler),
             run_config=tune.RunConfig(
-                name=f"tune-{attempt}", storage_path=str(storage), callbacks=[observer], verbose=0
+                name=f"tune-{attempt}", storage_path=str(storage), callbacks=[observer, checkpoints], verbose=0
             ),
         )
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the run here, not after Tune's own goodbye
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         tuner.fit()
+        checkpoints.delete_unnamed()
 
 
 def _resources(workers: Workers) -> dict[str, Any]:

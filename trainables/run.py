@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from schedulers import Candidate
 from trainables.agreement import agreed
 from trainables.batches import InformedUpdates, Update, batch_score
+from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.devices import computes_in_bfloat16, data_parallel
 from trainables.evaluation.reference import ReferenceSet
 from trainables.gradients import ContrastiveGradients
@@ -30,8 +31,6 @@ from trainables.simclr.optim import build_optimizer, correct_momentum, set_progr
 from trainables.swapping import Swapping
 from trainables.weights import SampleWeights
 
-#: The file in a checkpoint's directory.
-CHECKPOINT_FILE = "checkpoint.pt"
 #: Seconds that a run must still take for its network to be compiled.
 _COMPILING_PAYS = 300
 
@@ -236,18 +235,15 @@ class Run:
             "seconds": self.seconds,
             "swapping": self.swapping.state() if self.swapping is not None else None,
         }
-        torch.save(state, directory / CHECKPOINT_FILE)
+        save_checkpoint(state, directory)
 
     def load(self, directory: Path) -> None:
         """Goes on from a checkpoint: with its candidate where it swaps as this run does, else with this run's own.
 
         Raises:
-            FileNotFoundError: There is no checkpoint.
+            CheckpointError: There is none, or it is damaged.
         """
-        file = directory / CHECKPOINT_FILE
-        if not file.exists():
-            raise FileNotFoundError(f"no checkpoint at {file}: resume_from must name a checkpoint's directory")
-        state = torch.load(file, map_location=self.device, weights_only=True)
+        state = load_checkpoint(directory, self.device)
         self.model.load_state_dict(state["model"])
         self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from trainables.checkpoint import load_checkpoint
 from trainables.evaluation.reference import ReferenceSet
-from trainables.run import CHECKPOINT_FILE, Run, initial_model
+from trainables.run import Run, initial_model
 from trainables.settings import TrainingData, TrainSettings
 from trainables.simclr.augment import Augment
 from trainables.simclr.encoder import Encoder, SimCLR
@@ -57,7 +58,7 @@ def train(
     Raises:
         ValueError: A batch is larger than the data, or smaller than the number of workers; or a file on disk is no
             readable image.
-        FileNotFoundError: There is no checkpoint at ``resume_from``.
+        CheckpointError: There is no checkpoint at ``resume_from``, or it is damaged.
         MemoryError: Not even the smallest micro-batch fits.
     """
     settings = settings if isinstance(settings, TrainSettings) else TrainSettings.model_validate(settings)
@@ -98,9 +99,13 @@ def initial_encoder(settings: TrainSettings, data: TrainingData) -> Encoder:
 
 
 def load_averaged_encoder(settings: TrainSettings, channels: int, image_size: int, checkpoint: str | Path) -> Encoder:
-    """The encoder of a checkpoint's directory with averaged weights, in evaluation mode, on the CPU."""
+    """The encoder of a checkpoint's directory with averaged weights, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or it is damaged.
+    """
     model = SimCLR(settings.encoder, channels, image_size=image_size, pretrained=False)
-    state = torch.load(Path(checkpoint) / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
+    state = load_checkpoint(Path(checkpoint), torch.device("cpu"))
     model.load_state_dict(state["average"])
     return model.encoder.eval()
 

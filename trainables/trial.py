@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -33,7 +35,7 @@ def run_trial(
             Ray Train run's name is its identity: a phase needs its own).
         settings: Of ``TrainSettings``, without those in ``config``.
         data: One reference to ``TrainingData`` (in a list, so that Ray passes the reference on and not the data).
-        storage: Where runs and checkpoints are kept; all nodes must reach it.
+        storage: Where runs and checkpoints are kept; all nodes must reach it. No checkpoint is ever deleted here.
         clusters: See ``trainables.worker.train_worker``.
 
     Raises:
@@ -58,11 +60,10 @@ def run_trial(
             num_workers=config["workers"], use_gpu=bool(config["gpus"]), resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
-            name=f"{trial_id}-{config['run_tag']}",
+            name=_unused(Path(storage), f"{trial_id}-{config['run_tag']}"),
             storage_path=storage,
+            # All checkpoints are kept: workers run ahead, and only the driver knows what it has written down.
             callbacks=[TuneReportCallback()],
-            # The last checkpoint must outlive the next ones: a pause may come while they are under way.
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=3),
         ),
     )
     try:
@@ -71,6 +72,16 @@ def run_trial(
         causes = getattr(error, "worker_failures", None) or {}
         cause = next(iter(causes.values()), error)
         raise RuntimeError(f"{type(cause).__name__}: {cause}".strip().splitlines()[-1]) from None
+
+
+def _unused(storage: Path, name: str) -> str:
+    """A Ray Train run's name that is not taken.
+
+    Under its old name a trial that is started again would resume from whatever its workers saved last, also from
+    what Tune never heard of, and Ray Train would refuse a folder from which older checkpoints were deleted.
+    """
+    names = itertools.chain([name], (f"{name}-{attempt}" for attempt in itertools.count(2)))
+    return next(name for name in names if not (storage / name).exists())
 
 
 class _Trainer(DataParallelTrainer):  # type: ignore[misc]

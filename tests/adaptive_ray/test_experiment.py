@@ -17,7 +17,7 @@ import torch
 from adaptive_ray import load_encoder
 from adaptive_ray.run_directory import RunDirectory
 from schedulers import PREDICTORS, Race
-from trainables.run import CHECKPOINT_FILE
+from trainables.checkpoint import CHECKPOINT_FILE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.trainables.images import smooth_images
-from trainables.run import CHECKPOINT_FILE, Run
+from trainables.checkpoint import CHECKPOINT_FILE
+from trainables.run import Run
 from trainables.simclr import SimCLR
 from trainables.training import TrainingData, train
 

@@ -22,7 +22,8 @@ from schedulers.loader_policy import SwapDecision
 from tests.trainables.runs import CPU, UNCHANGED, Reports, assert_equal, data, double_simclr, run, small, without_clocks
 from tests.trainables.workers import Workers
 from trainables.batches import ImageFiles
-from trainables.run import CHECKPOINT_FILE, Run
+from trainables.checkpoint import CHECKPOINT_FILE
+from trainables.run import Run
 from trainables.settings import TrainingData, TrainSettings
 from trainables.simclr import SimCLR
 from trainables.swapping import SwapSettings

@@ -16,9 +16,10 @@ from tests.trainables.images import smooth_images
 from tests.trainables.runs import CPU, UNCHANGED, Reports, assert_equal, data, run, small, without_clocks
 from tests.trainables.workers import Workers
 from trainables.batches import SampleStream, share
+from trainables.checkpoint import CHECKPOINT_FILE, CheckpointError
 from trainables.devices import computes_in_bfloat16, data_parallel
 from trainables.evaluation.reference import ReferenceSet
-from trainables.run import CHECKPOINT_FILE, Run
+from trainables.run import Run
 from trainables.simclr import Augment, EncoderSettings, SimCLR, nt_xent
 from trainables.training import TrainingData, TrainSettings, initial_encoder, load_averaged_encoder, train
 
@@ -401,9 +402,9 @@ def test_a_batch_holds_no_image_twice(batch_size: int, allowed: bool) -> None:
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     reports = Reports()
-    with pytest.raises(FileNotFoundError, match=str(tmp_path / "nowhere")):
+    with pytest.raises(CheckpointError, match=str(tmp_path / "nowhere")):
         train(small(), data(), reports, tmp_path / "nowhere", device=CPU)
-    with pytest.raises(FileNotFoundError, match=CHECKPOINT_FILE):
+    with pytest.raises(CheckpointError, match=CHECKPOINT_FILE):
         train(small(), data(), reports, str(tmp_path), device=CPU)
     assert reports.metrics == []
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tests.trainables.images import noise_images, smooth_images
 from trainables.batches import Feed, ImageFiles, SampleStream, share
-from trainables.run import CHECKPOINT_FILE
+from trainables.checkpoint import CHECKPOINT_FILE
 from trainables.training import TrainingData, train
 
 CPU = torch.device("cpu")

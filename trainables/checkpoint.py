@@ -1,0 +1,55 @@
+"""A checkpoint: one file in a directory, which is either whole or recognised as damaged."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+#: The file in a checkpoint's directory.
+CHECKPOINT_FILE = "checkpoint.pt"
+
+
+class CheckpointError(OSError):
+    """A checkpoint is missing or damaged: a fault of the storage, not of what was trained. Names the file."""
+
+
+def save_checkpoint(state: Mapping[str, Any], directory: Path) -> None:
+    """Writes ``state`` (tensors, numbers, text and containers of them) into an existing directory."""
+    torch.save(dict(state), directory / CHECKPOINT_FILE)
+
+
+def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
+    """Reads what ``save_checkpoint`` wrote; tensors come to ``device``.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(directory / CHECKPOINT_FILE, map_location=device, weights_only=True)
+    except Exception:  # what torch raises for a damaged file it also raises when a GPU's memory is full
+        if damage := checkpoint_damage(directory):
+            raise CheckpointError(damage) from None
+        raise
+    return state
+
+
+def checkpoint_damage(directory: Path) -> str | None:
+    """What is wrong with a checkpoint's file, in words; None: it is whole.
+
+    Reads all of it: torch writes a checksum of every tensor, and its end holds the list of what it must contain.
+    """
+    file = directory / CHECKPOINT_FILE
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entry = archive.testzip()
+    except FileNotFoundError:
+        return f"{file} does not exist"
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror}"
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
+        return f"{file} is damaged: {error}"
+    return None if entry is None else f"{file} is damaged: the checksum of {entry} does not match"
