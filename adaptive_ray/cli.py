@@ -113,9 +113,10 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
         f"cost: at most {1 + p.explore_limit / p.budget:.2f} times one full run (a sweep over the candidates: {sweep})"
     )
     if experiment.layout:
-        race, stretch = experiment.layout.race, experiment.layout.stretch
+        race, stretch, at_once = experiment.layout.race, experiment.layout.stretch, experiment.layout.concurrent
         device = f"{race.gpus:.3g} GPU" if race.gpus else f"{race.cpus:.3g} CPU cores"
-        racing = f"{sweep} x {race.count} in the race ({device} each), {stretch.count} for the winner"
+        waves = f", {at_once} at once in {-(-sweep // at_once)} waves" if at_once < sweep else ""
+        racing = f"{sweep} x {race.count} in the race ({device} each{waves}), {stretch.count} for the winner"
         console.print(f"workers: {racing if races else stretch.count}")
 
 

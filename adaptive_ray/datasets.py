@@ -18,7 +18,7 @@ from adaptive_ray.image_listing import Skipped
 from adaptive_ray.image_survey import survey
 from trainables.batches import ImageFiles
 from trainables.batches.decoding import shown
-from trainables.memory import machine_memory
+from trainables.machine import free_memory
 from trainables.settings import TrainingData
 
 Rows = NDArray[np.int64]
@@ -171,7 +171,7 @@ def _drawn(count: int, limit: int, seed: int) -> Rows:
 
 def _streamed(settings: DatasetSettings, source: _Source, files: ImageFiles, tested: int, training: int) -> bool:
     """Whether so many training images stay on disk. Those held out never do, and must fit into memory."""
-    each, available = files.nbytes / len(files), machine_memory()
+    each, available = files.nbytes / len(files), free_memory()
     held_out, setting = settings.reference + tested, "test_share" if source.test is None else "test_limit"
     if held_out * each > available / 2:
         raise UserError(

@@ -6,6 +6,7 @@ class AdaptiveRayError(Exception):
 
     ├── UserError           bad input, found before any work starts; exit code 2
     ├── NoSurvivorError     every candidate of a race failed
+    ├── PlacementError      the cluster has no place for a run's workers
     └── InterruptedRunError the user stopped the run; exit code 130
     """
 
@@ -20,6 +21,10 @@ class UserError(AdaptiveRayError):
 
 class NoSurvivorError(AdaptiveRayError):
     """Every candidate failed; the message names each one's reason."""
+
+
+class PlacementError(AdaptiveRayError):
+    """The cluster has no place for a run's workers; the message names what they need and what is free."""
 
 
 class InterruptedRunError(AdaptiveRayError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,21 +13,26 @@ from rich.console import Console
 
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import Dataset, load_dataset
-from adaptive_ray.errors import InterruptedRunError, NoSurvivorError, UserError
+from adaptive_ray.errors import InterruptedRunError, NoSurvivorError, PlacementError, UserError
 from adaptive_ray.layout import Layout
+from adaptive_ray.nodes import Node, free_nodes, this_machine
 from adaptive_ray.observer import Observer
 from adaptive_ray.plan import Plan
 from adaptive_ray.progress import Progress
 from adaptive_ray.ray_address import cluster_address
-from adaptive_ray.ray_cluster import cluster, local_resources
+from adaptive_ray.ray_cluster import cluster
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.trials import Trials
+from trainables.memory import training_bytes
 from trainables.simclr import build_encoder
 from trainables.simclr.losses import loss_named
 
 if TYPE_CHECKING:
     from adaptive_ray.clusters.counting import Clustering
     from adaptive_ray.clusters.modalities import Modalities
+
+#: Images that a worker must at least be able to have in the network at once, where that is left to the memory.
+_FEW_IMAGES = 32
 
 
 class Experiment:
@@ -65,8 +71,7 @@ class Experiment:
             updates = images_per_update(self.config, found, self.modalities.reduced)
         self._plan = Plan.of(self.config, len(self.data.training.images), updates)
         if cluster_address(self.address) is None:
-            cpus, gpus = local_resources()
-            self.layout = Layout.of(self.config, cpus=cpus, gpus=gpus)
+            self.layout = Layout.of(self.config, [this_machine()], self._training_bytes())
 
     @property
     def plan(self) -> Plan:
@@ -87,9 +92,24 @@ class Experiment:
         channels, size, _ = self.data.shape
         try:
             with torch.random.fork_rng(devices=[]):
-                build_encoder(self.config.simclr.encoder, channels, image_size=size)
+                self._encoder = build_encoder(self.config.simclr.encoder, channels, image_size=size)
         except ValueError as error:
             raise UserError(f"simclr.encoder: {error}") from None
+
+    def _training_bytes(self) -> int:
+        """What a worker's training takes of the memory at least."""
+        micro_batch = self.config.simclr.micro_batch
+        images = _FEW_IMAGES if micro_batch == "auto" else micro_batch
+        share = max(candidate.batch_size for candidate in self.config.choices) // self.config.trial.workers
+        return training_bytes(self._encoder, self.data.shape, min(images, max(share, 1)))
+
+    def _layout(self, directory: RunDirectory, nodes: list[Node]) -> Layout:
+        """Who trains on what; a resumed run goes on as it began, if there is room."""
+        before = directory.path / "layout.json"
+        written = Layout.read(directory.read_json(before.name)) if before.exists() else None
+        layout = Layout.of(self.config, nodes, self._training_bytes(), before=written)
+        directory.write_json(before.name, dataclasses.asdict(layout))
+        return layout
 
     def check_loss(self) -> None:
         """Imports the loss, should it be the user's own: nobody waits for Ray to learn that this fails.
@@ -123,6 +143,7 @@ class Experiment:
 
         Raises:
             UserError: The cluster or MLflow cannot be used as configured.
+            PlacementError: The cluster has no place for the workers.
             NoSurvivorError: Every candidate failed, or the winner did after the race.
             InterruptedRunError: Ctrl-C, or the job was stopped.
         """
@@ -136,17 +157,21 @@ class Experiment:
                 opening = None
                 if self._plan is not None:  # MLflow's database takes seconds; Ray does too
                     opening = pool.submit(self._open_tracker, directory)
-                with cluster(self.address) as (cpus, gpus):
+                with cluster(self.address):
+                    nodes = free_nodes() if cluster_address(self.address) else [this_machine()]
                     clusters = self._clusters(directory, progress)
                     opening = opening or pool.submit(self._open_tracker, directory)
                     progress.plan = self.plan
-                    layout = Layout.of(self.config, cpus=cpus, gpus=gpus)
+                    layout = self._layout(directory, nodes)
                     tracker = opening.result()
                     trials = Trials(self.config, self.plan, self.settings, layout, directory, clusters)
                     scheduler = trials.scheduler
                     progress.phase(self._phase())
                     observer = Observer(scheduler, directory, progress, tracker)
-                    trials.run(self.data.training, observer, progress.phase)
+                    try:
+                        trials.run(self.data.training, observer, progress.phase)
+                    except PlacementError as error:
+                        raise PlacementError(f"{error}. Make room; then resume with: {resume}") from None
                 winner = scheduler.race.winner
                 if winner is None:
                     reasons = "; ".join(f"batch size {key} {why}" for key, why in scheduler.race.failures().items())

@@ -99,17 +99,33 @@ class Points(Settings):
     at: list[float] = Field(min_length=1, description="shares of the budget, rising")
 
 
+def _at_least_one(number: str | int) -> str | int:
+    if isinstance(number, int) and number < 1:
+        raise ValueError("at least 1, or auto")
+    return number
+
+
 class RaceSettings(Settings):
     """How long candidates train side by side, and how one of them is chosen."""
 
     window: Amount = Field(default_factory=lambda: Amount(epochs=10), description="what each candidate may spend")
     evaluations: int = Field(12, ge=4, le=1000, description="reports of each candidate within the window")
+    max_concurrent: Literal["auto"] | int = Field(
+        "auto",
+        description="candidates that train at once, the others when these have spent the window; auto: as many as "
+        "free cores, GPUs and memory allow",
+    )
     drop_below: float = Field(DROP_BELOW, ge=0, lt=1, description="one less probable than this to win is dropped")
     predictor: str = Field("joint", description="extrapolates the loss curves: joint, per_curve or last_value")
 
     rerace: Literal["never", "on_surprise"] | Points = Field(
         "never", description="another race from the winner's weights: when it disappoints (see swap), or at: [0.1, 0.3]"
     )
+
+    @field_validator("max_concurrent")
+    @classmethod
+    def _positive(cls, candidates: str | int) -> str | int:
+        return _at_least_one(candidates)
 
     @field_validator("predictor")
     @classmethod
@@ -135,9 +151,7 @@ class StretchSettings(Settings):
     @field_validator("workers")
     @classmethod
     def _positive(cls, workers: str | int) -> str | int:
-        if isinstance(workers, int) and workers < 1:
-            raise ValueError("at least 1, or auto")
-        return workers
+        return _at_least_one(workers)
 
 
 class SwapSettings(SurpriseSettings):

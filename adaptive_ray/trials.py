@@ -16,6 +16,7 @@ from adaptive_ray.checkpoints import Checkpoints
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.layout import Layout, Workers
 from adaptive_ray.observer import METRIC, Observer
+from adaptive_ray.placement import PlacementWatch
 from adaptive_ray.plan import Plan
 from adaptive_ray.run_directory import RunDirectory
 from schedulers import LossExtrapolationScheduler, Race
@@ -124,9 +125,12 @@ class Trials:
                 "swap": self._swap() if alone else None,
                 **_resources(self._layout.stretch if alone else self._layout.race),
             },
-            tune_config=tune.TuneConfig(scheduler=self.scheduler),
+            tune_config=tune.TuneConfig(scheduler=self.scheduler, max_concurrent_trials=self._layout.concurrent),
             run_config=tune.RunConfig(
-                name=f"tune-{attempt}", storage_path=str(storage), callbacks=[observer, checkpoints], verbose=0
+                name=f"tune-{attempt}",
+                storage_path=str(storage),
+                callbacks=[observer, checkpoints, PlacementWatch()],
+                verbose=0,
             ),
         )
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the run here, not after Tune's own goodbye
@@ -137,7 +141,8 @@ class Trials:
 
 def _resources(workers: Workers) -> dict[str, Any]:
     """The entries of a trial's configuration that say what it runs on."""
-    return {"workers": workers.count, "cpus": workers.cpus, "gpus": workers.gpus, "threads": workers.threads}
+    own = {"cpus": workers.cpus, "gpus": workers.gpus, "threads": workers.threads, "memory": workers.memory}
+    return {"workers": workers.count, **own}
 
 
 def _swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = None) -> dict[str, Any]:

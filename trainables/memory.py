@@ -1,4 +1,4 @@
-"""How much memory is left, and the largest micro-batch that fits into it."""
+"""A run's share of the memory, and the largest micro-batch that fits into it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import copy
 import gc
 import math
 import os
-import re
-import resource
-from contextlib import AbstractContextManager
-from pathlib import Path
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainables.machine import address_space_left, free_memory, resident_memory, total_memory
 from trainables.simclr.batchnorm import GlobalBatchNorm2d
 
 #: The share of the memory that stays free: fragmentation, libraries' workspaces, a larger picture now and then.
@@ -37,42 +37,33 @@ KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
 }
 
-#: Where a container's limit and use stand: version 2, version 1.
-_CGROUPS = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
+#: Bytes of a GPU that a process takes before its first tensor: CUDA's context, and the libraries' workspaces.
+CONTEXT = 1 << 30
+
+#: Seconds that a run waits for memory that belongs to its share: those who have just ended may still hold it.
+_PATIENCE = 30
 
 
-def available_memory(device: torch.device) -> int:
-    """Bytes that this process may still take on ``device``, to the knowledge of the system.
+def share_gpu(device: torch.device, share: float) -> None:
+    """Limits this process to ``share`` of a GPU's memory, context included."""
+    total = torch.cuda.mem_get_info(device)[1]
+    torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT / total, 0.0), device)
 
-    On a GPU, what others have taken and ``torch.cuda.set_per_process_memory_fraction`` count. On the CPU it is the
-    least of the machine's, the container's and the process's limits, times the share of the cores that torch uses:
-    several runs on one machine share both.
+
+def allotted_memory(device: torch.device, memory: int | None = None) -> int:
+    """Bytes that the run may still take on ``device``; what other processes hold does not count.
+
+    On a GPU it is the share of all its memory that ``share_gpu`` has set. On the CPU it is ``memory``; None: of all the
+    memory of the machine or container the share of the cores that torch uses, and no more than this process may map.
     """
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        allowed = torch.cuda.get_per_process_memory_fraction(device.index) * total - torch.cuda.memory_reserved(device)
-        return int(min(free, allowed)) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    share = min(torch.get_num_threads() / (os.cpu_count() or 1), 1.0)
-    return int(machine_memory() * share)
-
-
-def machine_memory() -> int:
-    """Bytes left of the least of the machine's, the container's and the process's limits."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():  # not Linux: all that there is
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    left = [int(re.search(r"MemAvailable:\s+(\d+)", meminfo.read_text())[1]) * 1024]  # type: ignore[index]
-    for folder, limit, used in _CGROUPS:
-        if (folder / limit).is_file() and (text := (folder / limit).read_text().strip()).isdigit():
-            left.append(int(text) - int((folder / used).read_text()))
-    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if address_space != resource.RLIM_INFINITY:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        left.append(address_space - pages * resource.getpagesize())
-    return max(min(left), 0)
+        total = torch.cuda.mem_get_info(device)[1]
+        return int(torch.cuda.get_per_process_memory_fraction(device) * total) - torch.cuda.memory_allocated(device)
+    if memory is None:
+        share = min(torch.get_num_threads() / (os.cpu_count() or 1), 1.0)
+        memory = int(total_memory() * share) - resident_memory()
+    left = address_space_left()
+    return memory if left is None else min(memory, left // 2)  # threads map a lot of it that they never use
 
 
 def largest_micro_batch(
@@ -81,10 +72,12 @@ def largest_micro_batch(
     limit: int,
     device: torch.device,
     autocast: AbstractContextManager[object],
+    memory: int | None = None,
 ) -> int:
-    """Images in two views whose forward and backward fit into memory: ``limit``, or what halving it leads to.
+    """Images in two views whose forward and backward fit into the run's share of the memory.
 
-    A GPU tries. On the CPU, where too much memory gets a process killed, the need is computed from what a forward
+    It is ``limit``, or what halving it leads to, and the same whatever other processes hold: batch statistics depend on
+    it. A GPU tries. On the CPU, where too much memory gets a process killed, the need is computed from what a forward
     keeps for its backward. All workers agree on the smallest.
 
     Args:
@@ -92,23 +85,26 @@ def largest_micro_batch(
             put back.
         view_shape: C, H, W.
         limit: The largest share of a batch that a worker gets.
+        memory: See ``allotted_memory``.
 
     Raises:
-        MemoryError: Not even the smallest micro-batch fits.
+        MemoryError: Not even the smallest micro-batch fits, or other processes hold what belongs to this run's share.
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    allowed = (1 - MARGIN) * available_memory(device) - _STATE * weights
+    allowed = (1 - MARGIN) * allotted_memory(device, memory) - _STATE * weights
     before = [buffer.clone() for buffer in model.buffers()]
     norms = [module for module in model.modules() if isinstance(module, GlobalBatchNorm2d)]
     for norm in norms:
         norm.alone = True  # workers may try different sizes
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    fits = _fits_on_gpu if device.type == "cuda" else _fits_on_cpu
+    taken: MemoryError | None = None
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         size = limit
-        while not _fits(model, view_shape, size, device, autocast, allowed):
-            size = 0 if size <= 2 else max(2, math.ceil(size / 2))
-            if not size:
-                break
+        try:
+            while size and not fits(model, view_shape, size, device, autocast, allowed):
+                size = 0 if size <= 2 else max(2, math.ceil(size / 2))
+        except MemoryError as error:
+            taken, size = error, -1
     for norm in norms:
         norm.alone = False
     with torch.no_grad():
@@ -119,6 +115,8 @@ def largest_micro_batch(
         agreed = torch.tensor(size, device=device)
         dist.all_reduce(agreed, dist.ReduceOp.MIN)
         size = int(agreed)
+    if size < 0:
+        raise taken or MemoryError("out of memory: other processes hold what belongs to another worker's share")
     if not size:
         raise MemoryError(
             f"out of memory: not even {min(limit, 2)} images of {view_shape[1]} x {view_shape[2]} pixels fit into "
@@ -127,7 +125,7 @@ def largest_micro_batch(
     return size
 
 
-def _fits(
+def _fits_on_gpu(
     model: nn.Module,
     view_shape: tuple[int, int, int],
     size: int,
@@ -135,22 +133,75 @@ def _fits(
     autocast: AbstractContextManager[object],
     allowed: float,
 ) -> bool:
-    if device.type != "cuda":
-        return _BACKWARD * kept_bytes(model, torch.empty(2 * size, *view_shape, device="meta"), autocast) <= allowed
-    try:
-        torch.cuda.reset_peak_memory_stats(device)
-        start = torch.cuda.memory_allocated(device)
-        views = torch.zeros(2 * size, *view_shape, device=device).contiguous(memory_format=torch.channels_last)
-        with autocast:
-            projections = model(views)
-        projections.sum().backward()
-        return torch.cuda.max_memory_allocated(device) - start <= allowed
-    except torch.OutOfMemoryError:
+    """Tries it. Running out counts only while the share is not held by others."""
+    name = f"GPU {device.index or 0} ({torch.cuda.get_device_name(device)})"
+    while True:
+        try:
+            return _peak_on_gpu(model, view_shape, size, device, autocast) <= allowed
+        except torch.OutOfMemoryError:
+            pass  # and with the error go the tensors that it holds
+        finally:
+            model.zero_grad(set_to_none=True)
+            gc.collect()
+            torch.cuda.empty_cache()
+        if torch.cuda.mem_get_info(device)[0] >= allowed:
+            return False
+        _wait_for(lambda: torch.cuda.mem_get_info(device)[0], allowed, name, size)
+
+
+def _peak_on_gpu(
+    model: nn.Module,
+    view_shape: tuple[int, int, int],
+    size: int,
+    device: torch.device,
+    autocast: AbstractContextManager[object],
+) -> int:
+    torch.cuda.reset_peak_memory_stats(device)
+    start = torch.cuda.memory_allocated(device)
+    views = torch.zeros(2 * size, *view_shape, device=device).contiguous(memory_format=torch.channels_last)
+    with autocast:
+        projections = model(views)
+    projections.sum().backward()
+    return torch.cuda.max_memory_allocated(device) - start
+
+
+def _fits_on_cpu(
+    model: nn.Module,
+    view_shape: tuple[int, int, int],
+    size: int,
+    device: torch.device,
+    autocast: AbstractContextManager[object],
+    allowed: float,
+) -> bool:
+    needed = _BACKWARD * kept_bytes(model, torch.empty(2 * size, *view_shape, device="meta"), autocast)
+    if needed > allowed:
         return False
-    finally:
-        model.zero_grad(set_to_none=True)
-        gc.collect()
-        torch.cuda.empty_cache()
+    _wait_for(free_memory, needed, "this machine", size)
+    return True
+
+
+def _wait_for(free: Callable[[], int], needed: float, where: str, size: int) -> None:
+    """Waits until ``needed`` bytes are free.
+
+    Raises:
+        MemoryError: They are not in time.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while free() < needed:
+        if time.monotonic() > deadline:
+            raise MemoryError(
+                f"out of memory: {free() / 2**30:.2f} GiB of {where} are free, and {needed / 2**30:.2f} GiB of it are "
+                f"this run's for {size} images at once: other processes hold the rest; end them, or set "
+                f"simclr.micro_batch to fewer images"
+            )
+        time.sleep(0.5)
+
+
+def training_bytes(model: nn.Module, view_shape: tuple[int, int, int], size: int) -> int:
+    """Bytes that training takes on the CPU, in float32, with ``size`` images in the network at once."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    views = torch.empty(2 * size, *view_shape, device="meta")
+    return int((2 + _STATE) * weights + _BACKWARD * kept_bytes(model, views, nullcontext()))
 
 
 def kept_bytes(model: nn.Module, views: Tensor, autocast: AbstractContextManager[object]) -> int:

@@ -43,13 +43,20 @@ class Run:
         data: Images.
         device: Where to train.
         resumed: Whether ``load`` follows, so that no pretrained weights are needed.
+        memory: Bytes that the run may take on the CPU; see ``allotted_memory``.
 
     Raises:
-        MemoryError: Not even the smallest micro-batch fits.
+        MemoryError: Not even the smallest micro-batch fits, or other processes hold this run's share of the memory.
     """
 
     def __init__(
-        self, settings: TrainSettings, data: TrainingData, device: torch.device, *, resumed: bool = False
+        self,
+        settings: TrainSettings,
+        data: TrainingData,
+        device: torch.device,
+        *,
+        resumed: bool = False,
+        memory: int | None = None,
     ) -> None:
         self.settings, self.device = settings, device
         channels, size = data.images.shape[1], data.images.shape[2]
@@ -62,7 +69,8 @@ class Run:
         self._largest = max(candidate.batch_size for candidate in settings.candidates)
         if settings.micro_batch == "auto":
             limit = max(self.loader.shares(self._largest))
-            micro_batch = largest_micro_batch(self.model, (channels, size, size), limit, device, self.autocast)
+            shape = (channels, size, size)
+            micro_batch = largest_micro_batch(self.model, shape, limit, device, self.autocast, memory)
         else:
             micro_batch = settings.micro_batch
         self.parallel: nn.Module = data_parallel(self.model) if self.loader.workers > 1 else self.model

@@ -39,6 +39,7 @@ def train(
     resume_from: str | Path | None = None,
     *,
     device: torch.device | None = None,
+    memory: int | None = None,
 ) -> Encoder:
     """Trains one candidate, or with ``settings.swap`` several in turn, to the end of the budget.
 
@@ -51,6 +52,7 @@ def train(
         report: Takes metrics and checkpoints; see ``Report``. What it raises ends the run.
         resume_from: A checkpoint's directory. On the CPU the resumed run equals the uninterrupted one bit for bit.
         device: Where to train; None: the current GPU, or the CPU.
+        memory: Bytes that the run may take on the CPU; None: this process's part, by its threads, of all there are.
 
     Returns:
         The encoder with averaged weights, in evaluation mode.
@@ -59,7 +61,7 @@ def train(
         ValueError: A batch is larger than the data, or smaller than the number of workers; or a file on disk is no
             readable image.
         CheckpointError: There is no checkpoint at ``resume_from``, or it is damaged.
-        MemoryError: Not even the smallest micro-batch fits.
+        MemoryError: Not even the smallest micro-batch fits, or other processes hold this run's share of the memory.
     """
     settings = settings if isinstance(settings, TrainSettings) else TrainSettings.model_validate(settings)
     workers = dist.get_world_size() if dist.is_initialized() else 1
@@ -70,7 +72,7 @@ def train(
                 f"and at most the data's {len(data.images)}"
             )
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run = Run(settings, data, device, resumed=resume_from is not None)
+    run = Run(settings, data, device, resumed=resume_from is not None, memory=memory)
     if resume_from is not None:
         run.load(Path(resume_from))
     with closing(run.loader.feed):

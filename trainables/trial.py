@@ -31,8 +31,8 @@ def run_trial(
 
     Args:
         config: ``batch_size``, and where they are not the default ``accumulation`` and ``swap``; ``workers``, and for
-            each ``cpus``, ``gpus`` and ``threads``; ``resume_from`` (path of a checkpoint, or None); ``run_tag`` (a
-            Ray Train run's name is its identity: a phase needs its own).
+            each ``cpus``, ``gpus``, ``threads`` and, if wanted, ``memory``; ``resume_from`` (path of a checkpoint, or
+            None); ``run_tag`` (a Ray Train run's name is its identity: a phase needs its own).
         settings: Of ``TrainSettings``, without those in ``config``.
         data: One reference to ``TrainingData`` (in a list, so that Ray passes the reference on and not the data).
         storage: Where runs and checkpoints are kept; all nodes must reach it. No checkpoint is ever deleted here.
@@ -53,6 +53,7 @@ def run_trial(
             "clusters": clusters,
             "threads": config["threads"],
             "gpus": config["gpus"],
+            "memory": config.get("memory"),
             "resume_from": config["resume_from"],
         },
         backend_config=ProcessGroupConfig(gpus=bool(config["gpus"])),

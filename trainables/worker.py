@@ -13,6 +13,7 @@ import ray.train.torch
 import torch
 
 from trainables.batches import EpochOrder
+from trainables.memory import share_gpu
 from trainables.training import train
 
 #: Times that an array is asked for: nodes may die one after the other.
@@ -24,9 +25,10 @@ def train_worker(config: dict[str, Any]) -> None:
 
     Args:
         config: ``settings`` (of ``TrainSettings``), ``data`` (reference to ``TrainingData`` in the object store),
-            ``threads`` (CPU threads of this worker), ``gpus`` (its share of a GPU), ``resume_from`` (path of a
-            checkpoint, or None), ``clusters`` (what an actor knows of the images: it as ``service``, and as ``wanted``
-            the fields of ``TrainingData`` that it is asked for; or None).
+            ``threads`` (CPU threads of this worker), ``gpus`` (its share of a GPU), ``memory`` (bytes that it may take
+            on the CPU, or None), ``resume_from`` (path of a checkpoint, or None), ``clusters`` (what an actor knows of
+            the images: it as ``service``, and as ``wanted`` the fields of ``TrainingData`` that it is asked for; or
+            None).
     """
     torch.set_num_threads(config["threads"])  # several trials share a machine and must not fight for its cores
     interrupted = ray.train.get_checkpoint()  # this very run failed before and is tried again
@@ -40,13 +42,13 @@ def train_worker(config: dict[str, Any]) -> None:
         data = replace(data, **told_by(**config["clusters"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        if config["gpus"] < 1:  # trials that share a GPU share its memory
-            torch.cuda.set_per_process_memory_fraction(config["gpus"], device)
+        share_gpu(device, config["gpus"])  # trials that share a GPU share its memory
+    train_from = partial(train, config["settings"], data, report, device=device, memory=config["memory"])
     if start is None:
-        train(config["settings"], data, report, device=device)
+        train_from()
         return
     with start.as_directory() as directory:
-        train(config["settings"], data, report, resume_from=directory, device=device)
+        train_from(directory)
 
 
 def told_by(service: Any, wanted: Iterable[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from adaptive_ray.clusters.cache import FeatureFile
 from adaptive_ray.clusters.encoders import ImageEncoder, open_encoder
 from adaptive_ray.errors import AdaptiveRayError, UserError
+from adaptive_ray.nodes import described, free_devices
 from trainables.batches import ImageFiles
 
 #: Shards that an actor has at hand: one in work, one waiting. More would only fill the object store.
@@ -114,12 +115,23 @@ def channels_last(images: Images) -> Images:
 
 @contextmanager
 def _pool(name: str, input_size: int, count: int | None) -> Iterator[list[Any]]:
-    """As many actors as there are devices, or as are wanted."""
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    """As many actors as devices are free, or as are wanted.
+
+    Raises:
+        UserError: Fewer devices are free.
+    """
+    nodes = free_devices().values()
+    gpus = sum(int(node.gpus) for node in nodes)
+    free = gpus or sum(int(node.cpus) for node in nodes)
+    if (count or 1) > free:
+        device = "GPUs" if gpus else "CPU cores"
+        raise UserError(
+            f"clusters.actors = {count or 'auto'}: {free} {device} are free ({described(nodes)}); "
+            f"lower it, wait, or join a larger cluster with --address"
+        )
     each = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}
     actor = ray.remote(max_restarts=_RETRIES, max_task_retries=_RETRIES, **each)(Embedder)
-    actors = [actor.remote(name, input_size) for _ in range(count or gpus or max(cpus, 1))]
+    actors = [actor.remote(name, input_size) for _ in range(count or free)]
     try:
         yield actors
     finally:

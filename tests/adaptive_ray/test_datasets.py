@@ -244,7 +244,7 @@ class TestStreaming:
 
     def test_auto_streams_what_is_large_for_the_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         available = 400 * 2**20  # bytes
-        monkeypatch.setattr("adaptive_ray.datasets.machine_memory", lambda: available)
+        monkeypatch.setattr("adaptive_ray.datasets.free_memory", lambda: available)
         settings = {"name": "image_folder", "root": tmp_path, "image_size": 1024, "reference": 16}
         (tmp_path / "a").mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / "a" / "image.png")

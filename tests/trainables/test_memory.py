@@ -14,7 +14,9 @@ import torch
 import torch.distributed as dist
 
 from tests.trainables.workers import Workers
-from trainables.memory import available_memory, kept_bytes, largest_micro_batch
+from trainables import memory
+from trainables.machine import total_memory
+from trainables.memory import allotted_memory, kept_bytes, largest_micro_batch
 from trainables.simclr import EncoderSettings, SimCLR
 from trainables.training import TrainingData, train
 
@@ -28,13 +30,24 @@ def network(width: int = 16, depth: int = 1) -> SimCLR:
         return SimCLR(EncoderSettings(width=width, depth=depth), 3)
 
 
-def test_some_memory_is_left_and_less_of_it_for_one_of_several_threads() -> None:
+def test_a_share_of_the_machine_is_smaller_for_one_of_several_threads() -> None:
     torch.set_num_threads(1)
-    one = available_memory(CPU)
+    one = allotted_memory(CPU)
     torch.set_num_threads(2)
-    both = available_memory(CPU)
-    assert 2**28 < one <= both * 1.1
-    assert both < 2**45
+    both = allotted_memory(CPU)
+    assert one <= both <= total_memory()
+    assert allotted_memory(CPU, 2**30) == 2**30
+
+
+def test_the_size_depends_on_the_share_and_not_on_what_others_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(width=64)
+    share = int(1.5 * kept_bytes(model, torch.empty(2 * 128, *SHAPE, device="meta"), nullcontext()))
+    assert largest_micro_batch(model, SHAPE, 512, CPU, nullcontext(), share) == 128
+    # More than this machine has free: an error, and no smaller size.
+    monkeypatch.setattr(memory, "_PATIENCE", 0.2)
+    with pytest.raises(MemoryError, match=r"other processes hold the rest; end them, or set simclr\.micro_batch"):
+        largest_micro_batch(model, SHAPE, 1 << 24, CPU, nullcontext(), 1 << 50)
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_what_fits_is_left_whole_and_the_network_as_it_was() -> None:
@@ -128,21 +141,15 @@ def test_what_fits_nowhere_is_said_with_the_way_out() -> None:
     assert "smaller encoder" in text
 
 
-def micro_batch_of_a_worker(threads: list[int]) -> int:
-    """Runs in a worker; each is told another share of the cores, and so finds another size."""
-    torch.set_num_threads(threads[dist.get_rank()])
-    try:
-        return largest_micro_batch(network(width=64), (3, 256, 256), 1 << 12, CPU, nullcontext())
-    finally:
-        torch.set_num_threads(1)
+def micro_batch_of_a_worker(shares: list[int]) -> int:
+    """Runs in a worker; each is told another share of the memory, and so finds another size."""
+    return largest_micro_batch(network(), SHAPE, 1 << 12, CPU, nullcontext(), shares[dist.get_rank()])
 
 
 def test_workers_agree_on_the_smallest(workers: Workers) -> None:
-    alone = workers.run(1, micro_batch_of_a_worker, [1])
+    alone = workers.run(1, micro_batch_of_a_worker, [1 << 28])
     assert 2 <= alone[0] < 1 << 12
-    together = workers.run(2, micro_batch_of_a_worker, [2, 1])
-    assert len(set(together)) == 1
-    assert together[0] <= alone[0] * 2
+    assert workers.run(2, micro_batch_of_a_worker, [1 << 30, 1 << 28]) == alone * 2
 
 
 @pytest.mark.gpu
@@ -168,3 +175,40 @@ def test_a_gpu_is_tried_until_a_part_of_the_batch_fits() -> None:
     assert [metrics["micro_batch"] for metrics in seen] == [seen[0]["micro_batch"]] * 2
     assert seen[0]["micro_batch"] in (64, 128, 256, 512)
     assert 4 < seen[0]["train_loss"] < 10
+
+
+HOLD = """
+import sys, torch
+held = torch.empty(torch.cuda.mem_get_info()[0] - int(float(sys.argv[1])), dtype=torch.uint8, device="cuda")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_that_others_fill_the_size_is_the_same_or_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    device = torch.device("cuda", 0)
+    total = torch.cuda.get_device_properties(device).total_memory
+    model = network(width=64).to(device)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 4 * 2**30) / total)
+    monkeypatch.setattr(memory, "_PATIENCE", 1)
+    try:
+        alone = largest_micro_batch(model, SHAPE, 1 << 16, device, nullcontext())
+        assert 2 <= alone < 1 << 16
+        for left, works in ((6 * 2**30, True), (1.5 * 2**30, False)):
+            with subprocess.Popen(
+                [sys.executable, "-c", HOLD, str(left)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ) as other:
+                assert other.stdout is not None
+                assert other.stdout.readline() == "held\n"
+                if works:
+                    assert largest_micro_batch(model, SHAPE, 1 << 16, device, nullcontext()) == alone
+                else:
+                    with pytest.raises(MemoryError, match=r"GiB of GPU 0 \(.*other processes hold the rest"):
+                        largest_micro_batch(model, SHAPE, 1 << 16, device, nullcontext())
+                other.communicate("")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

@@ -1,0 +1,126 @@
+"""Several real nodes that are partly taken: who is placed where, in turns, and what is said when somebody is not."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+
+from adaptive_ray import placement
+from adaptive_ray.config import parse_config
+from adaptive_ray.errors import PlacementError, UserError
+from adaptive_ray.experiment import Experiment
+from adaptive_ray.layout import Layout
+from adaptive_ray.nodes import free_nodes
+from adaptive_ray.ray_cluster import joined
+from adaptive_ray.run_directory import RunDirectory
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a cluster with 1 + 1 + 2 CPU cores."""
+    ports = {"dashboard_agent_listen_port": 0, "dashboard_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True, **ports})
+    for cores in (1, 2):
+        cluster.add_node(num_cpus=cores)
+    yield cluster.address
+    cluster.shutdown()
+
+
+class Somebody:
+    """Who uses a core."""
+
+    def is_there(self) -> bool:
+        return True
+
+
+def take_a_core(node: str | None = None) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False) if node else None
+    actor = ray.remote(num_cpus=1)(Somebody).options(scheduling_strategy=strategy).remote()
+    assert ray.get(actor.is_there.remote())
+    return actor
+
+
+def configured(runs: Path, **settings: Any) -> Any:
+    return parse_config(
+        {
+            "runs_dir": str(runs),
+            "dataset": {"name": "mnist5k", "limit": 512},
+            "candidates": [16, 32],
+            "budget": {"samples": 2048},
+            "race": {"window": {"samples": 512}, "evaluations": 4, "drop_below": 0},
+            "simclr": {"augment": "digits", "encoder": {"width": 8, "depth": 1}},
+            "tracking": {"enabled": False},
+            **settings,
+        }
+    )
+
+
+def cores(nodes: list[Any]) -> list[float]:
+    return sorted(node.cpus for node in nodes)
+
+
+def test_what_others_use_on_a_node_does_not_count(address: str, tmp_path: Path) -> None:
+    with joined(address):
+        assert cores(free_nodes()) == [1, 1, 2]
+        large = next(node["NodeID"] for node in ray.nodes() if node["Resources"]["CPU"] == 2)
+        take_a_core(large)
+        deadline = time.monotonic() + 30
+        while cores(nodes := free_nodes()) != [1, 1, 1] and time.monotonic() < deadline:
+            time.sleep(0.2)  # nodes tell the cluster now and then
+        assert cores(nodes) == [1, 1, 1]
+        assert all(node.memory > 2**28 for node in nodes)
+        assert Layout.of(configured(tmp_path), nodes).stretch.count == 3
+        with pytest.raises(UserError, match=r"trial\.workers = 1: there is room for 0 workers of 2 CPU cores"):
+            Layout.of(configured(tmp_path, trial={"cpus": 2}), nodes)  # three are free, but on three nodes
+
+
+def test_candidates_wait_for_their_turn_and_a_winner_without_room_ends_in_an_error_and_resumes(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(tmp_path)
+    race = config.race.model_copy(update={"max_concurrent": 1})
+    config = config.model_copy(update={"race": race})
+    directory = RunDirectory.create(config, "run")
+    monkeypatch.setattr(placement, "_PATIENCE", 12)
+
+    def take_one_during_the_race() -> None:
+        while not directory.reports():
+            time.sleep(0.1)
+        taken.append(take_a_core())
+
+    taken: list[Any] = []
+    other = threading.Thread(target=take_one_during_the_race, daemon=True)
+    other.start()
+    with pytest.raises(PlacementError) as caught:
+        Experiment(config, address=address).run(directory, Console(file=io.StringIO()))
+    other.join()
+    assert taken
+    for part in (
+        "no place for 4 x (1 CPU) in",
+        "CPU cores, 0 GPUs",
+        f"resume with: adaptive-ray run --resume {tmp_path}",
+    ):
+        assert part in str(caught.value)
+    raced = directory.reports()
+    assert [report["candidate"] for report in raced] == ["16"] * 4 + ["32"] * 4  # one after the other
+    assert {report["workers"] for report in raced} == {1}
+    (won,) = [entry["candidate"] for entry in directory.decisions() if entry["state"] == "won"]
+
+    result = Experiment(config, address=address).run(directory, Console(file=io.StringIO()))
+    assert result["winner"] == won
+    later = directory.reports()[len(raced) :]
+    assert {(report["candidate"], report["workers"]) for report in later} == {(won, 4)}
+    assert [report["samples_seen"] for report in later] == list(range(640, 2048 + 128, 128))
+    assert not [entry for entry in directory.decisions() if "failed" in entry["reason"]]
