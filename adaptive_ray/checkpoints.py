@@ -96,7 +96,7 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
 
 
 def _checkpoints_in(train_run: Path) -> Iterator[Path]:
-    return train_run.glob("checkpoint_*")
+    return (path for path in train_run.glob("checkpoint_*") if path.is_dir())
 
 
 def _flush(file: Path) -> None:

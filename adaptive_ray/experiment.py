@@ -14,6 +14,7 @@ from rich.console import Console
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import Dataset, load_dataset
 from adaptive_ray.errors import InterruptedRunError, NoSurvivorError, PlacementError, UserError
+from adaptive_ray.inputs import check_data, check_settings
 from adaptive_ray.layout import Layout
 from adaptive_ray.nodes import Node, free_nodes, this_machine
 from adaptive_ray.observer import Observer
@@ -22,6 +23,7 @@ from adaptive_ray.progress import Progress
 from adaptive_ray.ray_address import cluster_address
 from adaptive_ray.ray_cluster import cluster
 from adaptive_ray.run_directory import RunDirectory
+from adaptive_ray.run_lock import locked
 from adaptive_ray.trials import Trials
 from trainables.memory import training_bytes
 from trainables.simclr import build_encoder
@@ -142,7 +144,8 @@ class Experiment:
             The content of ``result.json``.
 
         Raises:
-            UserError: The cluster or MLflow cannot be used as configured.
+            UserError: The cluster or MLflow cannot be used as configured, another process writes to ``directory``, or
+                the run was started on other images.
             PlacementError: The cluster has no place for the workers.
             NoSurvivorError: Every candidate failed, or the winner did after the race.
             InterruptedRunError: Ctrl-C, or the job was stopped.
@@ -152,7 +155,11 @@ class Experiment:
         resume = f"adaptive-ray run --resume {directory.path}"
         tracker = None
         try:
-            with Progress(console) as progress, ThreadPoolExecutor(1) as pool:
+            with locked(directory.path) as warning, Progress(console) as progress, ThreadPoolExecutor(1) as pool:
+                if warning:
+                    progress.phase(warning)
+                _check_unfinished(directory)  # by whoever held the lock before
+                check_data(directory, self.data)
                 progress.phase("starting Ray and MLflow")
                 opening = None
                 if self._plan is not None:  # MLflow's database takes seconds; Ray does too
@@ -272,10 +279,14 @@ def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:
     """An unfinished run, to go on with.
 
     Raises:
-        UserError: There is none at ``path``, or it has come to its end.
+        UserError: There is none at ``path``, it is finished, or its settings were changed.
     """
     directory = RunDirectory.open(path)
-    if (directory.path / "result.json").exists():
-        raise UserError(f"{directory.path} has come to its end; there is nothing to go on with")
+    _check_unfinished(directory)
     # Resumed from anywhere: features are kept beside the run.
-    return directory, directory.config().model_copy(update={"runs_dir": directory.path.parent})
+    return directory, check_settings(directory).model_copy(update={"runs_dir": directory.path.parent})
+
+
+def _check_unfinished(directory: RunDirectory) -> None:
+    if (directory.path / "result.json").exists():
+        raise UserError(f"{directory.path} is finished; there is nothing to resume")

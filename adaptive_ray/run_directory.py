@@ -19,10 +19,10 @@ class RunDirectory:
     """``runs_dir/name``. Created once, never overwritten; what is appended survives the death of the process.
 
     Files: ``config.yaml`` (resolved), ``reports.jsonl`` (every report of every candidate, from which a run is taken up
-    again), ``decisions.jsonl`` (of races), ``swaps.jsonl`` (about the loader inside a run), ``curves.json``,
-    ``result.json``, ``encoder.safetensors`` and ``encoder.json``, ``neighbours.png``, ``weights.png`` (with
-    weighted samples), ``clusters.json`` and ``clusters.html`` (with clusters), ``report.html``, and ``train/``
-    with Ray's checkpoints.
+    again), ``decisions.jsonl`` (of races), ``swaps.jsonl`` (about the loader inside a run), ``inputs.json`` (what it
+    was started with), ``lock``, ``curves.json``, ``result.json``, ``encoder.safetensors`` and ``encoder.json``,
+    ``neighbours.png``, ``weights.png`` (with weighted samples), ``clusters.json`` and ``clusters.html`` (with
+    clusters), ``report.html``, and ``train/`` with Ray's checkpoints.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class RunDirectory:
             raise UserError(f"{directory.path} exists already and is not overwritten; choose another --name") from None
         except OSError as error:
             raise UserError(f"{directory.path} cannot be made: {error.strerror}") from None
-        (directory.path / "config.yaml").write_text(dump_config(config))
+        directory._replace("config.yaml", dump_config(config))
         return directory
 
     @classmethod
@@ -119,7 +119,16 @@ class RunDirectory:
     # --- final files --------------------------------------------------------------------------------------------
 
     def write_json(self, name: str, content: Any) -> None:
-        (self.path / name).write_text(json.dumps(_plain(content), indent=1) + "\n")
+        """Writes a file as a whole: whoever reads it, or finds it after a crash, sees all of it or what was before."""
+        self._replace(name, json.dumps(_plain(content), indent=1) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        new = self.path / f".{name}.new"
+        with new.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.path / name)
 
     def read_json(self, name: str) -> Any:
         """Raises:

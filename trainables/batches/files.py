@@ -68,6 +68,12 @@ class ImageFiles:
             state = Path(os.fsdecode(path)).stat()
             yield f"{path!r} {state.st_size} {state.st_mtime_ns} {self._side} {self._pixels}".encode()
 
+    def listing(self, root: Path) -> Iterator[bytes]:
+        """A line for each file, in order, that does not change with a copy of ``root``: relative path and size."""
+        for path in self._paths.tolist():
+            name = os.path.relpath(path, os.fsencode(root))
+            yield b"%r %d\n" % (name, Path(os.fsdecode(path)).stat().st_size)
+
     def read(self, indices: Indices) -> Images:
         """int64 [b] -> uint8 [b, 3, side, side], decoded by as many threads as there are decoders.
 
