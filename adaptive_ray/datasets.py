@@ -157,8 +157,8 @@ def _composition(source: _Source) -> Iterator[str]:
 def _flat(source: _Source, images: Images) -> Iterator[str]:
     """Says so if a range of values or a format has made nothing of images on disk."""
     if isinstance(source.images, ImageFiles):
-        values = images.reshape(len(images), -1)
-        if flat := int((values.min(1) == values.max(1)).sum()):
+        values = images.reshape(*images.shape[:2], -1)
+        if flat := int((values.min(2) == values.max(2)).all(1).sum()):
             yield f"{flat:,} of {len(images):,} images that were looked at are of one colour all over"
 
 

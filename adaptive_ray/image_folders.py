@@ -122,7 +122,7 @@ def _training(folder: Path, tree: Tree, labelled: bool, notes: list[str], skippe
         notes.append(f"unlabelled: {loose:,} images are in no folder of a class, and {inside:,} are")
     else:
         if loose:
-            skipped.add("images in no folder of a class", tree[()], loose)
+            skipped.add("images in no folder of a class", tree[()][:1], loose)
         return _ordered(folder, {parts: names for parts, names in tree.items() if parts}, classes=True)
     return _ordered(folder, tree, classes=False)
 
@@ -166,6 +166,7 @@ def _ordered(folder: Path, tree: Tree, *, classes: bool) -> Part:
     rows = sorted(
         (parts[0] if classes else "", os.path.join(folder, *parts), names)  # noqa: PTH118 - of a million files
         for parts, names in tree.items()
+        if names
     )
     paths = [f"{where}{os.sep}{name}" for _, where, names in rows for name in names]
     return Part(paths, [label for label, _, names in rows for _ in names] if classes else None)

@@ -84,6 +84,8 @@ def survey(
     if found:
         lines += [_sizes(found, side), _kinds(found)]
     pixels = Pixels(background=background)
+    if value_range is not None:  # for files, too, that are not opened now
+        pixels = replace(pixels, integers=value_range, floats=value_range)
     for deep in ("integers", "floats"):
         if some := [header.path for header in found if header.deep == deep]:
             chosen, line = _range(deep, some, value_range)

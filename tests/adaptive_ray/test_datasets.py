@@ -195,6 +195,100 @@ class TestImageFolder:
         assert "60 images leave 8 to train on" in text
 
 
+class TestLabels:
+    def test_none(self, tmp_path: Path) -> None:
+        """The same images in the same split, whatever is known of their classes."""
+        settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference": 16}
+        labelled = load(**settings)
+        for labels in ("none", None):
+            data = load(**settings, labels=labels)
+            assert data.labels is data.test_labels is None
+            assert np.array_equal(data.training.images, labelled.training.images)
+            assert np.array_equal(data.test_images, labelled.test_images)
+            assert "unlabelled: dataset.labels = none" in data.summary
+        digits = load(name="mnist5k", labels="none")
+        assert digits.labels is digits.test_labels is None
+        assert len(digits.test_images) == 1000
+
+    def test_a_flat_folder_has_none(self, tmp_path: Path) -> None:
+        for index in range(40):
+            Image.new("RGB", (9, 9), (index, 0, 0)).save(tmp_path / f"{index}.png")
+        data = load(name="image_folder", root=tmp_path, image_size=8, reference=16, stream=True)
+        assert data.labels is data.test_labels is None
+        assert [len(data.training.images), len(data.training.reference), len(data.test_images)] == [16, 16, 8]
+
+    def test_one_class_that_the_split_leaves_is_none(self, tmp_path: Path) -> None:
+        root = image_folder(tmp_path, 400)
+        for path in sorted((root / "dogs").iterdir())[2:]:
+            path.unlink()
+        settings = {"name": "image_folder", "root": root, "image_size": 8, "reference": 16}
+        data = load(1, **settings, limit=16)
+        assert data.labels is data.test_labels is None
+        assert "all images to train on are of one class, cats: they count as unlabelled" in data.summary
+        assert "2 classes: cats 200, dogs 2" in data.summary
+
+    def test_one_class_to_test_on_is_said(self, tmp_path: Path) -> None:
+        root = image_folder(tmp_path, 80)
+        train, val = tmp_path / "train", tmp_path / "val" / "dogs"
+        train.mkdir()
+        for name in ("cats", "dogs"):
+            (root / name).rename(train / name)
+        val.mkdir(parents=True)
+        for path in sorted((train / "dogs").iterdir())[:30]:
+            path.rename(val / path.name)
+        settings = {"name": "image_folder", "root": root, "image_size": 8, "reference": 16}
+        data = load(**settings)
+        assert set(data.labels.tolist()) == {0, 1}
+        assert data.test_labels.tolist() == [1] * 30
+        assert [image[1, 0, 0] for image in data.test_images] == list(range(30))
+        assert len(data.training.images) == 50 - 16
+        assert "val/ is for testing" in data.summary
+        assert "all images to test on are of one class, dogs" in data.summary
+        few = load(**settings, test_limit=7)
+        assert len(few.test_labels) == len(few.test_images) == 7
+        assert np.array_equal(few.training.images, data.training.images)
+        assert np.array_equal(few.test_images, load(**settings, test_limit=7).test_images)
+        assert not np.array_equal(few.test_images, load(1, **settings, test_limit=7).test_images)
+
+
+class TestPixels:
+    def test_settings_reach_the_pixels_in_memory_and_on_disk(self, tmp_path: Path) -> None:
+        ramp = np.linspace(0, 1, 64).reshape(8, 8)
+        for index in range(40):
+            Image.fromarray((ramp * (980 + index)).astype(np.uint16)).save(tmp_path / f"{index}.tif")
+        Image.new("LA", (8, 8), (9, 0)).save(tmp_path / "clear.png")
+        settings = {"name": "image_folder", "root": tmp_path, "image_size": 8, "reference": 16, "test_share": 0.01}
+        for stream in (False, True):
+            plain = load(**settings, stream=stream)
+            given = load(**settings, stream=stream, value_range=[0, 500], background="#ff0000")
+            one = plain.training.images[:]
+            other = given.training.images[:]
+            assert one.reshape(len(one), -1).max(1).min() >= 244  # 980 of 1,023
+            assert np.median(other) > 1.9 * np.median(one)
+        everything = [*given.training.images[:], *given.training.reference, *given.test_images]
+        assert sum((image == [[[255]], [[0]], [[0]]]).all() for image in everything) == 1
+
+    def test_images_of_one_colour_are_told_of(self, tmp_path: Path) -> None:
+        data = load(name="image_folder", root=image_folder(tmp_path), image_size=8, reference=16)
+        assert "16 of 16 images that were looked at are of one colour all over" in data.summary
+
+    @pytest.mark.parametrize(
+        ("wrong", "rule"),
+        [
+            ({"value_range": [5, 5]}, "a larger value"),
+            ({"value_range": [1]}, "value_range"),
+            ({"value_range": [0, float("nan")]}, "value_range"),
+            ({"background": "whitish"}, "name of a colour"),
+            ({"labels": "some"}, "labels"),
+            ({"check": "all"}, "check"),
+            ({"test_limit": 0}, "test_limit"),
+        ],
+    )
+    def test_settings_that_are_wrong(self, wrong: dict[str, Any], rule: str) -> None:
+        with pytest.raises(ValidationError, match=rule):
+            DatasetSettings(name="image_folder", **wrong)
+
+
 def streamed(data: Dataset) -> bool:
     return isinstance(data.training.images, ImageFiles)
 
