@@ -14,41 +14,47 @@ from torch import Tensor, nn
 _WARM_UPS = 3
 
 
+Step = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
 class CapturedSteps:
-    """One graph a batch size, captured when the size is first met: a swap back to a known size costs nothing.
+    """One graph a batch size, captured when the size is first met: a swap back to a known size costs nothing. Batches
+    that hold an image twice have another one.
 
     The 750 launches of a small network's step took the host of an H200 29 ms, and the GPU worked for 5 of them.
 
     Args:
-        step: Images and ``Draw.packed`` on the device, and a weight [] -> a loss, whose gradient it adds to the
-            model's. It must not read from the device, and do the same every time.
+        step: Images and ``Draw.packed`` on the device, a weight [], and which images these are or None -> a loss, whose
+            gradient it adds to the model's. It must not read from the device, and do the same every time.
         model: Of the gradients, on a GPU; its buffers are put back after a capture.
     """
 
-    def __init__(self, step: Callable[[Tensor, Tensor, Tensor], Tensor], model: nn.Module) -> None:
+    def __init__(self, step: Step, model: nn.Module) -> None:
         self._step, self._model = step, model
-        self._graphs: dict[int, _Graph] = {}
+        self._graphs: dict[tuple[int, bool], _Graph] = {}
         self._place = _Place(next(model.parameters()).device)
         self._possible = True
 
-    def __call__(self, images: Tensor, packed: Tensor, weight: float) -> Tensor:
+    def __call__(self, images: Tensor, packed: Tensor, weight: float, rows: Tensor | None = None) -> Tensor:
         """The step with these inputs, from anywhere; the host waits for none of them."""
-        graph = self._graphs[len(images)]
+        graph = self._graphs[len(images), rows is not None]
         graph.images.copy_(images)
         graph.packed.copy_(packed.pin_memory(), non_blocking=True)
         graph.weight.fill_(weight)
+        if graph.rows is not None and rows is not None:
+            graph.rows.copy_(rows)
         graph.graph.replay()
         return graph.loss.clone()
 
-    def __contains__(self, images: int) -> bool:
-        """Whether there is a graph for batches of so many images."""
-        return images in self._graphs
+    def __contains__(self, kind: tuple[int, bool]) -> bool:
+        """Whether there is a graph for batches of so many images, all different or not."""
+        return kind in self._graphs
 
-    def lacks(self, images: int) -> bool:
+    def lacks(self, images: int, repeats: bool) -> bool:
         """Whether there is none yet, and could be."""
-        return self._possible and images not in self._graphs
+        return self._possible and (images, repeats) not in self._graphs
 
-    def capture(self, images: Tensor, packed: Tensor) -> None:
+    def capture(self, images: Tensor, packed: Tensor, rows: Tensor | None = None) -> None:
         """Prepares for batches like this one. Where memory is too short, nothing is captured any more.
 
         Raises:
@@ -60,7 +66,8 @@ class CapturedSteps:
         before = [buffer.clone() for buffer in self._model.buffers()]
         try:
             with torch.cuda.device(images.device), _nothing_collected():
-                self._graphs[len(images)] = _Graph(self._step, images, packed, self._place)
+                graph = _Graph(self._step, images, packed, rows, self._place)
+                self._graphs[len(images), rows is not None] = graph
         except RuntimeError as error:
             if "out of memory" not in str(error):
                 raise RuntimeError(
@@ -85,22 +92,21 @@ class _Place:
 
 
 class _Graph:
-    def __init__(
-        self, step: Callable[[Tensor, Tensor, Tensor], Tensor], images: Tensor, packed: Tensor, place: _Place
-    ) -> None:
+    def __init__(self, step: Step, images: Tensor, packed: Tensor, rows: Tensor | None, place: _Place) -> None:
         self.images, self.packed = images.clone(), packed.to(images.device)
+        self.rows = None if rows is None else rows.clone()
         self.weight = torch.ones((), device=images.device)
         place.stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(place.stream):
                 for _ in range(_WARM_UPS):
-                    step(self.images, self.packed, self.weight)
+                    step(self.images, self.packed, self.weight, self.rows)
         finally:
             torch.cuda.current_stream().wait_stream(place.stream)
         self.graph = torch.cuda.CUDAGraph()
         # Other threads go on meanwhile, such as those that watch over communication.
         with torch.cuda.graph(self.graph, place.memory, place.stream, capture_error_mode="thread_local"):
-            self.loss = step(self.images, self.packed, self.weight)
+            self.loss = step(self.images, self.packed, self.weight, self.rows)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from trainables.settings import TrainingData, TrainSettings
 from trainables.simclr.augment import Augment
 from trainables.simclr.average import WeightAverage
 from trainables.simclr.encoder import SimCLR
-from trainables.simclr.losses import LOSSES, chance_level, loss_named
+from trainables.simclr.losses import LOSSES, chance_level, loss_named, told_of_images
 from trainables.simclr.optim import build_optimizer, correct_momentum, set_progress
 from trainables.swapping import Swapping
 from trainables.weights import SampleWeights
@@ -78,7 +79,14 @@ class Run:
             data.reference, self.loader.augment, temperature=settings.temperature, seed=settings.seed, device=device
         )
         self.weights = SampleWeights(settings.sample_weights, data, device)
-        loss = partial(loss_named(settings.loss), temperature=settings.temperature)
+        named, told = told_of_images(loss_named(settings.loss))
+        if not told:
+            warnings.warn(
+                f"loss {settings.loss} takes no argument 'images': an image that comes twice in a batch, as over an "
+                "epoch's end, is its own negative",
+                stacklevel=2,
+            )
+        loss = partial(named, temperature=settings.temperature)
         alone_on_gpu = device.type == "cuda" and self.loader.workers == 1
         self._may_compile = alone_on_gpu and settings.accelerate == "auto"
         # What is captured is repeated to the letter: a loss of one's own, and weights that change, may not be.
@@ -117,10 +125,12 @@ class Run:
         """Steps until ``samples`` have been seen; the last step may overshoot by less than an update's images."""
         if self._is_long():
             self.compile()
-        self.gradients.prepare(self.samples, self.candidate.batch_size)  # no training, hence on nobody's clock
         self._since_report = (self.samples, self.seconds)
-        started, waited = time.perf_counter(), self.loader.feed.waited
+        started = time.perf_counter()
         self._updates = self._updates_until(samples)
+        planned = time.perf_counter() - started
+        self._prepare()  # no training, hence on nobody's clock
+        started, waited = time.perf_counter() - planned, self.loader.feed.waited
         losses = [self._step(update) for update in self._updates]
         self._mean_loss = float(torch.stack(losses).mean())  # the one read from the device
         seconds = time.perf_counter() - started
@@ -149,6 +159,15 @@ class Run:
         if self.loader.worker == 0:
             mine = self.informed.until(self.samples, samples, self.candidate.batch_size)
         return agreed(mine, self.device)
+
+    def _prepare(self) -> None:
+        position, size, groups = self.samples, self.candidate.batch_size, []
+        for update in self._updates:
+            groups += [
+                range(position + size * group[0], position + size * (group[-1] + 1), size) for group in update.groups
+            ]
+            position += size * len(update.weights)
+        self.gradients.prepare(groups, size)
 
     def _step(self, update: Update) -> Tensor:
         """The weighted mean gradient of an update's batches. Returns their weighted mean loss."""

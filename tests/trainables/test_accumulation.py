@@ -63,7 +63,8 @@ def by_hand(settings: dict[str, Any], weights: dict[str, Tensor]) -> tuple[float
         if chosen.micro_batch != "auto":
             model.eval()
         (views,) = loader.batch(number * size, size, 1)
-        loss = LOSSES[chosen.loss](*model(views()).chunk(2), chosen.temperature)
+        images = torch.from_numpy(loader.indices(number * size, size))
+        loss = LOSSES[chosen.loss](*model(views()).chunk(2), chosen.temperature, images=images)
         loss.backward()
         losses.append(float(loss.detach()))
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

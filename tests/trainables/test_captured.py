@@ -38,7 +38,7 @@ def prepared(way: str, **chosen: Any) -> Run:
     run = Run(settings, data(), torch.device("cuda"))
     if way == "compiled":
         run.compile()
-    run.gradients.prepare(0, run.candidate.batch_size)
+    run.gradients.prepare([range(0, 16, 16), range(32, 48, 16)], 16)  # the latter is over an epoch's end
     return run
 
 
@@ -61,7 +61,7 @@ def weights(run: Run) -> dict[str, Tensor]:
 def test_a_captured_run_is_the_run(way: str, chosen: dict[str, Any]) -> None:
     plain, captured = prepared("none", **chosen), prepared(way, **chosen)
     assert captured.gradients._captured is not None
-    assert 16 in captured.gradients._captured
+    assert all((16, repeats) in captured.gradients._captured for repeats in (False, True))
     torch.testing.assert_close(weights(captured), weights(plain), rtol=0, atol=0)  # capturing trains nothing
     for samples in (16, 128):
         plain.train_until(samples)
@@ -93,9 +93,9 @@ def test_another_runs_graphs_can_be_freed_meanwhile() -> None:
     captured.train_until(16)
     del other
     gc.collect()
-    captured.gradients.prepare(0, 24)  # to capture is to give unused memory back
+    captured.gradients.prepare([range(0, 24, 24)], 24)  # to capture is to give unused memory back
     assert captured.gradients._captured is not None
-    assert all(size in captured.gradients._captured for size in (16, 24))
+    assert all((size, False) in captured.gradients._captured for size in (16, 24))
     captured.train_until(64)
     plain.train_until(64)
     torch.testing.assert_close(weights(captured), weights(plain), rtol=1e-3, atol=1e-3)

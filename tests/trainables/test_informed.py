@@ -128,7 +128,9 @@ def by_hand(settings: dict[str, Any], told: dict[str, Any]) -> tuple[float, dict
             weights = weights * torch.tensor(np.repeat(scores, size))
         else:
             share = scores[number] / scores.sum()
-        loss = loss + share * nt_xent(z_a, z_b, chosen.temperature, weights=weights)
+        images = torch.from_numpy(own)
+        assert len(set(own.tolist())) < len(own) or chosen.information.negatives == "plain"  # it lies on a seam
+        loss = loss + share * nt_xent(z_a, z_b, chosen.temperature, weights=weights, images=images)
     loss.backward()
     return float(loss.detach()), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.simclr.ntxent import dcl, nt_xent
 
@@ -17,7 +19,8 @@ class ContrastiveLoss(Protocol):
     """What the training loop asks of a loss; ``nt_xent`` says what the arguments are.
 
     With several workers it must return the global batch's loss on every one of them, and a gradient whose mean over
-    the workers is the gradient of that loss.
+    the workers is the gradient of that loss. ``images`` is given for batches that hold an image twice, and may be left
+    out of the arguments: rows of one image are then each other's negatives.
     """
 
     def __call__(
@@ -27,6 +30,7 @@ class ContrastiveLoss(Protocol):
         temperature: float,
         *,
         weights: Tensor | None = None,
+        images: Tensor | None = None,
         group: dist.ProcessGroup | None = None,
         shares: Sequence[int] | None = None,
     ) -> Tensor: ...
@@ -64,6 +68,22 @@ def loss_named(name: str) -> ContrastiveLoss:
     if not callable(loss):
         raise ValueError(f"loss {name!r} is no function but {type(loss).__name__}")
     return loss
+
+
+def told_of_images(loss: ContrastiveLoss) -> tuple[ContrastiveLoss, bool]:
+    """The loss as one that may be called with ``images``, and whether it makes use of them."""
+    call = loss.forward if isinstance(loss, nn.Module) else loss
+    try:
+        parameters = list(inspect.signature(call).parameters.values())
+    except (TypeError, ValueError):  # some of C's functions have none
+        parameters = []
+    if any(each.name == "images" or each.kind is each.VAR_KEYWORD for each in parameters):
+        return loss, True
+    return partial(_without_images, loss), False
+
+
+def _without_images(loss: ContrastiveLoss, *args: Any, images: Tensor | None = None, **more: Any) -> Tensor:
+    return loss(*args, **more)
 
 
 def chance_level(name: str, batch_size: int) -> float:

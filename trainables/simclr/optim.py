@@ -105,7 +105,10 @@ class LARS(torch.optim.Optimizer):
                 local = group["trust"] * size / (slope + group["weight_decay"] * size)
                 # A zero weight or gradient has no scale to adapt to; torch.where does not wait for the device.
                 torch._foreach_mul_(updates, list(torch.where((size > 0) & (slope > 0), local, 1.0).unbind()))
-            velocities = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in weights]
+            for p in weights:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            velocities = [self.state[p]["momentum_buffer"] for p in weights]
             torch._foreach_mul_(velocities, group["momentum"])
             torch._foreach_add_(velocities, updates, alpha=group["lr"])
             torch._foreach_sub_(weights, velocities)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.batches import SampleStream, share, stratified_order
+from trainables.batches import SampleStream, balanced_order, share, stratified_order
 
 lengths = st.integers(1, 40)
 seeds = st.integers(0, 2**32)
@@ -61,6 +61,21 @@ def test_any_part_can_be_taken_in_any_order(length: int, seed: int, parts: list[
     stream = SampleStream(length, seed)
     for position, count in parts:
         np.testing.assert_array_equal(stream.take(position, count), whole[position : position + count])
+
+
+@pytest.mark.parametrize("order", ["shuffled", "balanced"])
+@given(lengths, seeds, st.lists(st.tuples(st.integers(0, 200), st.integers(1, 40)), min_size=1, max_size=8))
+def test_knows_which_batches_hold_an_image_twice(
+    order: str, length: int, seed: int, parts: list[tuple[int, int]]
+) -> None:
+    balanced = partial(balanced_order, np.minimum(np.arange(length), 2), seed)  # images 0 and 1 come again and again
+    stream = SampleStream(length, seed, balanced if order == "balanced" else None)
+    for position, count in parts:
+        taken = stream.take(position, count).tolist()
+        assert stream.repeats(position, count) == (len(set(taken)) < count)
+        if order == "shuffled":
+            assert stream.may_repeat(position, count) == (position % length + count > length)
+            assert stream.may_repeat(position, count) or not stream.repeats(position, count)
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.trainables.workers import Workers
 from trainables.simclr import LOSSES, dcl, nt_xent
-from trainables.simclr.losses import chance_level, check_name, loss_named
+from trainables.simclr.losses import chance_level, check_name, loss_named, told_of_images
 
 
 def projections(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -92,6 +92,21 @@ def test_a_name_is_checked_without_importing_it(tmp_path: Path, monkeypatch: pyt
     assert check_name("explosive:loss") == "explosive:loss"
     with pytest.raises(ValueError, match="'explosive:loss' cannot be imported: RuntimeError: imported"):
         loss_named("explosive:loss")
+
+
+def test_a_loss_that_takes_no_images_is_not_given_any() -> None:
+    def simple(z_a: Tensor, z_b: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
+        return (z_a - z_b).sum() * temperature
+
+    class Module(torch.nn.Module):
+        def forward(self, z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
+            return (z_a - z_b).sum() * temperature
+
+    for loss in (simple, Module()):
+        told, uses = told_of_images(loss)  # type: ignore[arg-type]
+        assert not uses
+        assert float(told(torch.ones(2, 2), torch.zeros(2, 2), 0.5, images=torch.arange(2))) == 2.0
+    assert told_of_images(nt_xent) == (nt_xent, True)
 
 
 @pytest.mark.parametrize("name", ["ntxent", "nowhere.at_all:loss", "math:nothing", "math:pi", ":", "math:", "a b:c"])

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.trainables.workers import Workers
-from trainables.simclr import nt_xent
+from trainables.simclr import LOSSES, dcl, nt_xent
 
 
 def projections(n: int, d: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -194,14 +194,73 @@ def test_refuses_temperatures_that_are_none(temperature: float) -> None:
         nt_xent(torch.ones(4, 3), torch.ones(4, 3), temperature)
 
 
+# --- an image that comes twice in a batch ---
+
+#: Image 0 comes three times, image 1 twice.
+TWICE = torch.tensor([0, 1, 2, 0, 3, 1, 4, 0])
+
+
+def apart(
+    z_a: Tensor, z_b: Tensor, temperature: float, images: Tensor, weights: Tensor, *, decoupled: bool = False
+) -> Tensor:
+    """Equation 1, or for DCL equation 6, without the views of the anchor's own image in the denominator."""
+    z, n = [row / row.norm() for row in (*z_a, *z_b)], len(z_a)
+    loss = torch.zeros((), dtype=torch.float64)
+    for i in range(2 * n):
+        partner = (i + n) % (2 * n)
+        positive = torch.dot(z[i], z[partner]) / temperature
+        others = [k for k in range(2 * n) if images[k % n] != images[i % n]]
+        terms = [torch.dot(z[i], z[k]) / temperature for k in others] + ([] if decoupled else [positive])
+        denominator = torch.logsumexp(torch.stack(terms), 0) if terms else torch.zeros((), dtype=torch.float64)
+        loss = loss + weights[i % n] * (denominator - positive)
+    return loss / (2 * weights.sum())
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("temperature", [0.01, 0.3])
+def test_views_of_one_image_are_no_negatives(name: str, temperature: float) -> None:
+    z_a, z_b = projections(8)
+    weights = some_weights(8)
+    expected = apart(z_a, z_b, temperature, TWICE, weights, decoupled=name == "dcl")
+    expected_all = value_and_gradients(expected, z_a, z_b)
+    for chunk in (None, 1, 3, 7):
+        actual = LOSSES[name](z_a, z_b, temperature, weights=weights, images=TWICE, chunk=chunk)  # type: ignore[call-arg]
+        assert_all_close(value_and_gradients(actual, z_a, z_b), expected_all, tolerance=1e-11)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_images_that_all_differ_change_no_bit(name: str) -> None:
+    z_a, z_b = (z.detach().float().requires_grad_() for z in projections(9))
+    plain = value_and_gradients(LOSSES[name](z_a, z_b, 0.3), z_a, z_b)
+    told = value_and_gradients(LOSSES[name](z_a, z_b, 0.3, images=torch.arange(9)), z_a, z_b)
+    assert all(torch.equal(one, other) for one, other in zip(plain, told, strict=True))
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.3])
+def test_without_any_other_image_there_is_only_the_attraction(temperature: float) -> None:
+    z_a, z_b = projections(2)
+    images = torch.zeros(2, dtype=torch.long)
+    assert float(nt_xent(z_a, z_b, temperature, images=images).detach()) == pytest.approx(0, abs=1e-12)
+    expected = apart(z_a, z_b, temperature, images, torch.ones(2, dtype=torch.float64), decoupled=True)
+    actual = dcl(z_a, z_b, temperature, images=images)
+    assert_all_close(value_and_gradients(actual, z_a, z_b), value_and_gradients(expected, z_a, z_b), tolerance=1e-11)
+
+
 def one_workers_share(
-    z_a: Tensor, z_b: Tensor, weights: Tensor | None, sizes: list[int], chunk: int | None
+    z_a: Tensor,
+    z_b: Tensor,
+    weights: Tensor | None,
+    sizes: list[int],
+    chunk: int | None,
+    images: Tensor | None = None,
+    name: str = "nt_xent",
 ) -> tuple[Tensor, ...]:
     """Runs in a worker: the loss, and the gradient of this worker's rows."""
     rank = dist.get_rank()
     z_a, z_b = (z.split(sizes)[rank].clone().requires_grad_() for z in (z_a, z_b))
-    weights = None if weights is None else weights.split(sizes)[rank]
-    return value_and_gradients(nt_xent(z_a, z_b, 0.3, weights=weights, chunk=chunk), z_a, z_b)
+    weights, images = (None if of_all is None else of_all.split(sizes)[rank] for of_all in (weights, images))
+    loss = LOSSES[name](z_a, z_b, 0.3, weights=weights, images=images, chunk=chunk)  # type: ignore[call-arg]
+    return value_and_gradients(loss, z_a, z_b)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +288,20 @@ def test_workers_get_the_loss_and_in_the_mean_the_gradient_of_one_worker(
     # A row's gradient exists on its own worker only: the mean over the workers is a world-th of it.
     gathered = tuple(torch.cat([share[view] for share in shares]) / world for view in (1, 2))
     assert_all_close(gathered, tuple(gradients))
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("sizes", [[4, 4], [3, 0, 4, 1]], ids=str)
+def test_an_image_may_come_twice_on_one_worker_and_on_several(workers: Workers, name: str, sizes: list[int]) -> None:
+    z_a, z_b = projections(8)
+    weights = some_weights(8)
+    loss = apart(z_a, z_b, 0.3, TWICE, weights, decoupled=name == "dcl")
+    expected, *gradients = value_and_gradients(loss, z_a, z_b)
+    arguments = (z_a.detach(), z_b.detach(), weights, sizes, 3, TWICE, name)
+    shares = workers.run(len(sizes), one_workers_share, *arguments)
+    for value, _, _ in shares:
+        assert float(value) == pytest.approx(float(expected), abs=1e-12)
+    assert_all_close(tuple(torch.cat([s[view] for s in shares]) / len(sizes) for view in (1, 2)), tuple(gradients))
 
 
 def half_of_the_workers(z_a: Tensor, z_b: Tensor) -> tuple[Tensor, ...]:
