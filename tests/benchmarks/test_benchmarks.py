@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def load(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -155,3 +157,33 @@ def test_methods_are_compared_by_their_updates_and_a_race_at_its_window(monkeypa
         for size, rate in rates.items()
     }
     assert methods.winner_of(curves, 10_000) == 64
+
+
+@pytest.mark.slow
+def test_scenarios_record_accuracy_on_the_way_and_resume(tmp_path: Path) -> None:
+    few = ["--scenarios", "digits", "--seeds", "0", "--images", "128", "--sizes", "32", "64"]
+    few += ["--reports", "4", "--out", str(tmp_path)]
+    script("record_scenarios", *few)
+    file = tmp_path / "digits.jsonl"
+    runs = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sorted(run["batch_size"] for run in runs) == [32, 64]
+    for run in runs:
+        assert len(run["knn_samples"]) == len(run["knn_accuracy"]) == 4
+        assert run["knn_samples"][-1] == run["samples"][-1] == 1280
+        assert len(run["reference_loss"]) == len(run["learning_rate"]) == len(run["samples"])
+        assert run["knn_accuracy"][-1] > 0.2  # ten classes
+    file.write_text(json.dumps(runs[0]) + "\n")
+    assert "batch 64" in script("record_scenarios", *few) or runs[0]["batch_size"] == 64
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_every_recorded_scenario_is_whole_sweeps() -> None:
+    scenarios = load("record_scenarios")
+    for file in sorted((BENCHMARKS / "scenarios").glob("*.jsonl")):
+        sizes: dict[int, list[int]] = {}
+        for run in map(json.loads, file.read_text().splitlines()):
+            sizes.setdefault(run["seed"], []).append(run["batch_size"])
+            assert len(run["knn_accuracy"]) >= min(12, len(run["samples"]) // 4)
+            assert np.isfinite(run["reference_loss"]).all()
+        for seed, found in sizes.items():
+            assert sorted(found) == list(scenarios.SCENARIOS[file.stem].sizes), (file.name, seed)

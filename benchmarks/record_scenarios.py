@@ -1,0 +1,263 @@
+"""Records sweeps over the batch size in scenarios that differ in which size is best, with accuracy on the way.
+
+    python benchmarks/record_scenarios.py --root data --out benchmarks/scenarios          # resumes where it stopped
+    python benchmarks/record_scenarios.py --scenarios digits --seeds 0 --sizes 256 --images 1024 --out /tmp/s   # a try
+
+Each scenario fixes data, network, loss, optimizer and budget; a sweep is one scenario and seed at every batch size.
+All runs of a sweep start from the same weights and see the same images in the same order. One line of
+``OUT/SCENARIO.jsonl`` is one run: the recordings of ``record_curves.py`` and, beside them, ``learning_rate`` of each
+report, and ``knn_samples`` with ``knn_accuracy``: 20 nearest neighbours by cosine, weighted by exp(similarity / 0.1)
+(Wu et al. 2018), under averaged weights, over training images (at most 10,000) on at most 5,000 test images.
+Several runs share a device, so ``seconds`` say nothing about a size's speed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Held-out images of the reference loss.
+REFERENCE = 512
+#: Measurements of the accuracy in a run, at the first report past each of as many equal parts of the budget.
+KNN_POINTS = 15
+#: Images that vote, and images that are classified.
+BANK, TESTED = 10_000, 5_000
+NEIGHBOURS, TEMPERATURE = 20, 0.1
+
+_SIZES = (32, 64, 128, 256, 512, 1024, 2048)
+_ADAMW = {"name": "adamw", "learning_rate": 0.002}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What all runs of a sweep share.
+
+    Args:
+        dataset: A name that ``load_dataset`` knows.
+        images: Training images.
+        epochs: The budget.
+        settings: Of ``TrainSettings``, beside what all scenarios share.
+        tail: Ratio of the largest class to the smallest in a long-tailed subset; 1: balanced.
+        sizes: Batch sizes.
+        seeds: How many.
+    """
+
+    dataset: str
+    images: int
+    epochs: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tail: float = 1.0
+    sizes: tuple[int, ...] = _SIZES
+    seeds: int = 3
+
+
+def _small(depth: int = 1, width: int = 16) -> dict[str, Any]:
+    return {"depth": depth, "width": width}
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "digits": Scenario("mnist5k", 3_488, 10, {"augment": "digits"}),
+    "cifar-short": Scenario("cifar10", 4_096, 6),
+    "cifar-20k": Scenario("cifar10", 20_000, 5),
+    "cifar-full-3": Scenario("cifar10", 49_152, 3, seeds=2),
+    "cifar-long": Scenario("cifar10", 4_096, 40, seeds=2),
+    "cifar-dcl": Scenario("cifar10", 8_192, 8, {"loss": "dcl"}),
+    "cifar-cold": Scenario("cifar10", 8_192, 8, {"temperature": 0.07}),
+    "cifar-lars": Scenario(
+        "cifar10", 8_192, 8,
+        {"temperature": 0.5, "optimizer": {"name": "lars", "learning_rate": 0.5, "rule": "linear"}},
+    ),
+    "cifar-sgd-linear": Scenario(
+        "cifar10", 8_192, 8,
+        {"temperature": 0.5, "optimizer": {"name": "sgd", "learning_rate": 0.06, "rule": "linear"}},
+    ),
+    "cifar-hot-rate": Scenario(
+        "cifar10", 8_192, 8, {"optimizer": {"name": "adamw", "learning_rate": 0.02, "rule": "none"}}
+    ),
+    "cifar-tail": Scenario("cifar10", 8_192, 10, tail=100.0),
+    "cifar-wide": Scenario("cifar10", 10_000, 6, {"encoder": _small(2, 64)}, seeds=2),
+    "fashion": Scenario("fashion_mnist", 10_000, 5),
+    "fashion-tiny": Scenario("fashion_mnist", 1_000, 40, sizes=_SIZES[:-2]),
+    "resnet18": Scenario(
+        "cifar10", 10_000, 6,
+        {"encoder": {"backbone": "resnet18", "projection_hidden": 512, "projection_features": 128},
+         "optimizer": {"name": "adamw", "learning_rate": 0.001}},
+        seeds=2,
+    ),
+}  # fmt: skip
+
+
+def settings_of(scenario: Scenario, seed: int, batch_size: int, images: int, reports: int) -> dict[str, Any]:
+    """Of ``TrainSettings``."""
+    budget = round(scenario.epochs * images)
+    return {
+        "batch_size": batch_size,
+        "budget": budget,
+        "evaluate_every": max(budget // reports, 1),
+        "seed": seed,
+        "temperature": 0.2,
+        "encoder": _small(),
+        "optimizer": _ADAMW,
+        **scenario.settings,
+    }
+
+
+@functools.cache
+def load(dataset: str, root: str, images: int, tail: float, seed: int) -> Any:
+    """A data set's images and labels; ``tail`` thins its classes out exponentially (Cui et al. 2019)."""
+    from dataclasses import replace
+
+    from adaptive_ray.datasets import DatasetSettings, load_dataset
+
+    limit = None if tail > 1 else images
+    data = load_dataset(
+        DatasetSettings(name=dataset, root=root, limit=limit, reference=REFERENCE, download=False),  # type: ignore[arg-type]
+        seed,
+    )
+    if tail > 1:
+        classes = int(data.labels.max()) + 1
+        shares = tail ** (-np.arange(classes) / (classes - 1))
+        wanted = np.floor(images * shares / shares.sum()).astype(int)
+        members = [np.flatnonzero(data.labels == label) for label in range(classes)]
+        rows = np.sort(np.concatenate([own[:n] for own, n in zip(members, wanted, strict=True)]))
+        kept = np.ascontiguousarray(data.training.images[rows])
+        data = replace(data, training=replace(data.training, images=kept), labels=data.labels[rows])
+    return data
+
+
+def knn_accuracy(encoder: Any, data: Any, device: Any) -> float:
+    """See the module's docstring."""
+    import torch
+    import torch.nn.functional as F
+
+    def embed(images: Any) -> Any:
+        parts = [
+            encoder(torch.tensor(images[i : i + 2_048], device=device).float() / 255)
+            for i in range(0, len(images), 2_048)
+        ]
+        return F.normalize(torch.cat(parts).float())
+
+    with torch.no_grad():
+        bank, tested = embed(data.training.images[:BANK]), embed(data.test_images[:TESTED])
+        labels = torch.tensor(data.labels[:BANK], device=device)
+        expected = torch.tensor(data.test_labels[:TESTED], device=device)
+        similar, nearest = (tested @ bank.T).topk(min(NEIGHBOURS, len(bank)))
+        votes = torch.zeros(len(tested), int(labels.max()) + 1, device=device)
+        votes.scatter_add_(1, labels[nearest], (similar / TEMPERATURE).exp())
+        return float((votes.argmax(1) == expected).float().mean())
+
+
+def record(name: str, seed: int, batch_size: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains one run from start to end and returns its recording."""
+    import torch
+
+    from trainables.settings import TrainSettings
+    from trainables.training import load_averaged_encoder, train
+
+    torch.set_num_threads(1)
+    scenario = SCENARIOS[name]
+    data = load(scenario.dataset, str(options.root), options.images or scenario.images, scenario.tail, seed)
+    settings = settings_of(scenario, seed, batch_size, len(data.labels), options.reports)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reports: list[dict[str, Any]] = []
+    knn: list[tuple[int, float]] = []
+    channels, size, _ = data.shape
+
+    def report(metrics: dict[str, Any], checkpoint: str | None = None) -> None:
+        reports.append(metrics)
+        if metrics["samples_seen"] * KNN_POINTS >= (len(knn) + 1) * settings["budget"]:
+            encoder = load_averaged_encoder(TrainSettings.model_validate(settings), channels, size, str(checkpoint))
+            knn.append((metrics["samples_seen"], round(knn_accuracy(encoder.to(device), data, device), 5)))
+
+    started = time.perf_counter()
+    train(settings, data.training, report, device=device)
+    return {
+        "scenario": name,
+        "dataset": scenario.dataset,
+        "batch_size": batch_size,
+        "accumulation": 1,
+        "seed": seed,
+        "learning_rate_rule": settings["optimizer"].get("rule", "sqrt"),
+        "samples": [report["samples_seen"] for report in reports],
+        "seconds": [round(report["seconds"], 3) for report in reports],
+        "learning_rate": [float(f"{report['learning_rate']:.5g}") for report in reports],
+        "train_loss": [round(report["train_loss"], 5) for report in reports],
+        "reference_loss": [round(report["reference_loss"], 5) for report in reports],
+        "knn_samples": [samples for samples, _ in knn],
+        "knn_accuracy": [accuracy for _, accuracy in knn],
+        "images": len(data.labels),
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "settings": settings,
+    }
+
+
+def recorded(out: Path) -> set[tuple[str, int, int]]:
+    """Scenario, seed and batch size of every run that is there."""
+    lines = [line for file in sorted(out.glob("*.jsonl")) for line in file.read_text().splitlines()]
+    return {(run["scenario"], run["seed"], run["batch_size"]) for run in map(json.loads, lines)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "scenarios")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="holds the data sets in torchvision's layout")
+    parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=list(SCENARIOS))
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: each scenario's")
+    parser.add_argument("--sizes", nargs="+", type=int, help="default: each scenario's")
+    parser.add_argument("--images", type=int, help="default: each scenario's")
+    parser.add_argument("--reports", type=int, default=60, help="of each run")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no run is started")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    done = recorded(options.out)
+    everything = [
+        (name, seed, size)
+        for seed in options.seeds or range(max(s.seeds for s in SCENARIOS.values()))
+        for name in options.scenarios
+        for size in options.sizes or SCENARIOS[name].sizes
+        if options.seeds or seed < SCENARIOS[name].seeds
+    ]
+    todo = [run for run in everything if run not in done]
+    started = time.perf_counter()
+    # Forked: what has been loaded is shared. CUDA is not touched before.
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+        waiting = {pool.submit(_within, started, options, *run): run for run in todo}
+        for future in as_completed(waiting):
+            name, seed, size = waiting[future]
+            try:
+                run = future.result()
+            except Exception as error:  # the other runs are worth having
+                print(f"{name} seed {seed} batch {size} failed: {error!r}"[:300], flush=True)
+                continue
+            if run is None:
+                continue
+            with (options.out / f"{name}.jsonl").open("a") as file:
+                file.write(json.dumps(run) + "\n")
+            print(
+                f"[{time.perf_counter() - started:.0f} s] {name} seed {seed} batch {size}: reference loss "
+                f"{run['reference_loss'][-1]:.4f}, kNN {run['knn_accuracy'][-1]:.4f}, {run['wall_seconds']} s",
+                flush=True,
+            )
+
+
+def _within(started: float, options: argparse.Namespace, *run: Any) -> dict[str, Any] | None:
+    """``record``, unless the time is up."""
+    return record(*run, options) if time.perf_counter() - started < options.limit else None
+
+
+if __name__ == "__main__":
+    main()
