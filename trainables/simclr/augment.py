@@ -44,7 +44,9 @@ class AugmentSettings(BaseModel):
 #: images nor colours leave what they are.
 PROFILES = {
     "natural": AugmentSettings(),
-    "digits": AugmentSettings(crop_area=(0.4, 1.0), rotation=15.0, flip=0.0, jitter=0.0, grayscale=0.0),
+    "digits": AugmentSettings(
+        crop_area=(0.4, 1.0), crop_aspect=(0.5, 2.0), rotation=20.0, flip=0.0, jitter=0.0, grayscale=0.0, blur=0.5
+    ),
 }
 
 
