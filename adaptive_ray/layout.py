@@ -17,8 +17,9 @@ _ON_A_CORE, _ON_A_GPU = 2, 4
 #: Bytes that a candidate's processes hold alone, besides its workers: its trial, and Ray Train's controller, cleaner,
 #: queue and barrier. 545 MB were measured with Ray 2.60 on Linux.
 _CANDIDATE = 550 << 20
-#: Bytes of a worker's process before it trains: 400 MB were measured with torch 2.15; with CUDA's libraries.
-_WORKER, _WORKER_ON_GPU = 400 << 20, 2 << 30
+#: Bytes of a worker's process before it trains: 400 MB were measured with torch 2.15 on a CPU; with CUDA's libraries
+#: 1 GB on an H200, to which pinned memory for batches comes.
+_WORKER, _WORKER_ON_GPU = 400 << 20, 1536 << 20
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
 }
 
-#: Bytes of a GPU that a process takes before its first tensor: CUDA's context, and the libraries' workspaces.
+#: Bytes of a GPU that a process takes besides its tensors, for CUDA's context and libraries: 767 MiB on an H200.
 CONTEXT = 1 << 30
 
 #: Seconds that a run waits for memory that belongs to its share: those who have just ended may still hold it.
@@ -146,7 +146,7 @@ def _fits_on_gpu(
             torch.cuda.empty_cache()
         if torch.cuda.mem_get_info(device)[0] >= allowed:
             return False
-        _wait_for(lambda: torch.cuda.mem_get_info(device)[0], allowed, name, size)
+        _wait_for(lambda: torch.cuda.mem_get_info(device)[0], allowed, name)
 
 
 def _peak_on_gpu(
@@ -176,11 +176,11 @@ def _fits_on_cpu(
     needed = _BACKWARD * kept_bytes(model, torch.empty(2 * size, *view_shape, device="meta"), autocast)
     if needed > allowed:
         return False
-    _wait_for(free_memory, needed, "this machine", size)
+    _wait_for(free_memory, needed, "this machine's memory")
     return True
 
 
-def _wait_for(free: Callable[[], int], needed: float, where: str, size: int) -> None:
+def _wait_for(free: Callable[[], int], needed: float, where: str) -> None:
     """Waits until ``needed`` bytes are free.
 
     Raises:
@@ -190,9 +190,8 @@ def _wait_for(free: Callable[[], int], needed: float, where: str, size: int) -> 
     while free() < needed:
         if time.monotonic() > deadline:
             raise MemoryError(
-                f"out of memory: {free() / 2**30:.2f} GiB of {where} are free, and {needed / 2**30:.2f} GiB of it are "
-                f"this run's for {size} images at once: other processes hold the rest; end them, or set "
-                f"simclr.micro_batch to fewer images"
+                f"out of memory: {needed / 2**30:.2f} GiB of {where} belong to this run, and {free() / 2**30:.2f} GiB "
+                f"are free: other processes hold the rest; end them, or set simclr.micro_batch to fewer images"
             )
         time.sleep(0.5)
 

@@ -269,7 +269,7 @@ class TestNames:
 class TestPlan:
     def test_what_would_run_and_what_it_would_cost(self, command: Command, tmp_path: Path) -> None:
         settings = ["dataset.reference=256", "budget.epochs=7", "race.window.epochs=2", "race.evaluations=7"]
-        settings += ["candidates=[64, 128, 256]", "trial.workers=1"]
+        settings += ["candidates=[64, 128, 256]", "trial.workers=1", "race.max_concurrent=2"]
         answer = command("plan", QUICKSTART, *(part for setting in settings for part in ("--set", setting)))
         assert answer.code == 0
         assert answer.err == ""
@@ -281,7 +281,8 @@ class TestPlan:
         rows = [line.replace("│", " ").split() for line in answer.out.splitlines()]
         for size, race, whole in (("64", "112", "410"), ("128", "56", "205"), ("256", "28", "103")):
             assert [size, race, whole] in [row[:3] for row in rows]
-        assert "workers: 3 x 1 in the race" in answer.out
+        assert "workers: 3 x 1 in the race (" in answer.out
+        assert " each, 2 at once in 2 waves), " in answer.out
         assert list(tmp_path.iterdir()) == []
 
     def test_accumulation_is_named_and_counted(self, command: Command, tmp_path: Path) -> None:

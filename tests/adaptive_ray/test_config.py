@@ -166,6 +166,7 @@ class TestWrongSettings:
             ("trial.workers=0", ["trial.workers = 0", "greater than or equal to 1"]),
             ("trial.gpu=maybe", ["trial.gpu = 'maybe'", "'auto'", "boolean"]),
             ("stretch.workers=0", ["stretch.workers = 0", "at least 1, or auto"]),
+            ("race.max_concurrent=0", ["race.max_concurrent = 0", "at least 1, or auto"]),
             ("stretch.workers=most", ["stretch.workers = 'most'", "'auto'", "integer"]),
             ("dataset.name=imagenet", ["dataset.name = 'imagenet'", "mnist5k", "image_folder"]),
             ("dataset.limit=15", ["dataset.limit = 15", "greater than or equal to 16"]),

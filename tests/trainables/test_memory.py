@@ -207,7 +207,7 @@ def test_on_a_gpu_that_others_fill_the_size_is_the_same_or_it_is_said(monkeypatc
                 if works:
                     assert largest_micro_batch(model, SHAPE, 1 << 16, device, nullcontext()) == alone
                 else:
-                    with pytest.raises(MemoryError, match=r"GiB of GPU 0 \(.*other processes hold the rest"):
+                    with pytest.raises(MemoryError, match=r"GiB of GPU 0 \(.*\) belong to this run, and"):
                         largest_micro_batch(model, SHAPE, 1 << 16, device, nullcontext())
                 other.communicate("")
     finally:
