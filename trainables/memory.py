@@ -44,6 +44,10 @@ CONTEXT = 1 << 30
 _PATIENCE = 30
 
 
+class MemoryTakenError(MemoryError):
+    """Other processes hold what belongs to this run: the run would fit, and is not to blame."""
+
+
 def share_gpu(device: torch.device, share: float) -> None:
     """Limits this process to ``share`` of a GPU's memory, context included."""
     total = torch.cuda.mem_get_info(device)[1]
@@ -88,7 +92,8 @@ def largest_micro_batch(
         memory: See ``allotted_memory``.
 
     Raises:
-        MemoryError: Not even the smallest micro-batch fits, or other processes hold what belongs to this run's share.
+        MemoryError: Not even the smallest micro-batch fits.
+        MemoryTakenError: Other processes hold this run's share.
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     allowed = (1 - MARGIN) * allotted_memory(device, memory) - _STATE * weights
@@ -97,13 +102,13 @@ def largest_micro_batch(
     for norm in norms:
         norm.alone = True  # workers may try different sizes
     fits = _fits_on_gpu if device.type == "cuda" else _fits_on_cpu
-    taken: MemoryError | None = None
+    taken: MemoryTakenError | None = None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         size = limit
         try:
             while size and not fits(model, view_shape, size, device, autocast, allowed):
                 size = 0 if size <= 2 else max(2, math.ceil(size / 2))
-        except MemoryError as error:
+        except MemoryTakenError as error:
             taken, size = error, -1
     for norm in norms:
         norm.alone = False
@@ -116,7 +121,7 @@ def largest_micro_batch(
         dist.all_reduce(agreed, dist.ReduceOp.MIN)
         size = int(agreed)
     if size < 0:
-        raise taken or MemoryError("out of memory: other processes hold what belongs to another worker's share")
+        raise taken or MemoryTakenError("out of memory: other processes hold what belongs to another worker")
     if not size:
         raise MemoryError(
             f"out of memory: not even {min(limit, 2)} images of {view_shape[1]} x {view_shape[2]} pixels fit into "
@@ -184,12 +189,12 @@ def _wait_for(free: Callable[[], int], needed: float, where: str) -> None:
     """Waits until ``needed`` bytes are free.
 
     Raises:
-        MemoryError: They are not in time.
+        MemoryTakenError: They are not in time.
     """
     deadline = time.monotonic() + _PATIENCE
     while free() < needed:
         if time.monotonic() > deadline:
-            raise MemoryError(
+            raise MemoryTakenError(
                 f"out of memory: {needed / 2**30:.2f} GiB of {where} belong to this run, and {free() / 2**30:.2f} GiB "
                 f"are free: other processes hold the rest; end them, or set simclr.micro_batch to fewer images"
             )

@@ -52,14 +52,19 @@ def take_a_core(node: str | None = None) -> Any:
     return actor
 
 
-def configured(runs: Path, **settings: Any) -> Any:
+def configured(runs: Path, *, max_concurrent: Any = "auto", **settings: Any) -> Any:
     return parse_config(
         {
             "runs_dir": str(runs),
             "dataset": {"name": "mnist5k", "limit": 512},
             "candidates": [16, 32],
             "budget": {"samples": 2048},
-            "race": {"window": {"samples": 512}, "evaluations": 4, "drop_below": 0},
+            "race": {
+                "window": {"samples": 512},
+                "evaluations": 4,
+                "drop_below": 0,
+                "max_concurrent": max_concurrent,
+            },
             "simclr": {"augment": "digits", "encoder": {"width": 8, "depth": 1}},
             "tracking": {"enabled": False},
             **settings,
@@ -86,41 +91,38 @@ def test_what_others_use_on_a_node_does_not_count(address: str, tmp_path: Path) 
             Layout.of(configured(tmp_path, trial={"cpus": 2}), nodes)  # three are free, but on three nodes
 
 
-def test_candidates_wait_for_their_turn_and_a_winner_without_room_ends_in_an_error_and_resumes(
+def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run_which_resumes_where_it_was(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configured(tmp_path)
-    race = config.race.model_copy(update={"max_concurrent": 1})
-    config = config.model_copy(update={"race": race})
+    config = configured(tmp_path, max_concurrent=1, trial={"cpus": 2})  # only one node has room for a worker
     directory = RunDirectory.create(config, "run")
     monkeypatch.setattr(placement, "_PATIENCE", 12)
+    taken: list[Any] = []
 
-    def take_one_during_the_race() -> None:
+    def take_a_core_during_the_race() -> None:
         while not directory.reports():
             time.sleep(0.1)
-        taken.append(take_a_core())
+        large = next(node["NodeID"] for node in ray.nodes() if node["Resources"].get("CPU") == 2)
+        taken.append(take_a_core(large))  # as soon as the first candidate gives it back
 
-    taken: list[Any] = []
-    other = threading.Thread(target=take_one_during_the_race, daemon=True)
+    other = threading.Thread(target=take_a_core_during_the_race, daemon=True)
     other.start()
     with pytest.raises(PlacementError) as caught:
         Experiment(config, address=address).run(directory, Console(file=io.StringIO()))
     other.join()
     assert taken
-    for part in (
-        "no place for 4 x (1 CPU) in",
-        "CPU cores, 0 GPUs",
-        f"resume with: adaptive-ray run --resume {tmp_path}",
-    ):
+    for part in ("no place for 1 x (2 CPU) in 1", ": 1 CPU cores, 0 GPUs, ", f"run --resume {directory.path}"):
         assert part in str(caught.value)
-    raced = directory.reports()
-    assert [report["candidate"] for report in raced] == ["16"] * 4 + ["32"] * 4  # one after the other
-    assert {report["workers"] for report in raced} == {1}
-    (won,) = [entry["candidate"] for entry in directory.decisions() if entry["state"] == "won"]
+    assert reached(directory) == [("16", samples) for samples in (128, 256, 384, 512)]
 
     result = Experiment(config, address=address).run(directory, Console(file=io.StringIO()))
+    assert reached(directory)[4:8] == [("32", samples) for samples in (128, 256, 384, 512)]
+    (won,) = [entry["candidate"] for entry in directory.decisions() if entry["state"] == "won"]
+    assert reached(directory)[8:] == [(won, samples) for samples in range(640, 2048 + 128, 128)]
     assert result["winner"] == won
-    later = directory.reports()[len(raced) :]
-    assert {(report["candidate"], report["workers"]) for report in later} == {(won, 4)}
-    assert [report["samples_seen"] for report in later] == list(range(640, 2048 + 128, 128))
+    assert {report["workers"] for report in directory.reports()} == {1}
     assert not [entry for entry in directory.decisions() if "failed" in entry["reason"]]
+
+
+def reached(directory: RunDirectory) -> list[tuple[str, int]]:
+    return [(report["candidate"], report["samples_seen"]) for report in directory.reports()]
