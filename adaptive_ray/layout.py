@@ -111,11 +111,11 @@ class Layout:
                     f"{described(nodes)}; end other programs, or try it all the same with race.max_concurrent=1"
                 )
         concurrent = min(sum(slots) // per_trial, most)
-        return cls(
-            _with_memory(race, nodes, slots, concurrent * per_trial),
-            _with_memory(stretch, nodes, list(map(whole.on, nodes)), stretch.count),
-            concurrent,
-        )
+        race = _with_memory(race, nodes, slots, concurrent * per_trial)
+        stretch = _with_memory(stretch, nodes, list(map(whole.on, nodes)), stretch.count)
+        if replace(stretch, memory=race.memory) == race:  # more memory alone is no reason to restart the winner
+            stretch = race
+        return cls(race, stretch, concurrent)
 
 
 def _sized(config: ExperimentConfig, nodes: Sequence[Node], *, on_gpu: bool, sharing: int = 1) -> Workers:

@@ -153,6 +153,10 @@ class TestMemory:
         assert found.stretch.memory == 4 * GIB - found.stretch.process
         assert layout(configured(4), (4, 1), memory=16 * GIB).race.memory is None  # it trains in the GPU's
 
+    def test_the_winner_is_not_restarted_for_memory_alone(self) -> None:
+        found = layout(configured(2, stretch=1), (4, 0), memory=16 * GIB)
+        assert found.stretch == found.race
+
 
 class TestGpu:
     @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def test_the_size_depends_on_the_share_and_not_on_what_others_hold(monkeypatch: 
     assert largest_micro_batch(model, SHAPE, 512, CPU, nullcontext(), share) == 128
     # More than this machine has free: an error, and no smaller size.
     monkeypatch.setattr(memory, "_PATIENCE", 0.2)
-    with pytest.raises(memory.MemoryTakenError, match=r"other processes hold the rest; end them, or set simclr\.micro_batch"):
+    with pytest.raises(
+        memory.MemoryTakenError, match=r"other processes hold the rest; end them, or set simclr\.micro_batch"
+    ):
         largest_micro_batch(model, SHAPE, 1 << 24, CPU, nullcontext(), 1 << 50)
     assert all(p.grad is None for p in model.parameters())
 
