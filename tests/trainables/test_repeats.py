@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
+from schedulers import Candidate
 from tests.trainables.runs import CPU, Reports, data, run, small
 from tests.trainables.workers import Workers
 from trainables.batches import SampleStream, balanced_order, share
+from trainables.captured import CapturedSteps, Step
 from trainables.run import Run
 from trainables.settings import TrainingData, TrainSettings
 from trainables.training import train
@@ -97,6 +101,45 @@ def test_it_is_the_same_after_a_resume(tmp_path: Path) -> None:
     assert (
         sum(rows for rows, _ in rest) == reports.metrics[-1]["samples_seen"] - reports.metrics[stopped]["samples_seen"]
     )
+
+
+class Eager:
+    """In the place of a CUDA graph where there is no GPU: the step itself, with the tensors that were captured."""
+
+    def __init__(self, step: Step, images: Tensor, packed: Tensor, rows: Tensor | None, place: Any) -> None:
+        self.images, self.packed, self.weight = images.clone(), packed.clone(), torch.ones(())
+        self.rows = None if rows is None else rows.clone()
+        self.graph, self._step = self, step
+        step(self.images, self.packed, self.weight, self.rows)
+
+    def replay(self) -> None:
+        self.loss = self._step(self.images, self.packed, self.weight, self.rows)
+
+
+@pytest.mark.parametrize("order", ["shuffled", "balanced"])
+def test_captured_steps_know_it_too(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.captured._Graph", Eager)
+    monkeypatch.setattr("trainables.captured._Place", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
+    weights = []
+    for captures in (False, True):
+        run = Run(TrainSettings.model_validate(small(batch_size=36, budget=2000)), pictures(order), CPU)
+        monkeypatch.setattr(
+            run.loader.augment, "apply", lambda *of, run=run: run.loader.augment.views(of[0], of[1].packed())
+        )
+        steps = CapturedSteps(run.gradients._step, run.parallel)
+        if captures:
+            run._captures, run.gradients._captured, run.gradients._warms_up = True, steps, True
+        for size in (36, 13, 36, 6):
+            run.swap_to(Candidate(size))
+            run.train_until(run.samples + 70)
+        kinds = {(size, told) for size in (6, 13, 36) for told in (False, True) if (size, told) in steps}
+        assert {told for _, told in kinds} == (
+            set() if not captures else {True} if order == "balanced" else {True, False}
+        )
+        weights.append(torch.cat([value.double().flatten() for value in run.model.state_dict().values()]))
+    assert torch.equal(*weights)
 
 
 def first_loss(batch: int) -> float:

@@ -221,6 +221,18 @@ def test_lars_moves_by_a_share_of_the_weight_whatever_the_gradients_scale() -> N
         assert float(moved.norm()) == pytest.approx(2.0 * 1e-3 * 5.0)
 
 
+def test_lars_allocates_its_velocities_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    made: list[Tensor] = []
+    monkeypatch.setattr(torch, "zeros_like", lambda p: made.append(p) or torch.zeros(p.shape))
+    optimizer = LARS(weights)
+    for _ in range(4):
+        for p in weights:
+            p.grad = torch.ones(2)
+        optimizer.step()
+    assert len(made) == 3
+
+
 def test_lars_without_a_scale_to_adapt_to_is_plain_sgd() -> None:
     p = parameter(0.0, 0.0)
     assert lars_step(LARS([p]), p, 2.0, (1.0, -0.5)) == [-2.0, 1.0]
