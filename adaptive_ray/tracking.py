@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-# A server's address may hold a password, and this is a library that a person did not ask to report home.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# MLflow's own seven retries would hold a run up for four minutes at every call to a server that is gone.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunStatus
+from mlflow.entities import LifecycleStage, Metric, Param, RunStatus
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.mlflow_tags import (
     MLFLOW_PARENT_RUN_ID,
     MLFLOW_RUN_NOTE,
@@ -26,14 +18,15 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
 )
 
+from adaptive_ray.accuracies import missing, percent, reference_loss
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.errors import UserError
+from adaptive_ray.mlflow_store import open_experiment, public, unusable
 from adaptive_ray.run_directory import RunDirectory
 from schedulers import Candidate
 
-#: Opens MLflow's page with the runs' metrics, and not with the traces of chats.
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _SOURCE = {MLFLOW_SOURCE_NAME: "adaptive-ray", MLFLOW_SOURCE_TYPE: "JOB"}
+_RUNNING = RunStatus.to_string(RunStatus.RUNNING)
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +57,8 @@ class Tracker:
 
     Args:
         config: Its ``tracking`` settings say where.
-        directory: Remembers the MLflow runs, so that a resumed run goes on in them.
+        directory: Remembers the MLflow runs, so that a resumed run continues them. Where MLflow does not know them any
+            more, they are made again with what has been reported so far.
 
     Raises:
         UserError: The tracking server cannot be reached, or refuses.
@@ -73,86 +67,117 @@ class Tracker:
     def __init__(self, config: ExperimentConfig, directory: RunDirectory) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._failed = False
-        runs_dir = directory.path.parent
+        self._open: set[str] = set()  # runs that MLflow shows as RUNNING
+        self.run_id, self._children = "", dict[str, str]()
+        runs_dir, file = directory.path.parent, directory.path / "mlflow.json"
         default = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_dir / 'mlflow.db'}"
         self.uri = config.tracking.uri or default
+        self._client, self.experiment_id = open_experiment(self.uri, config.tracking.experiment, runs_dir)
         try:
-            self._client = MlflowClient(tracking_uri=self.uri)
-            self.experiment_id = self._experiment(config.tracking.experiment, runs_dir.as_uri() + "/mlartifacts")
-            file = directory.path / "mlflow.json"
-            if file.exists():
-                known = directory.read_json("mlflow.json")
-            else:
-                known = self._create_runs(config, directory.name)
-                directory.write_json("mlflow.json", known)
-        except UserError:
+            if file.exists() and self._continue(directory.read_json(file.name)):
+                return
+            self._create_runs(config, directory)
+        except MlflowException as error:
+            self.end("FAILED")
+            raise UserError(unusable(self.uri, error)) from None
+        try:
+            directory.write_json(file.name, {"parent": self.run_id, "candidates": self._children})
+        except OSError:
+            self.end("FAILED")
             raise
-        except Exception as error:  # whatever a store, a driver or a server raises, the address is of no use
-            raise UserError(_public(f"MLflow does not answer at {self.uri}: {str(error).splitlines()[0]}")) from None
-        self.run_id: str = known["parent"]
-        self._children: dict[str, str] = known["candidates"]
 
-    def _experiment(self, name: str, artifacts: str) -> str:
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        # Only a database on this machine keeps artifacts beside itself; a server knows its own place for them.
-        location = artifacts if self.uri.startswith("sqlite:") else None
-        return str(self._client.create_experiment(name, artifact_location=location, tags=_KIND))
+    def _continue(self, known: Mapping[str, Any]) -> bool:
+        """Takes runs up again that an earlier session left, unless one of them is not there any more."""
+        runs = []
+        for run_id in [*known["candidates"].values(), known["parent"]]:
+            try:
+                runs.append(self._client.get_run(run_id))
+            except MlflowException as error:
+                if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                    return False
+                raise
+        if any(run.info.lifecycle_stage == LifecycleStage.DELETED for run in runs):
+            return False
+        self.run_id, self._children = known["parent"], known["candidates"]
+        self._open = {run.info.run_id for run in runs if run.info.status == _RUNNING}
+        self._reopen(self.run_id)
+        return True
 
-    def _create_runs(self, config: ExperimentConfig, name: str) -> dict[str, Any]:
-        tags = _SOURCE | {"adaptive_ray": "experiment"}
-        parent = self._client.create_run(self.experiment_id, run_name=name, tags=tags)
+    def _create_runs(self, config: ExperimentConfig, directory: RunDirectory) -> None:
+        name, reports = directory.name, directory.reports()
+        self.run_id = self._create_run(name, _SOURCE | {"adaptive_ray": "experiment"})
         settings = _flatten(config.model_dump(mode="json", exclude={"tracking"}, exclude_none=True))
-        self._client.log_batch(parent.info.run_id, params=[Param(key, str(value)[:500]) for key, value in settings])
-        children = {}
+        self._client.log_batch(self.run_id, params=[Param(key, str(value)[:500]) for key, value in settings])
         for candidate in config.choices:
-            tags = _SOURCE | {"adaptive_ray": "candidate", MLFLOW_PARENT_RUN_ID: parent.info.run_id}
-            child = self._client.create_run(self.experiment_id, run_name=f"{name}/{candidate.key}", tags=tags)
+            tags = _SOURCE | {"adaptive_ray": "candidate", MLFLOW_PARENT_RUN_ID: self.run_id}
+            child = self._children[candidate.key] = self._create_run(f"{name}/{candidate.key}", tags)
             for param in ("batch_size", "accumulation"):
-                self._client.log_param(child.info.run_id, param, getattr(candidate, param))
-            children[candidate.key] = child.info.run_id
-        return {"parent": parent.info.run_id, "candidates": children}
+                self._client.log_param(child, param, getattr(candidate, param))
+            self._log_curves(child, [report for report in reports if report["candidate"] == candidate.key])
+
+    def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
+        run_id = str(self._client.create_run(self.experiment_id, run_name=name, tags=tags).info.run_id)
+        self._open.add(run_id)
+        return run_id
 
     def report(self, candidate: str, metrics: Mapping[str, Any]) -> None:
         """One report of one candidate."""
+        self._reopen(self._children[candidate])
         self._log_curves(self._children[candidate], [metrics])
 
     def dropped(self, candidate: str, reason: str) -> None:
         """Ends a candidate's run."""
         self._guard(self._client.set_tag, self._children[candidate], "verdict", f"dropped: {reason}")
-        self._guard(self._client.set_terminated, self._children[candidate])
+        self._close(self._children[candidate], "FINISHED")
 
     def racing(self, candidate: str, reason: str) -> None:
         """Opens a candidate's run again for another race."""
         self._guard(self._client.set_tag, self._children[candidate], "verdict", reason)
-        self._guard(self._client.update_run, self._children[candidate], RunStatus.to_string(RunStatus.RUNNING))
+        self._reopen(self._children[candidate])
 
     def finished(self, winner: str, result: Mapping[str, Any], reports: Iterable[Mapping[str, Any]]) -> None:
-        """Ends the winner's and the parent run: results, the winner's curves, and the directory's files."""
+        """Ends the winner's run, and gives the parent run the results and the winner's curves."""
         self._guard(self._client.set_tag, self._children[winner], "verdict", "won")
-        self._guard(self._client.set_terminated, self._children[winner])
+        self._close(self._children[winner], "FINISHED")
         self._log_curves(self.run_id, list(reports))
         now = int(time.time() * 1000)
-        numbers = [Metric(key, float(value), now, 0) for key, value in result.items() if isinstance(value, int | float)]
+        numbers = [
+            Metric(key, float(value), now, 0)
+            for key, value in result.items()
+            if isinstance(value, int | float) and key not in _CURVES  # whose last point it is
+        ]
         self._guard(self._client.log_batch, self.run_id, metrics=numbers)
         chosen = Candidate(result["chosen_batch_size"], result["chosen_accumulation"])
-        note = (
+        lines = [
             f"**Batch size {chosen.key}** was chosen out of {', '.join(self._children)}; linear probe "
-            f"{result['probe_accuracy']:.1%}. Curves, forecasts and reasons: artifact `report.html`."
-        )
+            f"{percent(result['probe_accuracy'])}, {reference_loss(result)}. "
+            "Curves, forecasts and reasons: artifact `report.html`.",
+            *(f"- {line}" for line in missing(result)),
+        ]
+        note = "\n\n".join(lines)
         self._guard(self._client.set_tag, self.run_id, MLFLOW_RUN_NOTE, note)
 
     def artifacts(self, directory: RunDirectory, names: Iterable[str]) -> None:
-        """Stores files of the run's directory, and ends the parent run."""
+        """Stores files of the run's directory, and ends all runs that are still open."""
         for name in names:
             self._guard(self._client.log_artifact, self.run_id, str(directory.path / name))
-        self._guard(self._client.set_terminated, self.run_id)
+        self.end("FINISHED")
 
-    def failed(self) -> None:
-        """Marks every run that has not ended."""
-        for run_id in [*self._children.values(), self.run_id]:
-            self._guard(self._client.set_terminated, run_id, RunStatus.to_string(RunStatus.FAILED))
+    def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Ends what is still open, the parent run last. A run that has ended stays as it ended."""
+        for run_id in sorted(self._open, key=lambda run_id: run_id == self.run_id):
+            if not self._close(run_id, status):
+                return  # nobody answers, and a person may be waiting for this to end
+
+    def _close(self, run_id: str, status: str) -> bool:
+        closed = self._guard(self._client.set_terminated, run_id, status)
+        if closed:
+            self._open.discard(run_id)
+        return closed
+
+    def _reopen(self, run_id: str) -> None:
+        if run_id not in self._open and self._guard(self._client.update_run, run_id, _RUNNING):
+            self._open.add(run_id)
 
     def _log_curves(self, run_id: str, reports: Iterable[Mapping[str, Any]]) -> None:
         now = int(time.time() * 1000)
@@ -165,18 +190,16 @@ class Tracker:
         for start in range(0, len(metrics), 1000):  # MLflow's limit for one call
             self._guard(self._client.log_batch, run_id, metrics=metrics[start : start + 1000])
 
-    def _guard(self, call: Any, *arguments: Any, **keywords: Any) -> None:
+    def _guard(self, call: Any, *arguments: Any, **keywords: Any) -> bool:
+        """Whether a call succeeded; the first that does not is reported."""
         try:
             call(*arguments, **keywords)
         except (MlflowException, OSError) as error:
             if not self._failed:
-                _log.warning(_public(f"MLflow at {self.uri} stopped answering: {str(error).splitlines()[0]}"))
+                _log.warning(public(f"MLflow at {self.uri} stopped answering: {str(error).splitlines()[0]}"))
             self._failed = True
-
-
-def _public(text: str) -> str:
-    """A text with the user and the password taken out of every address."""
-    return re.sub(r"//[^/\s]*@", "//", text)
+            return False
+        return True
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

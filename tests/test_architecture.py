@@ -76,7 +76,7 @@ def test_the_lowest_floor_needs_numpy_alone() -> None:
         ("mlflow", "trainables", set()),
         ("matplotlib", "trainables", set()),
         ("sklearn", "trainables", {"trainables/evaluation/probe.py"}),
-        ("mlflow", "adaptive_ray", {"adaptive_ray/tracking.py"}),
+        ("mlflow", "adaptive_ray", {"adaptive_ray/tracking.py", "adaptive_ray/mlflow_store.py"}),
         (
             "matplotlib",
             "adaptive_ray",

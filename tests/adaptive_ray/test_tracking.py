@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from adaptive_ray.accuracies import ACCURACIES
 from adaptive_ray.config import ExperimentConfig, load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory import RunDirectory
@@ -60,6 +61,8 @@ RESULT = {
     "chosen_batch_size": 64,
     "chosen_accumulation": 1,
     "probe_accuracy": 0.91,
+    "first_reference_loss": 4.9,
+    "reference_loss": 4.8,
     "seconds": 12.5,
     "name": "text is no metric",
 }
@@ -94,6 +97,17 @@ def runs_of(tracker: Tracker) -> tuple[Run, dict[str, Run]]:
     return parent, {run.data.params["batch_size"]: run for run in children_of(tracker)}
 
 
+def statuses(tracker: Tracker) -> dict[str, str]:
+    """What MLflow says of the candidates' runs and of the parent."""
+    parent, children = runs_of(tracker)
+    return {key: run.info.status for key, run in (children | {"parent": parent}).items()}
+
+
+def known(directory: RunDirectory) -> dict[str, Any]:
+    content: dict[str, Any] = directory.read_json("mlflow.json")
+    return content
+
+
 def curve(tracker: Tracker, run: Run, metric: str) -> list[tuple[int, float]]:
     history = MlflowClient(tracking_uri=tracker.uri).get_metric_history(run.info.run_id, metric)
     return sorted((point.step, point.value) for point in history)
@@ -117,7 +131,8 @@ class TestDatabase:
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"  # not a chat's traces
         parent, children = runs_of(tracker)
         assert (
-            "**Batch size 64** was chosen out of 32, 64; linear probe 91.0%" in parent.data.tags["mlflow.note.content"]
+            "**Batch size 64** was chosen out of 32, 64; linear probe 91.0 %, reference loss: 4.800"
+            in parent.data.tags["mlflow.note.content"]
         )
         assert {run.data.tags["mlflow.source.name"] for run in (parent, *children.values())} == {"adaptive-ray"}
 
@@ -231,9 +246,92 @@ class TestDatabase:
     def test_failed(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         config = load_config(tracked[1].path / "config.yaml")
         tracker = Tracker(config, RunDirectory.create(config, "third"))
-        tracker.failed()
+        tracker.end("FAILED")
         parent, children = runs_of(tracker)
         assert {run.info.status for run in (parent, *children.values())} == {"FAILED"}
+
+    def test_a_result_without_probes_says_why(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+        config = load_config(tracked[1].path / "config.yaml")
+        tracker = Tracker(config, RunDirectory.create(config, "unlabelled"))
+        why = dict.fromkeys(ACCURACIES, "the images have no labels")
+        tracker.finished("64", RESULT | dict.fromkeys(ACCURACIES) | {"unavailable": why}, [])
+        parent, _ = runs_of(tracker)
+        note = parent.data.tags["mlflow.note.content"]
+        assert "linear probe -, reference loss: 4.800 (at the first report 4.900)" in note
+        assert note.endswith("\n\n- probes: the images have no labels")
+        assert not set(ACCURACIES) & set(parent.data.metrics)
+        assert parent.data.metrics["first_reference_loss"] == 4.9
+        tracker.end("FINISHED")
+
+    def test_an_interruption_ends_what_is_open_and_a_resume_opens_it_again(
+        self, tracked: tuple[Tracker, RunDirectory]
+    ) -> None:
+        config = load_config(tracked[1].path / "config.yaml")
+        directory = RunDirectory.create(config, "interrupted")
+        before = Tracker(config, directory)
+        before.dropped("32", "its chance of ending lowest is 1.0%")
+        before.report("64", report(64, 64))
+        before.end("KILLED")
+        assert statuses(before) == {"32": "FINISHED", "64": "KILLED", "parent": "KILLED"}
+        after = Tracker(config, directory)
+        assert statuses(after) == {"32": "FINISHED", "64": "KILLED", "parent": "RUNNING"}
+        after.report("64", report(64, 128))
+        assert statuses(after) == {"32": "FINISHED", "64": "RUNNING", "parent": "RUNNING"}
+        after.finished("64", RESULT, [])
+        after.artifacts(directory, [])
+        assert set(statuses(after).values()) == {"FINISHED"}
+
+    def test_candidates_without_a_trial_of_their_own_end_with_the_run(
+        self, tracked: tuple[Tracker, RunDirectory]
+    ) -> None:
+        """As those that take turns within one run do."""
+        config = load_config(tracked[1].path / "config.yaml")
+        directory = RunDirectory.create(config, "turns")
+        tracker = Tracker(config, directory)
+        tracker.finished("64", RESULT, [])
+        assert statuses(tracker)["32"] == "RUNNING"
+        tracker.artifacts(directory, [])
+        assert set(statuses(tracker).values()) == {"FINISHED"}
+
+    def test_a_run_that_mlflow_has_lost_is_made_again_with_its_reports(
+        self, tracked: tuple[Tracker, RunDirectory]
+    ) -> None:
+        """After a run was moved to another machine, or somebody deleted it on MLflow's page."""
+        config = load_config(tracked[1].path / "config.yaml")
+        directory = RunDirectory.create(config, "moved")
+        before = Tracker(config, directory)
+        directory.append_report("64", report(64, 64))
+        client = MlflowClient(tracking_uri=before.uri)
+        client.delete_run(before.run_id)
+        after = Tracker(config, directory)
+        assert after.run_id != before.run_id
+        _, children = runs_of(after)
+        assert [step for step, _ in curve(after, children["64"], "reference_loss")] == [64]
+        assert directory.read_json("mlflow.json")["parent"] == after.run_id
+        lost = {name: "0" * 32 if name == "parent" else entry for name, entry in known(directory).items()}
+        directory.write_json("mlflow.json", lost)
+        assert Tracker(config, directory).run_id not in ("0" * 32, after.run_id)
+
+    def test_a_deleted_experiment_is_called_that(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+        config = load_config(tracked[1].path / "config.yaml", ["tracking.experiment=gone"])
+        directory = RunDirectory.create(config, "of-the-deleted")
+        tracker = Tracker(config, directory)
+        client = MlflowClient(tracking_uri=tracker.uri)
+        client.delete_experiment(tracker.experiment_id)
+        with pytest.raises(UserError, match="'gone': this experiment has been deleted") as caught:
+            Tracker(config, directory)
+        text = str(caught.value)
+        assert "tracking.experiment=NAME" in text
+        assert "\n" not in text
+        command = text.partition("restore it with: ")[2].partition(";")[0]
+        setting, mlflow, *arguments = command.split()
+        name, _, uri = setting.partition("=")
+        done = subprocess.run(
+            [Path(sys.executable).with_name(mlflow), *arguments],
+            env=os.environ | {name: uri}, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert client.get_experiment(tracker.experiment_id).lifecycle_stage == "active"
 
     def test_missing_metrics_are_left_out(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         config = load_config(tracked[1].path / "config.yaml")
@@ -259,6 +357,47 @@ class TestDatabase:
         with pytest.raises(UserError, match=r"mlflow\.db") as caught:
             Tracker(config, directory)
         assert "\n" not in str(caught.value)
+
+
+#: Opens a tracker as soon as a file appears, so that several processes do so at the same moment.
+AT_THE_SAME_MOMENT = """
+import pathlib, sys, time
+from adaptive_ray.config import load_config
+from adaptive_ray.run_directory import RunDirectory
+from adaptive_ray.tracking import Tracker
+config = load_config(pathlib.Path(sys.argv[1]), sys.argv[3:])
+directory = RunDirectory.create(config, sys.argv[2])
+(directory.path / "ready").touch()
+while not (directory.path.parent / "go").exists():
+    time.sleep(0.001)
+Tracker(config, directory).end("FINISHED")
+"""
+
+
+@pytest.mark.slow
+def test_runs_that_start_at_the_same_moment_share_a_new_database(tmp_path: Path) -> None:
+    names, settings = ("one", "two"), [f"runs_dir={tmp_path}", "candidates=[32, 64]"]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", AT_THE_SAME_MOMENT, QUICKSTART, name, *settings],
+            env=environment, stderr=subprocess.PIPE, text=True,
+        )
+        for name in names
+    ]  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not all((tmp_path / name / "ready").exists() for name in names):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (tmp_path / "go").touch()
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "adaptive_ray"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_name for run in runs if "/" not in run.info.run_name} == set(names)
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 class TestUnreachable:
