@@ -12,13 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from adaptive_ray.errors import UserError
+from adaptive_ray.whole_files import replaced, write_whole
 from trainables.simclr import Encoder, EncoderSettings, build_encoder
 
 
 def save_encoder(encoder: Encoder, directory: Path, *, image_size: int, provenance: dict[str, Any]) -> None:
     """Writes ``encoder.safetensors`` and ``encoder.json`` into ``directory``."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    save_file(weights, directory / "encoder.safetensors")
+    with replaced(directory / "encoder.safetensors") as file:
+        save_file(weights, file)
     description = {
         "architecture": encoder.settings.model_dump(mode="json"),
         "channels": encoder.channels,
@@ -27,7 +29,7 @@ def save_encoder(encoder: Encoder, directory: Path, *, image_size: int, provenan
         "input": "float images in [0, 1], [n, channels, height, width]; encoder.embed takes uint8",
         **provenance,
     }
-    (directory / "encoder.json").write_text(json.dumps(description, indent=1) + "\n")
+    write_whole(directory / "encoder.json", json.dumps(description, indent=1) + "\n")
 
 
 def load_encoder(path: str | Path) -> Encoder:
@@ -48,7 +50,7 @@ def load_encoder(path: str | Path) -> Encoder:
         if not (directory / name).is_file():
             raise UserError(f"{directory}: holds no encoder ({name} is missing)")
     try:
-        description = json.loads((directory / "encoder.json").read_text())
+        description = json.loads((directory / "encoder.json").read_text(encoding="utf-8"))
         settings = EncoderSettings.model_validate(description["architecture"])
         size = description.get("image_size")
         encoder = build_encoder(settings, description["channels"], image_size=size, pretrained=False)

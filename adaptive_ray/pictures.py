@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from adaptive_ray.accuracies import REPRESENTATIONS, percent
 from schedulers import PREDICTORS, Candidate, Race
 
 #: Okabe & Ito's colours, which colour-blind readers can tell apart; the yellow is left out.
@@ -108,16 +109,17 @@ def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
 
 
 def accuracies(result: Mapping[str, Any]) -> str:
-    """Probe accuracies of the trained encoder, the untrained one and raw pixels. SVG."""
+    """Probe accuracies of the trained encoder, the untrained one and raw pixels; "-" where there is none. SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.5, 2.6), layout="constrained")
         axes = figure.subplots()
         names = ("trained encoder", "untrained encoder", "raw pixels")
         for offset, probe, colour in ((0.2, "probe", _COLOURS[0]), (-0.2, "knn", _COLOURS[4])):
-            values = [100 * result[f"{prefix}{probe}_accuracy"] for prefix in ("", "untrained_", "pixel_")]
+            shares = [result[f"{prefix}{probe}_accuracy"] for prefix in REPRESENTATIONS]
             places = np.arange(3)[::-1] + offset
+            values = [100 * (share or 0) for share in shares]
             bars = axes.barh(places, values, 0.36, color=colour, label={"probe": "linear probe", "knn": "20-NN"}[probe])
-            axes.bar_label(bars, fmt="%.1f %%", padding=4, fontsize=9)
+            axes.bar_label(bars, labels=[percent(share) for share in shares], padding=4, fontsize=9)
         axes.set_yticks(np.arange(3)[::-1], names)
         axes.set_xlim(0, 112)
         axes.set_xlabel("accuracy on held-out images, %")

@@ -9,11 +9,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from adaptive_ray import __version__, method_pictures, pictures
+from adaptive_ray.accuracies import ACCURACIES, missing, percent, reference_loss
 from adaptive_ray.config import dump_config
-from adaptive_ray.errors import UserError
 from adaptive_ray.progress import verdict_rows
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.swap_picture import swap_picture
+from adaptive_ray.whole_files import write_whole
 from schedulers import Candidate
 
 
@@ -29,8 +30,6 @@ def write_report(directory: RunDirectory) -> Path:
     budget = result["budget"]
     race = pictures.race_at_decision(curves, decisions, budget, config.race.predictor)
     neighbours, weights = directory.path / "neighbours.png", directory.path / "weights.png"
-    if not neighbours.is_file():
-        raise UserError(f"{neighbours} does not exist; it is written when a run ends")
     template = Environment(
         loader=PackageLoader("adaptive_ray"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template("report.html.j2")
@@ -46,13 +45,17 @@ def write_report(directory: RunDirectory) -> Path:
         information=method_pictures.information(curves[winner]) if config.accumulation is not None else "",
         weights=base64.b64encode(weights.read_bytes()).decode() if weights.is_file() else "",
         weight_settings=config.sample_weights,
-        accuracies=pictures.accuracies(result),
-        neighbours=base64.b64encode(neighbours.read_bytes()).decode(),
+        probe=percent(result["probe_accuracy"]),
+        knn=percent(result["knn_accuracy"]),
+        reference_loss=reference_loss(result),
+        missing=list(missing(result)),
+        accuracies=pictures.accuracies(result) if any(result[name] is not None for name in ACCURACIES) else "",
+        neighbours=base64.b64encode(neighbours.read_bytes()).decode() if neighbours.is_file() else "",
         rows=verdict_rows(last_decisions(decisions)),
         config=dump_config(config),
     )
     file = directory.path / "report.html"
-    file.write_text(page)
+    write_whole(file, page)
     return file
 
 

@@ -1,109 +1,96 @@
-"""What a run has come to: the winner's encoder, probed beside an untrained one and raw pixels."""
+"""What a run has come to: the winner's encoder, saved as soon as it is trained, and what it has learnt."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import Dataset
 from adaptive_ray.encoders import save_encoder
-from adaptive_ray.errors import UserError
-from adaptive_ray.method_pictures import weighted_images, weighted_reports
-from adaptive_ray.pictures import neighbours
 from adaptive_ray.run_directory import RunDirectory
 from schedulers import Candidate
-from trainables.evaluation.probe import pixel_features, probe
 from trainables.settings import TrainSettings
+from trainables.simclr import Encoder
 from trainables.training import initial_encoder, load_averaged_encoder
 
 
-def judge(
-    winner: Candidate,
-    directory: RunDirectory,
-    data: Dataset,
-    config: ExperimentConfig,
-    settings: Mapping[str, Any],
-    budget: int,
-    explored: int,
-) -> dict[str, Any]:
-    """Probes the winner, saves its encoder and its neighbours' picture, and returns what ``result.json`` holds.
+@dataclass(frozen=True)
+class Winner:
+    """The candidate whose trial is finished, and what it has trained."""
 
-    Args:
-        winner: The candidate whose trial has come to the end of the budget; its last checkpoint is judged.
-        directory: Of the run; it holds the reports, and gets the encoder.
-        data: What the winner was trained on, and images to test on.
-        config: Says how many images the probes learn from.
-        settings: Of ``TrainSettings``, without the candidate's own.
-        budget: The whole run, in samples.
-        explored: Samples that went into candidates that lost.
+    key: str
+    settings: TrainSettings
+    chosen: Candidate  # what it trained with for most of its later half
+    encoder: Encoder
+    reports: Sequence[Mapping[str, Any]]
 
-    Returns:
-        All but the seconds that the run took.
+    @classmethod
+    def saved(cls, winner: Candidate, directory: RunDirectory, data: Dataset, settings: Mapping[str, Any]) -> Winner:
+        """Writes the encoder of the winner's last checkpoint to ``directory``; before anything else that may fail.
 
-    Raises:
-        UserError: A training image on disk is damaged.
-    """
-    reports = [report for report in directory.reports() if report["candidate"] == winner.key]
-    last, chosen = reports[-1], _mostly_used(reports)
-    own = {"batch_size": winner.batch_size, "accumulation": winner.accumulation}
-    candidate = TrainSettings.model_validate({**settings, **own})
-    channels, size, _ = data.shape
-    encoder = load_averaged_encoder(candidate, channels, size, last["checkpoint_path"])
-
-    assert data.labels is not None
-    assert data.test_labels is not None
-    some = slice(0, config.probe_images)
-    try:
-        train_images, labels = data.training.images[some], data.labels[some]
-    except ValueError as error:  # a file that training has not come to
-        raise UserError(f"dataset {data.name}: {error}") from None
-    test_images, test_labels = data.test_images, data.test_labels
-
-    def features(network: Any, images: Any) -> Any:
-        return network.embed(torch.tensor(images)).numpy()
-
-    train_features, test_features = features(encoder, train_images), features(encoder, test_images)
-    trained = probe(train_features, labels, test_features, test_labels)
-    fresh = initial_encoder(candidate, data.training)
-    untrained = probe(features(fresh, train_images), labels, features(fresh, test_images), test_labels)
-    train_pixels, test_pixels = pixel_features(train_images, test_images)
-    pixels = probe(train_pixels, labels, test_pixels, test_labels)
-
-    picture = neighbours(train_images, train_features, test_images, test_features)
-    (directory.path / "neighbours.png").write_bytes(picture)
-    if (weighted := weighted_reports(reports)) is not None:
-        (directory.path / "weights.png").write_bytes(weighted_images(data.training.images, *weighted, budget))
-    save_encoder(
-        encoder,
-        directory.path,
-        image_size=size,
-        provenance={
+        Args:
+            winner: The candidate whose trial has trained to the end of the budget.
+            directory: Of the run; it holds the reports.
+            data: What the winner was trained on.
+            settings: Of ``TrainSettings``, without the candidate's own.
+        """
+        reports = [report for report in directory.reports() if report["candidate"] == winner.key]
+        last, chosen = reports[-1], _mostly_used(reports)
+        own = {"batch_size": winner.batch_size, "accumulation": winner.accumulation}
+        candidate = TrainSettings.model_validate({**settings, **own})
+        channels, size, _ = data.shape
+        encoder = load_averaged_encoder(candidate, channels, size, last["checkpoint_path"])
+        provenance = {
             "dataset": data.name,
             "batch_size": chosen.batch_size,
             "accumulation": chosen.accumulation,
             "samples_seen": last["samples_seen"],
-        },
+        }
+        save_encoder(encoder, directory.path, image_size=size, provenance=provenance)
+        return cls(winner.key, candidate, chosen, encoder, reports)
+
+
+def judge(
+    winner: Winner, directory: RunDirectory, data: Dataset, config: ExperimentConfig, budget: int, explored: int
+) -> dict[str, Any]:
+    """Evaluates the winner's encoder, and returns what ``result.json`` holds.
+
+    Args:
+        winner: Its encoder is saved.
+        directory: Of the run; it gets the pictures.
+        data: What the winner was trained on, and images to test on.
+        config: Says how many images the probes learn from.
+        budget: The whole run, in samples.
+        explored: Samples that went into candidates that lost.
+
+    Returns:
+        All but the seconds that the run took. An accuracy that could not be had is None; ``unavailable`` says why.
+    """
+    from adaptive_ray.evaluation import evaluate  # matplotlib and scikit-learn: not before the encoder is saved
+
+    def untrained() -> Encoder:
+        return initial_encoder(winner.settings, data.training)
+
+    found = evaluate(
+        winner.encoder, untrained, data, config.probe_images, winner.reports, budget=budget, directory=directory.path
     )
+    first, last = winner.reports[0], winner.reports[-1]
     return {
         "winner": winner.key,
-        "chosen_batch_size": chosen.batch_size,
-        "chosen_accumulation": chosen.accumulation,
-        "probe_accuracy": trained.linear,
-        "untrained_probe_accuracy": untrained.linear,
-        "pixel_probe_accuracy": pixels.linear,
-        "knn_accuracy": trained.knn,
-        "untrained_knn_accuracy": untrained.knn,
-        "pixel_knn_accuracy": pixels.knn,
+        "chosen_batch_size": winner.chosen.batch_size,
+        "chosen_accumulation": winner.chosen.accumulation,
+        **found.accuracies,
+        "first_reference_loss": first["reference_loss"],
         "reference_loss": last["reference_loss"],
         "budget": budget,
         "explore_fraction": explored / budget,
         "samples_seen": last["samples_seen"],
         "samples_explored": explored,
+        "unavailable": found.unavailable,
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from adaptive_ray.config import ExperimentConfig, dump_config, load_config
 from adaptive_ray.errors import UserError
+from adaptive_ray.whole_files import write_whole
 from schedulers import Decision
 
 
@@ -42,7 +43,11 @@ class RunDirectory:
             raise UserError(f"{directory.path} exists already and is not overwritten; choose another --name") from None
         except OSError as error:
             raise UserError(f"{directory.path} cannot be made: {error.strerror}") from None
-        directory._replace("config.yaml", dump_config(config))
+        try:
+            write_whole(directory.path / "config.yaml", dump_config(config))
+        except OSError as error:
+            directory.path.rmdir()
+            raise UserError(f"{directory.path} cannot be written to: {error.strerror}") from None
         return directory
 
     @classmethod
@@ -110,7 +115,7 @@ class RunDirectory:
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         file = self.path / name
-        for line in file.read_text().splitlines() if file.exists() else []:
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError:
@@ -119,16 +124,7 @@ class RunDirectory:
     # --- final files --------------------------------------------------------------------------------------------
 
     def write_json(self, name: str, content: Any) -> None:
-        """Writes a file as a whole: whoever reads it, or finds it after a crash, sees all of it or what was before."""
-        self._replace(name, json.dumps(_plain(content), indent=1) + "\n")
-
-    def _replace(self, name: str, text: str) -> None:
-        new = self.path / f".{name}.new"
-        with new.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.path / name)
+        write_whole(self.path / name, json.dumps(_plain(content), indent=1) + "\n")
 
     def read_json(self, name: str) -> Any:
         """Raises:
@@ -140,7 +136,7 @@ class RunDirectory:
                 f"{file} does not exist: the run has not come to its end; adaptive-ray run --resume {self.path}"
             )
         try:
-            return json.loads(file.read_text())
+            return json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{file} is damaged: {error}") from None
 

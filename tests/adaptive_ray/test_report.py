@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from adaptive_ray import __version__
+from adaptive_ray.accuracies import ACCURACIES
 from adaptive_ray.config import load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.report import last_decisions, write_report
@@ -33,6 +34,7 @@ RESULT = {
     "knn_accuracy": 0.877,
     "untrained_knn_accuracy": 0.4,
     "pixel_knn_accuracy": 0.6,
+    "first_reference_loss": 4.6,
     "reference_loss": 3.6,
     "budget": BUDGET,
     "explore_fraction": 0.37,
@@ -230,12 +232,34 @@ def test_an_unfinished_run(tmp_path: Path) -> None:
     assert not (directory.path / "report.html").exists()
 
 
-@pytest.mark.parametrize("missing", ["curves.json", "neighbours.png"])
-def test_a_file_that_is_gone(tmp_path: Path, missing: str) -> None:
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
     directory = finished(tmp_path, (32, 64))
-    (directory.path / missing).unlink()
-    with pytest.raises(UserError, match=re.escape(missing)):
+    (directory.path / "curves.json").unlink()
+    with pytest.raises(UserError, match=r"curves\.json"):
         write_report(directory)
+
+
+def test_what_could_not_be_evaluated_says_why(tmp_path: Path) -> None:
+    """Images without labels have neighbours and a loss; a picture that could not be drawn is left out."""
+    directory = finished(tmp_path, (32, 64))
+    why = dict.fromkeys(ACCURACIES, "the images have no labels")
+    result = directory.read_json("result.json") | dict.fromkeys(ACCURACIES) | {"unavailable": why}
+    directory.write_json("result.json", result)
+    text = write_report(directory).read_text()
+    assert text.count("<b>-</b>") == 2
+    assert "<li>probes: the images have no labels</li>" in text
+    assert "accuracy on held-out images" not in text
+    assert "reference loss: 3.600 (at the first report 4.600)" in text
+    assert "nearest training images" in text
+
+    (directory.path / "neighbours.png").unlink()
+    why = {"neighbours.png": "MemoryError", "untrained_knn_accuracy": "RuntimeError: no weights"}
+    directory.write_json("result.json", result | RESULT | {"untrained_knn_accuracy": None, "unavailable": why})
+    text = write_report(directory).read_text()
+    assert "<li>neighbours.png: MemoryError</li>" in text
+    assert "<li>untrained knn accuracy: RuntimeError: no weights</li>" in text
+    assert "nearest training images" not in text
+    assert "accuracy on held-out images" in text
 
 
 def test_a_winner_that_accumulates_is_named_with_its_count(tmp_path: Path) -> None:

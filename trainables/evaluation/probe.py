@@ -38,22 +38,53 @@ class ProbeScores:
     knn: float
 
 
+def linear_probe(
+    train: NDArray[np.float32],
+    train_labels: NDArray[np.int64],
+    test: NDArray[np.float32],
+    test_labels: NDArray[np.int64],
+) -> float:
+    """Accuracy on ``test`` [m, d] of a classifier that was fitted to ``train`` [n, d].
+
+    It is a multinomial logistic regression on standardised features (L2 penalty, C = 1).
+
+    Raises:
+        ValueError: The images are of one class, or there are none to test on.
+    """
+    _check(train_labels, test_labels)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+    return float(classifier.fit(train, train_labels).score(test, test_labels))
+
+
+def knn_probe(
+    train: NDArray[np.float32],
+    train_labels: NDArray[np.int64],
+    test: NDArray[np.float32],
+    test_labels: NDArray[np.int64],
+) -> float:
+    """Accuracy on ``test`` [m, d] where the 20 nearest of ``train`` [n, d] by cosine vote, weighted by their closeness.
+
+    Raises:
+        ValueError: The images are of one class, or there are none to test on.
+    """
+    _check(train_labels, test_labels)
+    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(train)), metric="euclidean", weights="distance")
+    return float(make_pipeline(Normalizer(), neighbours).fit(train, train_labels).score(test, test_labels))
+
+
 def probe(
     train: NDArray[np.float32],
     train_labels: NDArray[np.int64],
     test: NDArray[np.float32],
     test_labels: NDArray[np.int64],
 ) -> ProbeScores:
-    """Fits on ``train`` [n, d] and scores on ``test`` [m, d].
+    """Both probes, fitted to ``train`` [n, d] and scored on ``test`` [m, d]; raises what they raise."""
+    arguments = train, train_labels, test, test_labels
+    return ProbeScores(linear=linear_probe(*arguments), knn=knn_probe(*arguments))
 
-    ``linear`` is a multinomial logistic regression on standardised features (L2 penalty, C = 1); ``knn`` lets the 20
-    nearest by cosine vote, weighted by their closeness.
-    """
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-    knn = make_pipeline(
-        Normalizer(), KNeighborsClassifier(min(NEIGHBOURS, len(train)), metric="euclidean", weights="distance")
-    )
-    return ProbeScores(
-        linear=float(linear.fit(train, train_labels).score(test, test_labels)),
-        knn=float(knn.fit(train, train_labels).score(test, test_labels)),
-    )
+
+def _check(train_labels: NDArray[np.int64], test_labels: NDArray[np.int64]) -> None:
+    if len(test_labels) == 0:
+        raise ValueError("there are no held-out images to test on")
+    if len(np.unique(train_labels)) < 2:
+        raise ValueError(f"all {len(train_labels):,} images that a probe would learn from are of one class")

@@ -1,0 +1,56 @@
+"""Files on a disk that is really full."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from adaptive_ray.config import load_config
+from adaptive_ray.errors import UserError
+from adaptive_ray.run_directory import RunDirectory
+from adaptive_ray.whole_files import replaced, write_whole
+from tests.adaptive_ray.disks import disk, fill
+
+QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", "256k") as place:
+        file = place / "result.json"
+        write_whole(file, "what was there")
+        filler = fill(place)
+        with pytest.raises(OSError, match="No space left on device"):
+            write_whole(file, "x" * 100_000)
+        assert file.read_text() == "what was there"
+        assert sorted(place.iterdir()) == [filler, file]
+
+        config = load_config(QUICKSTART, [f"runs_dir={place}"])
+        with pytest.raises(UserError, match="No space left on device") as caught:
+            RunDirectory.create(config, "run")
+        assert str(place / "run") in str(caught.value)
+        assert not (place / "run").exists()
+
+
+def test_a_disk_that_may_only_be_read(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", "256k") as place:
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        config = load_config(QUICKSTART, [f"runs_dir={place}"])
+        with pytest.raises(UserError, match="Read-only file system"):
+            RunDirectory.create(config, "run")
+
+
+def test_what_fails_halfway_changes_nothing(tmp_path: Path) -> None:
+    def fail(file: Path) -> None:
+        with replaced(file) as new:
+            new.write_text("half of")
+            raise ValueError("stopped")
+
+    (tmp_path / "file").write_text("before")
+    with pytest.raises(ValueError, match="stopped"):
+        fail(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "before"
+    write_whole(tmp_path / "file", "· after")
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "· after"
