@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adaptive_ray import __version__
+from adaptive_ray import __version__, interruption
+from adaptive_ray.endings import storage_problem
 from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, UserError
 
 app = typer.Typer(
@@ -140,7 +142,7 @@ def cluster(
         settings = load_config(config, overrides or [])
     summary = count(settings, address, console, page)
     if json_file is not None:
-        json_file.write_text(json.dumps(summary, indent=1) + "\n")
+        json_file.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
 @app.command()
@@ -179,7 +181,7 @@ def replay(
     console.print(replay.forecast_table(forecasts))
     try:
         if json_file is not None:
-            json_file.write_text(json.dumps(rows, indent=1) + "\n")
+            json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         if plots is not None:
             from adaptive_ray.studies.plots import write_plots
 
@@ -196,6 +198,7 @@ def version() -> None:
 
 
 def _show(console: Console, directory: Any, result: dict[str, Any], settings: Any) -> None:
+    from adaptive_ray.accuracies import REPRESENTATIONS, accuracy_rows, missing, reference_loss
     from adaptive_ray.progress import results_table
     from adaptive_ray.report import last_decisions
     from schedulers import Candidate
@@ -205,14 +208,17 @@ def _show(console: Console, directory: Any, result: dict[str, Any], settings: An
     chosen = Candidate(result["chosen_batch_size"], result["chosen_accumulation"])
     console.print(f"\n[bold green]chosen batch size: {chosen.key}[/]\n", highlight=False)
     table = Table(box=None, padding=(0, 3, 0, 0))
-    for title in ("held-out accuracy", "trained", "untrained", "raw pixels"):
-        table.add_column(title, justify="right" if title != "held-out accuracy" else "left")
-    for title, kind in (("linear probe", "probe"), ("20 nearest neighbours", "knn")):
-        values = [result[f"{prefix}{kind}_accuracy"] for prefix in ("", "untrained_", "pixel_")]
-        table.add_row(title, *(f"{100 * value:.1f} %" for value in values))
+    table.add_column("held-out accuracy")
+    for title in REPRESENTATIONS.values():
+        table.add_column(title, justify="right")
+    for row in accuracy_rows(result):
+        table.add_row(*row)
     console.print(table)
+    console.print(f"\n{reference_loss(result)}", highlight=False)
+    for line in missing(result):
+        console.print(f"- {line}", soft_wrap=True, highlight=False, markup=False, style="yellow")
     console.print(
-        f"\nspent on exploring: {100 * result['explore_fraction']:.0f} % of the run "
+        f"spent on exploring: {100 * result['explore_fraction']:.0f} % of the run "
         f"({result['samples_explored']:,} of {result['budget']:,} samples) · {result['seconds']:.0f} s in all",
         highlight=False,
     )
@@ -227,30 +233,40 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
-def _stop(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
-    """Entry point: user errors become one line on stderr and an exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a stopped job, also in the background, ends as Ctrl-C does
-        signal.signal(number, _stop)
+    """Entry point: what a person can fix becomes one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that has no letter for it shows a question mark
+    interruption.listen()
+    code = _code()
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # Python would try again, and complain, when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or _complain(storage_problem(error) or str(error), 1)
+    sys.exit(code)
+
+
+def _code() -> int:
     try:
         code = app(standalone_mode=False)
     except AdaptiveRayError as error:
-        print(f"adaptive-ray: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        print("adaptive-ray: interrupted", file=sys.stderr)
-        sys.exit(130)
+        return _complain(str(error), error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        return _complain("interrupted", interruption.exit_code())
     except Exception as error:  # typer's own usage errors; its click may be vendored, hence by their method
-        if not hasattr(error, "format_message"):
-            raise
-        print(f"adaptive-ray: {error.format_message()}", file=sys.stderr)
-        sys.exit(2)
-    if isinstance(code, int) and code:  # --help and an interruption come back as a number
-        if code == InterruptedRunError.exit_code:
-            print("adaptive-ray: interrupted", file=sys.stderr)
-        sys.exit(code)
+        if hasattr(error, "format_message"):
+            return _complain(error.format_message(), 2)
+        if (problem := storage_problem(error)) is not None:
+            return _complain(problem, 1)
+        raise
+    if code == InterruptedRunError("").exit_code:  # typer turns an interruption into a number
+        return _complain("interrupted", interruption.exit_code())
+    return code if isinstance(code, int) else 0
+
+
+def _complain(text: str, code: int) -> int:
+    with suppress(OSError):
+        print(f"adaptive-ray: {text}", file=sys.stderr, flush=True)
+    return code

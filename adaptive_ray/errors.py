@@ -7,7 +7,8 @@ class AdaptiveRayError(Exception):
     ├── UserError           bad input, found before any work starts; exit code 2
     ├── NoSurvivorError     every candidate of a race failed
     ├── PlacementError      the cluster has no place for a run's workers
-    └── InterruptedRunError the user stopped the run; exit code 130
+    ├── StorageError        the disk is full, a folder cannot be written to, or the output is gone
+    └── InterruptedRunError the run was stopped: Ctrl-C, or a signal; exit code 128 + the signal's number
     """
 
     exit_code = 1
@@ -27,7 +28,18 @@ class PlacementError(AdaptiveRayError):
     """The cluster has no place for a run's workers; the message names what they need and what is free."""
 
 
-class InterruptedRunError(AdaptiveRayError):
-    """The run was stopped from outside; the message tells how to go on."""
+class StorageError(AdaptiveRayError):
+    """Something cannot be written; the message names it, and how to continue."""
 
-    exit_code = 130
+
+class InterruptedRunError(AdaptiveRayError):
+    """The run was stopped from outside; the message tells how to continue it.
+
+    Args:
+        message: For a person.
+        exit_code: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,17 @@ from rich.console import Console
 
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import Dataset, load_dataset
-from adaptive_ray.errors import InterruptedRunError, NoSurvivorError, PlacementError, UserError
+from adaptive_ray.endings import Tracking, storage_problem
+from adaptive_ray.errors import (
+    AdaptiveRayError,
+    InterruptedRunError,
+    NoSurvivorError,
+    PlacementError,
+    StorageError,
+    UserError,
+)
 from adaptive_ray.inputs import check_data, check_settings
+from adaptive_ray.interruption import exit_code, listening
 from adaptive_ray.layout import Layout
 from adaptive_ray.nodes import Node, free_nodes, this_machine
 from adaptive_ray.observer import Observer
@@ -22,9 +32,11 @@ from adaptive_ray.plan import Plan
 from adaptive_ray.progress import Progress
 from adaptive_ray.ray_address import cluster_address
 from adaptive_ray.ray_cluster import cluster
+from adaptive_ray.results import Winner, judge
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.run_lock import locked
 from adaptive_ray.trials import Trials
+from schedulers import LossExtrapolationScheduler
 from trainables.memory import training_bytes
 from trainables.simclr import build_encoder
 from trainables.simclr.losses import loss_named
@@ -148,65 +160,78 @@ class Experiment:
                 the run was started on other images.
             PlacementError: The cluster has no place for the workers.
             NoSurvivorError: Every candidate failed, or the winner did after the race.
+            StorageError: The disk is full, or a folder cannot be written to.
             InterruptedRunError: Ctrl-C, or the job was stopped.
         """
         self.check_loss()
-        started = time.monotonic()
         resume = f"adaptive-ray run --resume {directory.path}"
-        tracker = None
         try:
-            with locked(directory.path) as warning, Progress(console) as progress, ThreadPoolExecutor(1) as pool:
+            with (
+                listening(),
+                locked(directory.path) as warning,
+                Progress(console) as progress,
+                ThreadPoolExecutor(1) as pool,
+            ):
                 if warning:
                     progress.phase(warning)
                 _check_unfinished(directory)  # by whoever held the lock before
                 check_data(directory, self.data)
-                progress.phase("starting Ray and MLflow")
-                opening = None
-                if self._plan is not None:  # MLflow's database takes seconds; Ray does too
-                    opening = pool.submit(self._open_tracker, directory)
-                with cluster(self.address):
-                    nodes = free_nodes() if cluster_address(self.address) else [this_machine()]
-                    clusters = self._clusters(directory, progress)
-                    opening = opening or pool.submit(self._open_tracker, directory)
-                    progress.plan = self.plan
-                    layout = self._layout(directory, nodes)
-                    tracker = opening.result()
-                    trials = Trials(self.config, self.plan, self.settings, layout, directory, clusters)
-                    scheduler = trials.scheduler
-                    progress.phase(self._phase())
-                    observer = Observer(scheduler, directory, progress, tracker)
-                    try:
-                        trials.run(self.data.training, observer, progress.phase)
-                    except PlacementError as error:
-                        raise PlacementError(f"{error}. Make room; then resume with: {resume}") from None
-                winner = scheduler.race.winner
-                if winner is None:
-                    reasons = "; ".join(f"batch size {key} {why}" for key, why in scheduler.race.failures().items())
-                    raise NoSurvivorError(f"no candidate survived: {reasons}. Mend the cause; then, to go on: {resume}")
-                progress.phase("probing the encoder on held-out images")
-                from adaptive_ray.results import judge  # matplotlib and scikit-learn: not before they are needed
-
-                by_key = {candidate.key: candidate for candidate in self.plan.candidates}
-                result = judge(
-                    by_key[str(winner)],
-                    directory,
-                    self.data,
-                    self.config,
-                    self.settings,
-                    budget=self.plan.budget,
-                    explored=round(scheduler.contest.explored),
-                )
-                if self.modalities is not None and self.modalities.known is not None:
-                    result["clusters"] = self.modalities.known.m
-                result["seconds"] = round(time.monotonic() - started, 1)
-                self._write(str(winner), result, directory, tracker)
-                return result
+                tracking = Tracking(pool, partial(self._open_tracker, directory))
+                with tracking.ended():
+                    return self._run(directory, progress, tracking, resume)
         except KeyboardInterrupt:
-            raise InterruptedRunError(f"interrupted; go on with: {resume}") from None
-        except BaseException:
-            if tracker is not None:
-                tracker.failed()
+            raise InterruptedRunError(f"interrupted; continue with: {resume}", exit_code()) from None
+        except AdaptiveRayError:
             raise
+        except Exception as error:
+            if (problem := storage_problem(error)) is not None:
+                kept = "All that was written so far is kept"
+                raise StorageError(f"{problem}. {kept}. Fix this; then continue with: {resume}") from error
+            raise
+
+    def _run(self, directory: RunDirectory, progress: Progress, tracking: Tracking, resume: str) -> dict[str, Any]:
+        started = time.monotonic()
+        progress.phase("starting Ray and MLflow")
+        if self._plan is not None:
+            tracking.open()
+        # MLflow hears of an end before Ray takes its seconds to stop: a stopped job has three.
+        with cluster(self.address), tracking.ended():
+            nodes = free_nodes() if cluster_address(self.address) else [this_machine()]
+            clusters = self._clusters(directory, progress)
+            tracking.open()
+            progress.plan = self.plan
+            layout = self._layout(directory, nodes)
+            tracker = tracking.tracker()
+            trials = Trials(self.config, self.plan, self.settings, layout, directory, clusters)
+            scheduler = trials.scheduler
+            progress.phase(self._phase())
+            observer = Observer(scheduler, directory, progress, tracker)
+            try:
+                trials.run(self.data.training, observer, progress.phase)
+            except PlacementError as error:
+                raise PlacementError(f"{error}. Make room; then resume with: {resume}") from None
+            trained = self._trained(scheduler, directory, resume)
+        progress.phase("evaluating the encoder on held-out images")
+        explored = round(scheduler.contest.explored)
+        result = judge(trained, directory, self.data, self.config, budget=self.plan.budget, explored=explored)
+        if self.modalities is not None and self.modalities.known is not None:
+            result["clusters"] = self.modalities.known.m
+        result["seconds"] = round(time.monotonic() - started, 1)
+        self._write(trained.key, result, directory, tracker)
+        return result
+
+    def _trained(self, scheduler: LossExtrapolationScheduler, directory: RunDirectory, resume: str) -> Winner:
+        """The winner, its encoder saved.
+
+        Raises:
+            NoSurvivorError: There is none.
+        """
+        winner = scheduler.race.winner
+        if winner is None:
+            reasons = "; ".join(f"batch size {key} {why}" for key, why in scheduler.race.failures().items())
+            raise NoSurvivorError(f"no candidate survived: {reasons}. Fix the cause; then, to continue: {resume}")
+        (candidate,) = [candidate for candidate in self.plan.candidates if candidate.key == winner]
+        return Winner.saved(candidate, directory, self.data, self.settings)
 
     def _clusters(self, directory: RunDirectory, progress: Progress) -> dict[str, Any] | None:
         """Counts the clusters if the run needs them, plans with them, and starts the actor that answers for them.
@@ -250,11 +275,16 @@ class Experiment:
         }[self.config.explore if len(self.plan.candidates) > 1 else "none"]
 
     def _write(self, winner: str, result: dict[str, Any], directory: RunDirectory, tracker: Any) -> None:
+        from adaptive_ray.evaluation import reason
         from adaptive_ray.report import write_report
 
         directory.write_json("curves.json", directory.curves())
         directory.write_json("result.json", result)
-        write_report(directory)
+        try:
+            write_report(directory)
+        except Exception as error:  # a picture, or the disk: the results are written, and `report` can try again
+            result["unavailable"]["report.html"] = reason(error)
+            directory.write_json("result.json", result)
         if tracker is not None:
             tracker.finished(winner, result, [r for r in directory.reports() if r["candidate"] == winner])
             tracker.artifacts(directory, [name for name in ARTIFACTS if (directory.path / name).exists()])

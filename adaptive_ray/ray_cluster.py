@@ -12,6 +12,7 @@ from ray._private.parameter import RayParams
 from ray.exceptions import RayError
 
 from adaptive_ray.errors import UserError
+from adaptive_ray.interruption import ended_once, held_back
 from adaptive_ray.own_packages import ROOT, imports_from
 from adaptive_ray.private_directory import private_directory
 from adaptive_ray.ray_address import check_address, cluster_address
@@ -58,7 +59,7 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
     with private_directory():
         try:
             try:
-                with _agent_on_any_port():
+                with _agent_on_any_port(), _own_signal_handlers(), held_back():
                     ray.init(
                         address="local",
                         num_cpus=int(cpus),
@@ -73,9 +74,11 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
                     )
             except (OSError, ValueError, RuntimeError, RayError) as error:
                 raise UserError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from None
-            yield
+            with ended_once():
+                yield
         finally:
-            ray.shutdown()
+            with held_back():
+                ray.shutdown()
 
 
 @contextmanager
@@ -87,13 +90,16 @@ def joined(address: str) -> Iterator[None]:
     """
     check_address(address)
     try:
-        ray.init(address=address, runtime_env=_runtime_environment({}), log_to_driver=False)
+        with _own_signal_handlers(), held_back():
+            ray.init(address=address, runtime_env=_runtime_environment({}), log_to_driver=False)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise UserError(f"the Ray cluster at {address} cannot be joined: {str(error).splitlines()[0]}") from None
     try:
-        yield
+        with ended_once():
+            yield
     finally:
-        ray.shutdown()
+        with held_back():
+            ray.shutdown()
 
 
 def _runtime_environment(variables: dict[str, str]) -> dict[str, object]:
@@ -129,3 +135,14 @@ def _agent_on_any_port() -> Iterator[None]:
         yield
     finally:
         RayParams.__init__ = usual
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keeps ``ray.init`` from taking SIGTERM over: its handlers end the process in the middle of whatever it does."""
+    usual = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = usual

@@ -50,7 +50,7 @@ class FeatureFile:
         self._array[rows] = features
         self._array.flush()
         line = json.dumps({"start": rows.start, "crc32": zlib.crc32(features.tobytes())})
-        with self._sums.open("a") as log:
+        with self._sums.open("a", encoding="utf-8") as log:
             log.write(line + "\n")
             log.flush()
             os.fsync(log.fileno())
@@ -80,7 +80,7 @@ class FeatureFile:
 
     def _known_sums(self) -> dict[int, int]:
         sums: dict[int, int] = {}
-        for line in self._sums.read_text().splitlines() if self._sums.exists() else []:
+        for line in self._sums.read_text(encoding="utf-8").splitlines() if self._sums.exists() else []:
             try:
                 entry = json.loads(line)
                 sums[entry["start"]] = entry["crc32"]

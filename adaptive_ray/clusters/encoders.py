@@ -168,7 +168,7 @@ def _weights_of(file: str) -> Any:
 
 def _trained_here(directory: Path) -> tuple[nn.Module, int, int]:
     encoder = load_encoder(directory)
-    description = json.loads((directory / "encoder.json").read_text())
+    description = json.loads((directory / "encoder.json").read_text(encoding="utf-8"))
     return encoder, description["image_size"], encoder.channels
 
 

@@ -63,4 +63,4 @@ def write_page(
         examples=base64.b64encode(pictures.examples(images, labels, centrality)).decode(),
         shown=pictures.SHOWN,
     )
-    file.write_text(page)
+    file.write_text(page, encoding="utf-8")

@@ -129,7 +129,7 @@ def load_sweeps(directory: Path) -> list[Sweep]:
 
 def _read(file: Path) -> Recording:
     try:
-        return Recording.model_validate(json.loads(file.read_text()))
+        return Recording.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
     except ValidationError as error:

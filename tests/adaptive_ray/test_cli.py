@@ -32,7 +32,7 @@ Command = Callable[..., Answer]
 @pytest.fixture
 def _signals() -> Iterator[None]:
     """``main`` installs handlers of its own."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -387,7 +387,7 @@ class TestMain:
 
         signal.signal(number, uncaught)
         monkeypatch.setattr(config, "load_config", lambda *_: signal.raise_signal(number))
-        assert command("plan", QUICKSTART) == Answer(130, "", "adaptive-ray: interrupted\n")
+        assert command("plan", QUICKSTART) == Answer(128 + number, "", "adaptive-ray: interrupted\n")
 
 
 @pytest.mark.slow
@@ -402,7 +402,9 @@ class TestProcess:
         )  # fmt: skip
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def test_plan(self, tmp_path: Path) -> None:
+    def test_plan(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a console that knows ASCII alone: the table's lines are others, and nothing fails."""
+        monkeypatch.setenv("PYTHONIOENCODING", "ascii")
         answer = self.process(tmp_path, "plan", QUICKSTART)
         assert answer.code == 0
         assert answer.err == ""
@@ -420,6 +422,23 @@ class TestProcess:
         assert "64 appears twice" in one_line(answer)
         assert answer.out == ""
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("broken", ["full", "closed"])
+    def test_an_output_that_takes_nothing(self, tmp_path: Path, broken: str) -> None:
+        command = [sys.executable, "-m", "adaptive_ray", "version"]
+        if broken == "full":
+            if not Path("/dev/full").exists():
+                pytest.skip("no /dev/full here")
+            with Path("/dev/full").open("w") as output:
+                done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+            assert done.stderr == "adaptive-ray: a file or the output cannot be written: No space left on device\n"
+        else:
+            reader, writer = os.pipe()
+            os.close(reader)
+            done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+            os.close(writer)
+            assert "Traceback" not in done.stderr
+        assert done.returncode == 1
 
     def test_the_installed_command(self, tmp_path: Path) -> None:
         script = Path(sys.executable).with_name("adaptive-ray")

@@ -1,0 +1,183 @@
+"""How runs end that are not finished: really stopped by signals, and really on a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from mlflow import MlflowClient
+from PIL import Image
+
+from adaptive_ray import load_encoder
+from adaptive_ray.report import write_report
+from adaptive_ray.run_directory import RunDirectory
+from tests.adaptive_ray.disks import disk, fill
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def start(folder: Path, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_TRAIN_", "MLFLOW_"))}
+    return subprocess.Popen(
+        [sys.executable, "-m", "adaptive_ray", "run", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**inherited, **environment, "PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    """Returns with the first line that holds a text."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if text in line:
+            return
+    raise AssertionError("".join(seen) + str(process.communicate()[1]))
+
+
+def alive(pids: set[int]) -> set[int]:
+    return {pid for pid in pids if Path(f"/proc/{pid}/stat").exists() and state_of(pid)[0] != "Z"}
+
+
+def state_of(pid: int) -> tuple[str, int]:
+    """A process's state and its parent."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return "Z", 0
+    return state, int(parent)
+
+
+def descendants(pid: int) -> set[int]:
+    parents = {int(path.name): state_of(int(path.name))[1] for path in Path("/proc").iterdir() if path.name.isdigit()}
+    found, new = set[int](), {pid}
+    while new:
+        found |= new
+        new = {child for child, parent in parents.items() if parent in new} - found
+    return found - {pid}
+
+
+def mlflow_says(runs: Path) -> set[str]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "adaptive_ray"]
+    return {run.info.status for run in client.search_runs([experiment.experiment_id])}
+
+
+@pytest.fixture(scope="module")
+def one_class(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration for images of a single class."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "only").mkdir()
+    random = np.random.default_rng(0)
+    for index in range(90):
+        pixels = random.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "only" / f"{index:03d}.png")
+    settings = {
+        "dataset": {"name": "image_folder", "root": str(folder), "image_size": 16, "reference": 16},
+        "candidates": [8, 16],
+        "budget": {"samples": 1024},
+        "race": {"window": {"samples": 256}, "evaluations": 4},
+        "simclr": {"encoder": {"width": 8, "depth": 1}, "loss": "loss_of_a_user:mine"},
+    }
+    (folder / "loss_of_a_user.py").write_text("from trainables.simclr import nt_xent as mine\n")
+    file = folder / "experiment.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def test_signals_while_ray_starts_end_the_run_once(one_class: Path, tmp_path: Path) -> None:
+    process = start(one_class.parent, one_class, "--runs-dir", tmp_path, "--name", "stopped")
+    wait_for(process, "starting Ray")
+    deadline = time.monotonic() + 120
+    while len(children := descendants(process.pid)) < 3:  # Ray's first processes
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        children |= descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    output, errors = process.communicate(timeout=10)
+    assert process.returncode == 143, errors
+    resume = f"adaptive-ray run --resume {tmp_path / 'stopped'}"
+    assert errors == f"adaptive-ray: interrupted; continue with: {resume}\n"
+    assert "Traceback" not in output
+    while alive(children):
+        assert time.monotonic() < deadline, alive(children)
+        time.sleep(0.1)
+    assert mlflow_says(tmp_path) == {"KILLED"}
+
+
+#: A console, and files, whose letters are those of ASCII.
+ASCII = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with disk(tmp_path / "disk", "64m") as place:
+        yield place
+
+
+def test_a_full_disk_then_a_folder_in_the_way_then_the_results(one_class: Path, small_disk: Path) -> None:
+    """Images of one class: no probe is possible, and nothing that was trained is trained again."""
+    runs, run = small_disk / "runs", small_disk / "runs" / "run"
+    resume = f"continue with: adaptive-ray run --resume {run}"
+    process = start(one_class.parent, one_class, "--runs-dir", runs, "--name", "run", **ASCII)
+    wait_for(process, "samples, reference loss")
+    filler = fill(small_disk)
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 1, errors
+    assert "No space left on device" in errors.splitlines()[-1]
+    assert resume in errors.splitlines()[-1]
+    assert "Traceback" not in output + errors
+    lines = (run / "reports.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["samples_seen"] > 0
+    assert not (run / "result.json").exists()
+
+    filler.unlink()
+    (run / "encoder.json").mkdir()
+    process = start(one_class.parent, "--resume", run, **ASCII)
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 1, errors
+    assert errors.splitlines()[-1].startswith(f"adaptive-ray: {run / 'encoder.json'}: Is a directory")
+    assert resume in errors.splitlines()[-1]
+    assert "Traceback" not in output + errors
+    reports = (run / "reports.jsonl").read_text()
+    assert json.loads(reports.splitlines()[-1])["samples_seen"] == 1024
+
+    (run / "encoder.json").rmdir()
+    process = start(one_class.parent, "--resume", run, **ASCII)
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert (run / "reports.jsonl").read_text() == reports
+    assert load_encoder(run).settings.width == 8
+    result = json.loads((run / "result.json").read_text())
+    assert result["probe_accuracy"] is None
+    assert result["knn_accuracy"] is None
+    assert set(result["unavailable"]) == {name for name in result if name.endswith("_accuracy")}
+    assert (run / "neighbours.png").is_file()
+    assert "linear probe" in output
+    assert "- probes: the images have no labels, or all the same" in output
+    assert "<b>-</b>" in (run / "report.html").read_text(encoding="utf-8")
+    assert mlflow_says(runs) == {"FINISHED"}
+    assert "loss_of_a_user" not in sys.modules
+    write_report(RunDirectory.open(run))  # without the user's code
+    assert "loss_of_a_user" not in sys.modules
