@@ -18,8 +18,18 @@ class CheckpointError(OSError):
 
 
 def save_checkpoint(state: Mapping[str, Any], directory: Path) -> None:
-    """Writes ``state`` (tensors, numbers, text and containers of them) into an existing directory."""
-    torch.save(dict(state), directory / CHECKPOINT_FILE)
+    """Writes ``state`` (tensors, numbers, text and containers of them) into an existing directory.
+
+    Raises:
+        OSError: It cannot be written: the disk is full, say.
+    """
+    try:
+        with (directory / CHECKPOINT_FILE).open("wb") as file:
+            torch.save(dict(state), file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch hides it behind "unexpected pos"
+            raise error.__context__ from None
+        raise
 
 
 def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from PIL import Image
 from adaptive_ray import load_encoder
 from adaptive_ray.report import write_report
 from adaptive_ray.run_directory import RunDirectory
-from tests.adaptive_ray.disks import disk, fill
+from tests.disks import disk, fill
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 

@@ -11,7 +11,7 @@ from adaptive_ray.config import load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.whole_files import replaced, write_whole
-from tests.adaptive_ray.disks import disk, fill
+from tests.disks import disk, fill
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 

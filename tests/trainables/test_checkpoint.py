@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.disks import disk
 from trainables.checkpoint import CHECKPOINT_FILE, CheckpointError, checkpoint_damage, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -77,3 +78,8 @@ def test_another_error_stays_what_it_is(file: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch, "load", full)
     with pytest.raises(torch.OutOfMemoryError):
         load_checkpoint(file.parent, CPU)
+
+
+def test_a_full_disk_is_called_that(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", "256k") as place, pytest.raises(OSError, match="No space left on device"):
+        save_checkpoint({"model": torch.zeros(100_000)}, place)
