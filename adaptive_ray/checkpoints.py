@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune
 
 from adaptive_ray.errors import UserError
+from adaptive_ray.observer import METRIC
 from adaptive_ray.run_directory import RunDirectory
 from trainables.checkpoint import CHECKPOINT_FILE, checkpoint_damage
 
@@ -43,7 +44,7 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
         """Where a candidate may be resumed.
 
         Returns:
-            Its last report whose checkpoint is whole, and why it is not its last report, if so; None: it has none.
+            Its last sound report with a whole checkpoint, and why it is not its last one, if so; None: it has none.
 
         Raises:
             UserError: It has reported, and none of its checkpoints is whole.
@@ -52,8 +53,8 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
         kept = self._kept.get(candidate, [])
         damages: list[str] = []
         for report in reversed(reports):
-            if not report.get("checkpoint_path"):
-                continue
+            if not report.get("checkpoint_path") or report.get(METRIC, 0.0) is None:
+                continue  # a loss that is no number is of weights that are none
             path = Path(report["checkpoint_path"])
             if (damage := checkpoint_damage(path)) is None:
                 return report, damages[0] if damages else None

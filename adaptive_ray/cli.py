@@ -46,11 +46,16 @@ def run(
     name: Annotated[str | None, typer.Option(help="of the run; default: time and data set")] = None,
     runs_dir: Annotated[Path | None, typer.Option(help="where results stand; default: the configuration's")] = None,
     address: Address = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="goes on with an interrupted run")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="continues a run that was interrupted")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="with --resume: tries candidates that failed again")
+    ] = False,
 ) -> None:
     """Races the candidates, trains the winner, and shows why it won."""
     if (config is None) == (resume is None):
         raise UserError("give either a configuration file or --resume RUN")
+    if retry_failed and resume is None:
+        raise UserError("--retry-failed tries the failed candidates of a run again: name the run with --resume RUN")
     if resume is not None and (overrides or name or runs_dir):
         raise UserError("--resume goes on with the run's own settings; leave out --set, --name and --runs-dir")
     console = _console()
@@ -73,7 +78,7 @@ def run(
             default = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.dataset.name}"
             directory = RunDirectory.create(settings, settings.name or default)
         print_lines(console, experiment.data.summary)
-    result = experiment.run(directory, console)
+    result = experiment.run(directory, console, retry_failed=retry_failed)
     _show(console, directory, result, settings)
 
 
@@ -199,7 +204,7 @@ def version() -> None:
 
 def _show(console: Console, directory: Any, result: dict[str, Any], settings: Any) -> None:
     from adaptive_ray.accuracies import REPRESENTATIONS, accuracy_rows, missing, reference_loss
-    from adaptive_ray.progress import results_table
+    from adaptive_ray.progress import restart_line, results_table
     from adaptive_ray.report import last_decisions
     from schedulers import Candidate
 
@@ -222,6 +227,8 @@ def _show(console: Console, directory: Any, result: dict[str, Any], settings: An
         f"({result['samples_explored']:,} of {result['budget']:,} samples) · {result['seconds']:.0f} s in all",
         highlight=False,
     )
+    for restart in result.get("restarts", []):
+        console.print(f"batch size {restart_line(**restart)}", highlight=False, markup=False, soft_wrap=True)
     lines = {"results": directory.path, "picture": directory.path / "report.html"}
     if settings.tracking.enabled and settings.tracking.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
         lines["MLflow"] = f"mlflow ui --backend-store-uri sqlite:///{directory.path.parent / 'mlflow.db'}"

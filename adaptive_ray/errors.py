@@ -6,6 +6,7 @@ class AdaptiveRayError(Exception):
 
     ├── UserError           bad input, found before any work starts; exit code 2
     ├── NoSurvivorError     every candidate of a race failed
+    ├── WinnerFailedError   a candidate has won, and failed after the race
     ├── PlacementError      the cluster has no place for a run's workers
     ├── StorageError        the disk is full, a folder cannot be written to, or the output is gone
     └── InterruptedRunError the run was stopped: Ctrl-C, or a signal; exit code 128 + the signal's number
@@ -22,6 +23,10 @@ class UserError(AdaptiveRayError):
 
 class NoSurvivorError(AdaptiveRayError):
     """Every candidate failed; the message names each one's reason."""
+
+
+class WinnerFailedError(AdaptiveRayError):
+    """The winner failed after the race; the message says why, and how to retry it."""
 
 
 class PlacementError(AdaptiveRayError):

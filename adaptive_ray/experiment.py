@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,8 @@ from rich.console import Console
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.datasets import Dataset, load_dataset
 from adaptive_ray.endings import Tracking, storage_problem
-from adaptive_ray.errors import (
-    AdaptiveRayError,
-    InterruptedRunError,
-    NoSurvivorError,
-    PlacementError,
-    StorageError,
-    UserError,
-)
+from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, PlacementError, StorageError, UserError
+from adaptive_ray.history import History
 from adaptive_ray.inputs import check_data, check_settings
 from adaptive_ray.interruption import exit_code, listening
 from adaptive_ray.layout import Layout
@@ -36,7 +29,6 @@ from adaptive_ray.results import Winner, judge
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.run_lock import locked
 from adaptive_ray.trials import Trials
-from schedulers import LossExtrapolationScheduler
 from trainables.memory import training_bytes
 from trainables.simclr import build_encoder
 from trainables.simclr.losses import loss_named
@@ -149,8 +141,13 @@ class Experiment:
             "sample_weights": self.config.sample_weights.model_dump(mode="json"),
         }
 
-    def run(self, directory: RunDirectory, console: Console) -> dict[str, Any]:
-        """Runs, or goes on with what ``directory`` already holds, and writes the results there.
+    def run(self, directory: RunDirectory, console: Console, *, retry_failed: bool = False) -> dict[str, Any]:
+        """Runs, or continues what ``directory`` already holds, and writes the results there.
+
+        Args:
+            directory: Of the run.
+            console: Where progress is shown.
+            retry_failed: Whether candidates that failed in an earlier session are tried again.
 
         Returns:
             The content of ``result.json``.
@@ -159,7 +156,8 @@ class Experiment:
             UserError: The cluster or MLflow cannot be used as configured, another process writes to ``directory``, or
                 the run was started on other images.
             PlacementError: The cluster has no place for the workers.
-            NoSurvivorError: Every candidate failed, or the winner did after the race.
+            NoSurvivorError: Every candidate failed.
+            WinnerFailedError: The winner failed after the race.
             StorageError: The disk is full, or a folder cannot be written to.
             InterruptedRunError: Ctrl-C, or the job was stopped.
         """
@@ -176,9 +174,10 @@ class Experiment:
                     progress.phase(warning)
                 _check_unfinished(directory)  # by whoever held the lock before
                 check_data(directory, self.data)
+                history = History(directory.path / "events.jsonl")
                 tracking = Tracking(pool, partial(self._open_tracker, directory))
                 with tracking.ended():
-                    return self._run(directory, progress, tracking, resume)
+                    return self._run(directory, history, progress, tracking, resume, retry_failed=retry_failed)
         except KeyboardInterrupt:
             raise InterruptedRunError(f"interrupted; continue with: {resume}", exit_code()) from None
         except AdaptiveRayError:
@@ -189,8 +188,16 @@ class Experiment:
                 raise StorageError(f"{problem}. {kept}. Fix this; then continue with: {resume}") from error
             raise
 
-    def _run(self, directory: RunDirectory, progress: Progress, tracking: Tracking, resume: str) -> dict[str, Any]:
-        started = time.monotonic()
+    def _run(
+        self,
+        directory: RunDirectory,
+        history: History,
+        progress: Progress,
+        tracking: Tracking,
+        resume: str,
+        *,
+        retry_failed: bool,
+    ) -> dict[str, Any]:
         progress.phase("starting Ray and MLflow")
         if self._plan is not None:
             tracking.open()
@@ -202,7 +209,16 @@ class Experiment:
             progress.plan = self.plan
             layout = self._layout(directory, nodes)
             tracker = tracking.tracker()
-            trials = Trials(self.config, self.plan, self.settings, layout, directory, clusters)
+            trials = Trials(
+                self.config,
+                self.plan,
+                self.settings,
+                layout,
+                directory,
+                history,
+                clusters,
+                retry_failed=retry_failed,
+            )
             scheduler = trials.scheduler
             progress.phase(self._phase())
             observer = Observer(scheduler, directory, progress, tracker)
@@ -210,28 +226,17 @@ class Experiment:
                 trials.run(self.data.training, observer, progress.phase)
             except PlacementError as error:
                 raise PlacementError(f"{error}. Make room; then resume with: {resume}") from None
-            trained = self._trained(scheduler, directory, resume)
+            winner = trials.winner()
+            trained = Winner.saved(winner, directory, self.data, self.settings)
         progress.phase("evaluating the encoder on held-out images")
         explored = round(scheduler.contest.explored)
         result = judge(trained, directory, self.data, self.config, budget=self.plan.budget, explored=explored)
         if self.modalities is not None and self.modalities.known is not None:
             result["clusters"] = self.modalities.known.m
-        result["seconds"] = round(time.monotonic() - started, 1)
+        result["restarts"] = [dataclasses.asdict(restart) for restart in scheduler.contest.restarts]
+        result["seconds"] = round(history.seconds, 1)
         self._write(trained.key, result, directory, tracker)
         return result
-
-    def _trained(self, scheduler: LossExtrapolationScheduler, directory: RunDirectory, resume: str) -> Winner:
-        """The winner, its encoder saved.
-
-        Raises:
-            NoSurvivorError: There is none.
-        """
-        winner = scheduler.race.winner
-        if winner is None:
-            reasons = "; ".join(f"batch size {key} {why}" for key, why in scheduler.race.failures().items())
-            raise NoSurvivorError(f"no candidate survived: {reasons}. Fix the cause; then, to continue: {resume}")
-        (candidate,) = [candidate for candidate in self.plan.candidates if candidate.key == winner]
-        return Winner.saved(candidate, directory, self.data, self.settings)
 
     def _clusters(self, directory: RunDirectory, progress: Progress) -> dict[str, Any] | None:
         """Counts the clusters if the run needs them, plans with them, and starts the actor that answers for them.
@@ -286,7 +291,7 @@ class Experiment:
             result["unavailable"]["report.html"] = reason(error)
             directory.write_json("result.json", result)
         if tracker is not None:
-            tracker.finished(winner, result, [r for r in directory.reports() if r["candidate"] == winner])
+            tracker.finished(winner, result, directory.reports_of(winner))
             tracker.artifacts(directory, [name for name in ARTIFACTS if (directory.path / name).exists()])
 
 
@@ -294,6 +299,7 @@ class Experiment:
 ARTIFACTS = (
     "result.json",
     "config.yaml",
+    "events.jsonl",
     "decisions.jsonl",
     "swaps.jsonl",
     "curves.json",

@@ -31,6 +31,9 @@ class Observer(tune.Callback):  # type: ignore[misc]
         self._scheduler, self._directory = scheduler, directory
         self._progress, self._tracker = progress, tracker
         self._written = len(scheduler.decisions)
+        self._restarts = len(scheduler.contest.restarts)
+        #: How far every candidate's written reports reach.
+        self._reached = {report["candidate"]: report["samples_seen"] for report in directory.reports()}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune stores callbacks to restore them; this one is made anew for every session
@@ -38,7 +41,11 @@ class Observer(tune.Callback):  # type: ignore[misc]
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         candidate = trial.config["candidate"]
         report = {name: result[name] for name in _REPORTED if name in result}
-        self._write_decisions()  # before the report: who dies in between decides again, and nothing is missing
+        self._write_decisions()
+        if report.get("samples_seen", 0) <= self._reached.get(candidate, -1):
+            self._directory.append_report(candidate, report)  # it names the checkpoint that there is now
+            return
+        self._reached[candidate] = report.get("samples_seen", 0)
         if "decision" in result:
             self._directory.append_swap(result["decision"])
             self._progress.swapped(result["decision"])
@@ -46,6 +53,9 @@ class Observer(tune.Callback):  # type: ignore[misc]
         self._progress.report(self._scheduler.race, candidate, report)
         if self._tracker is not None:
             self._tracker.report(candidate, report)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._write_decisions()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._write_decisions()
@@ -59,3 +69,6 @@ class Observer(tune.Callback):  # type: ignore[misc]
             elif self._tracker is not None and decision.state is State.RACING:
                 self._tracker.racing(str(decision.key), decision.reason)
         self._written = len(self._scheduler.decisions)
+        for restart in self._scheduler.contest.restarts[self._restarts :]:
+            self._progress.restarted(restart)
+            self._restarts += 1

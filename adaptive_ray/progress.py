@@ -18,6 +18,7 @@ from rich.text import Text
 
 from adaptive_ray.plan import Plan
 from schedulers import Candidate, Decision, Forecast, Race, State
+from schedulers.events import Restart
 
 _COLOUR = {State.RACING: "cyan", State.WAITING: "yellow", State.DROPPED: "red", State.WON: "green"}
 
@@ -114,6 +115,11 @@ class Progress:
         text = f"[{self._elapsed()}] batch size {decision.key} {decision.state.value}: {decision.reason}"
         self._console.print(text, markup=False, highlight=False, soft_wrap=True, style=_COLOUR[decision.state])
 
+    def restarted(self, restart: Restart) -> None:
+        """Says what was lost to the machine."""
+        text = f"[{self._elapsed()}] batch size {restart_line(restart.candidate, restart.samples, restart.reason)}"
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True, style="yellow")
+
     def swapped(self, decision: Mapping[str, Any]) -> None:
         """Says what was done about the loader inside the run, if anything."""
         if decision["action"] == "keep":
@@ -199,6 +205,11 @@ def verdict_rows(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def restart_line(candidate: Any, samples: float, reason: str) -> str:
+    """What was lost to the machine, in a line."""
+    return f"{candidate} was restarted after {samples:,.0f} samples: {reason}"
 
 
 def _interval(forecast: Forecast) -> str:

@@ -41,7 +41,7 @@ def write_report(directory: RunDirectory) -> Path:
         dataset=config.dataset.name,
         loss_curves=pictures.loss_curves(curves, race, winner),
         batch_sizes=pictures.batch_sizes(curves, decisions, winner),
-        swaps=swap_picture([r for r in directory.reports() if r["candidate"] == winner], swaps) if swaps else "",
+        swaps=swap_picture(directory.reports_of(winner), swaps) if swaps else "",
         information=method_pictures.information(curves[winner]) if config.accumulation is not None else "",
         weights=base64.b64encode(weights.read_bytes()).decode() if weights.is_file() else "",
         weight_settings=config.sample_weights,

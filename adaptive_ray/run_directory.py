@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from schedulers import Decision
 class RunDirectory:
     """``runs_dir/name``. Created once, never overwritten; what is appended survives the death of the process.
 
-    Files: ``config.yaml`` (resolved), ``reports.jsonl`` (every report of every candidate, from which a run is taken up
-    again), ``decisions.jsonl`` (of races), ``swaps.jsonl`` (about the loader inside a run), ``inputs.json`` (what it
-    was started with), ``lock``, ``curves.json``, ``result.json``, ``encoder.safetensors`` and ``encoder.json``,
-    ``neighbours.png``, ``weights.png`` (with weighted samples), ``clusters.json`` and ``clusters.html`` (with
-    clusters), ``report.html``, and ``train/`` with Ray's checkpoints.
+    Files: ``config.yaml`` (resolved), ``events.jsonl`` (what happened in the races, from which a run is resumed;
+    see ``History``), ``reports.jsonl`` (every report of every candidate), ``decisions.jsonl`` (of races),
+    ``swaps.jsonl`` (about the loader inside a run), ``inputs.json`` (what it was started with), ``lock``,
+    ``curves.json``, ``result.json``, ``encoder.safetensors`` and ``encoder.json``, ``neighbours.png``,
+    ``weights.png`` (with weighted samples), ``clusters.json`` and ``clusters.html`` (with clusters),
+    ``report.html``, and ``train/`` with Ray's checkpoints.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,6 +82,13 @@ class RunDirectory:
     def append_decision(self, decision: Mapping[str, Any]) -> None:
         self._append("decisions.jsonl", decision)
 
+    def write_decisions(self, decisions: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces all decisions of races."""
+        file = self.path / "decisions.jsonl"
+        new = file.with_suffix(".tmp")
+        new.write_text("".join(json.dumps(_plain(decision)) + "\n" for decision in decisions))
+        new.replace(file)
+
     def append_swap(self, decision: Mapping[str, Any]) -> None:
         self._append("swaps.jsonl", decision)
 
@@ -94,6 +102,15 @@ class RunDirectory:
         for report in reports:
             if path := report.get("checkpoint_path"):
                 report["checkpoint_path"] = str(self.path / path)
+        return reports
+
+    def reports_of(self, candidate: str) -> list[dict[str, Any]]:
+        """A candidate's reports without those that it repeated: one for each point of its curve."""
+        reports: list[dict[str, Any]] = []
+        for report in self.reports():
+            ahead = not reports or report["samples_seen"] > reports[-1]["samples_seen"]
+            if report["candidate"] == candidate and ahead:
+                reports.append(report)
         return reports
 
     def decisions(self) -> list[dict[str, Any]]:

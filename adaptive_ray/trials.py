@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,15 @@ from ray import tune
 
 from adaptive_ray.checkpoints import Checkpoints
 from adaptive_ray.config import ExperimentConfig
+from adaptive_ray.errors import NoSurvivorError, UserError, WinnerFailedError
+from adaptive_ray.history import History
 from adaptive_ray.layout import Layout, Workers
 from adaptive_ray.observer import METRIC, Observer
 from adaptive_ray.placement import PlacementWatch
 from adaptive_ray.plan import Plan
-from adaptive_ray.run_directory import RunDirectory
-from schedulers import LossExtrapolationScheduler, Race
+from adaptive_ray.run_directory import RunDirectory, describe
+from schedulers import Candidate, LossExtrapolationScheduler, Race
+from trainables.failures import RETRIES
 from trainables.settings import TrainingData
 from trainables.trial import run_trial
 
@@ -36,7 +39,12 @@ class Trials:
         settings: Of ``TrainSettings``, without the candidate's own.
         layout: Who trains on what.
         directory: Of the run; what has been reported there is not trained again.
+        history: Of the run; the races continue where it ends.
         clusters: What workers are told of the images' clusters; see ``train_worker``.
+        retry_failed: Whether candidates that failed are to be tried again.
+
+    Raises:
+        UserError: There are reports, but no history.
     """
 
     def __init__(
@@ -46,14 +54,25 @@ class Trials:
         settings: dict[str, Any],
         layout: Layout,
         directory: RunDirectory,
+        history: History,
         clusters: dict[str, Any] | None = None,
+        *,
+        retry_failed: bool = False,
     ) -> None:
         self._clusters = clusters
         self._config, self._plan, self._settings, self._layout = config, plan, settings, layout
         self._directory = directory
-        self.scheduler = self._scheduler()
+        if directory.reports() and not history.events:
+            raise UserError(
+                f"{directory.path} has reports but no events.jsonl: it was made by an earlier version, or the file was "
+                "deleted; it cannot be resumed, so start a new run"
+            )
+        self.scheduler = self._scheduler(history)
+        if retry_failed:
+            self.scheduler.contest.retry(self.scheduler.contest.failed)
+        directory.write_decisions(map(describe, self.scheduler.decisions))  # they follow from the events
 
-    def _scheduler(self) -> LossExtrapolationScheduler:
+    def _scheduler(self, history: History) -> LossExtrapolationScheduler:
         config, plan = self._config, self._plan
         scheduler = LossExtrapolationScheduler(
             METRIC,
@@ -68,12 +87,10 @@ class Trials:
             threshold=config.swap.threshold,
             winner_config={**_resources(self._layout.stretch), "swap": self._swap()},
         )
+        scheduler.set_state({"events": history.events})
+        scheduler.contest.record = history.append
         for candidate in plan.trials:
             scheduler.contest.enter(candidate.key)
-        scheduler.replay(
-            (report["candidate"], report["samples_seen"], report[METRIC], report["seconds"])
-            for report in self._directory.reports()
-        )
         return scheduler
 
     def _swap(self) -> Any:
@@ -94,9 +111,11 @@ class Trials:
             UserError: A candidate has reported, and none of its checkpoints is whole.
         """
         plan, race, contest = self._plan, self.scheduler.race, self.scheduler.contest
+        if race.over and race.winner is None:
+            return
         keys = [c.key for c in plan.trials if c.key in race.alive or contest.comes_back(c.key)]
         checkpoints = Checkpoints(self._directory)
-        starts = {}
+        starts: dict[Hashable, dict[str, Any]] = {}
         for key in keys:  # who comes back starts from the weights of another one
             if key in race.alive and (found := checkpoints.newest(key)):
                 starts[key], damage = found
@@ -108,6 +127,7 @@ class Trials:
             return
         candidates = {candidate.key: candidate for candidate in plan.candidates}
         paths = {key: report["checkpoint_path"] for key, report in starts.items()}
+        self.scheduler.last_results = starts
         alone = len(plan.trials) == 1
         storage = self._directory.path / "train"
         attempt = len(list(storage.glob("tune-*")))
@@ -130,6 +150,7 @@ class Trials:
                 name=f"tune-{attempt}",
                 storage_path=str(storage),
                 callbacks=[observer, checkpoints, PlacementWatch()],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
                 verbose=0,
             ),
         )
@@ -137,6 +158,23 @@ class Trials:
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         tuner.fit()
         checkpoints.delete_unnamed()
+
+    def winner(self) -> Candidate:
+        """Who has won.
+
+        Raises:
+            WinnerFailedError: It has failed since.
+            NoSurvivorError: Every candidate failed.
+        """
+        race = self.scheduler.race
+        again = f"Fix the cause, then retry: adaptive-ray run --resume {self._directory.path} --retry-failed"
+        if (failed := race.failed_winner) is not None:
+            done = f"after {race.spent(failed):,.0f} of {race.budget:,.0f} samples"
+            raise WinnerFailedError(f"the winner, batch size {failed}, stopped {done}: {race.reason(failed)}. {again}")
+        if race.winner is None:
+            reasons = "; ".join(f"batch size {key} {why}" for key, why in race.failures().items())
+            raise NoSurvivorError(f"no candidate survived: {reasons}. {again}")
+        return Candidate.of_key(str(race.winner))
 
 
 def _resources(workers: Workers) -> dict[str, Any]:

@@ -1,18 +1,19 @@
 """A run from its start to its end: a race, the winner's stretch and, where it is asked for, more races on the way.
 
-Pure, as a race is. Everything that happens is kept as an ordered list of plain events, and every decision follows from
-it: whoever replays the events stands where the run stood.
+Pure, as a race is. Everything that happens is kept as an ordered list of events, and every decision follows from it:
+replaying the events leads to where the run stood.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from schedulers.decision import Decision, State
+from schedulers.events import Complete, Enter, Event, Expect, Fail, Report, Restart, Retry
 from schedulers.extrapolation import PREDICTORS
 from schedulers.race import DROP_BELOW, MIN_REPORTS, Race
 from schedulers.rerace import Rerace, ReracePlan
@@ -23,7 +24,7 @@ class Contest:
     """Runs races one after the other between the same candidates, and watches the winner in between.
 
     In a further race everybody forks from the winner's weights of that moment (``source``), also those that lost
-    before. Who failed or came to its end does not come back.
+    before. Who failed or has finished does not come back.
 
     Args:
         budget, window, axis, drop_below, min_reports: See ``Race``.
@@ -61,12 +62,14 @@ class Contest:
         self.plan = ReracePlan.of(rerace, window=window, rerace_window=rerace_window, budget=budget)
         self._surprise = Surprise(patience, threshold)
         self._expected = 0
-        #: Who does not come back in another race: failed, or came to its end.
+        #: Who does not come back in another race: failed, or has finished.
         self.out: set[Hashable] = set()
         #: Whose weights the current race has started from; None in the first one.
         self.source: Hashable | None = None
-        #: Everything that has happened, oldest first: plain tuples.
-        self.events: list[tuple[Any, ...]] = []
+        #: Everything that has happened, oldest first.
+        self.events: list[Event] = []
+        #: Called with every event before anything follows from it.
+        self.record: Callable[[Event], None] | None = None
         #: Everything that has been decided, oldest first.
         self.decisions: list[Decision] = []
 
@@ -74,46 +77,53 @@ class Contest:
 
     def expect(self, count: int) -> list[Decision]:
         """Says how many candidates there will be. See ``Race.expect``."""
-        if count == self._expected or len(self.races) > 1:
+        if count == self._expected or len(self.races) > 1 or self.race.over:
             return []
-        self._expected = count
-        return self._take(("expect", count), self.race.expect(count))
+        return self.take(Expect(count))
 
     def enter(self, key: Hashable) -> list[Decision]:
-        """Adds a candidate. One that failed and is started anew takes part again, if its race is still on."""
-        race = self.race if key in self.race.keys else self.races[0]
-        if key not in race.keys or key in self.out or race.state(key) is not State.DROPPED:
-            race.enter(key)
-            (self.out.add if race.state(key) is State.DROPPED else self.out.discard)(key)
-        return self._take(("enter", key), [])
+        """Adds a candidate; one that is there stays as it is."""
+        return self.take(Enter(key)) if key not in self.races[0].keys else []
 
     def report(self, key: Hashable, samples: float, loss: float, seconds: float = math.nan) -> list[Decision]:
         """Takes a candidate's loss. See ``Race.report``; a winner's loss may begin another race."""
-        decisions: list[Decision] = []
-        if not math.isfinite(loss):
-            self.out.add(key)
-            decisions += self._orphan(key)
-        race = self.race
-        stretches = key == race.winner and samples > max(race.curve(key)[0], default=race.start)
-        decisions += race.report(key, samples, loss, seconds)
-        if stretches and race.winner is not None:
-            decisions += self._stretch(samples, loss, seconds)
-        return self._take(("report", key, samples, loss, seconds), decisions)
+        return self.take(Report(key, float(samples), float(loss), float(seconds)))
 
     def fail(self, key: Hashable, reason: str) -> list[Decision]:
-        """Drops a candidate for good."""
-        self.out.add(key)
-        return self._take(("fail", key, reason), [*self._orphan(key), *self.race.fail(key, reason)])
+        """Drops a candidate, until it is retried."""
+        return self.take(Fail(key, reason))
 
     def complete(self, key: Hashable) -> list[Decision]:
         """Takes note that a candidate will report no more. See ``Race.complete``."""
-        self.out.add(key)
-        return self._take(("complete", key), [*self._orphan(key), *self.race.complete(key)])
+        return self.take(Complete(key))
 
-    def replay(self, events: Iterable[tuple[Any, ...]]) -> None:
-        """Takes up a run where it stood: ``events`` of another one with the same settings."""
-        for name, *values in events:
-            getattr(self, name)(*values)
+    def restart(self, key: Hashable, samples: float, reason: str) -> list[Decision]:
+        """Takes note that a candidate lost a process and continues from its last checkpoint. Changes nothing."""
+        return self.take(Restart(key, float(samples), reason))
+
+    def retry(self, keys: Iterable[Hashable]) -> list[Decision]:
+        """Tries candidates that failed again. See ``Race.retry``."""
+        return self.take(Retry(tuple(keys)))
+
+    def take(self, event: Event) -> list[Decision]:
+        """Records an event, then does what follows from it.
+
+        Returns:
+            Every decision that follows.
+        """
+        if self.record is not None:
+            self.record(event)
+        self.events.append(event)
+        decisions = self._follow(event)
+        self.decisions += decisions
+        if not isinstance(event, Retry) and any(decision.state is State.WON for decision in decisions):
+            self._expect()
+        return decisions
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Brings this contest to where another one with the same settings stood after these ``events``."""
+        for event in events:
+            self.take(event)
 
     # --- how things stand ---------------------------------------------------------------------------------------
 
@@ -121,6 +131,16 @@ class Contest:
     def race(self) -> Race:
         """The current race, or the last one."""
         return self.races[-1]
+
+    @property
+    def failed(self) -> dict[Hashable, str]:
+        """The candidates that failed and have not been retried, with the reasons."""
+        return {key: race.reason(key) for race in self.races for key in race.failed if key in self.out}
+
+    @property
+    def restarts(self) -> list[Restart]:
+        """What was lost to the machine, oldest first."""
+        return [event for event in self.events if isinstance(event, Restart)]
 
     @property
     def unforked(self) -> list[Hashable]:
@@ -161,11 +181,44 @@ class Contest:
 
     # --- how it is done -----------------------------------------------------------------------------------------
 
-    def _take(self, event: tuple[Any, ...], decisions: list[Decision]) -> list[Decision]:
-        self.events.append(event)
-        self.decisions += decisions
-        if any(decision.state is State.WON for decision in decisions):
-            self._expect()
+    def _follow(self, event: Event) -> list[Decision]:
+        match event:
+            case Expect(count):
+                self._expected = count
+                return self.race.expect(count)
+            case Enter(key):
+                self.races[0].enter(key)
+                if self.races[0].state(key) is State.DROPPED:
+                    self.out.add(key)
+            case Report():
+                return self._report(event)
+            case Fail(key, reason):
+                self.out.add(key)
+                return [*self._orphan(key), *self.race.fail(key, reason)]
+            case Complete(key):
+                self.out.add(key)
+                return [*self._orphan(key), *self.race.complete(key)]
+            case Retry(keys):
+                return self._retry(keys)
+        return []
+
+    def _report(self, event: Report) -> list[Decision]:
+        key, samples, loss, seconds = event.candidate, event.samples, event.loss, event.seconds
+        decisions: list[Decision] = []
+        if not math.isfinite(loss):
+            self.out.add(key)
+            decisions += self._orphan(key)
+        race = self.race
+        stretches = key == race.winner and samples > max(race.curve(key)[0], default=race.start)
+        decisions += race.report(key, samples, loss, seconds)
+        if stretches and race.winner is not None:
+            decisions += self._stretch(samples, loss, seconds)
+        return decisions
+
+    def _retry(self, keys: tuple[Hashable, ...]) -> list[Decision]:
+        failed = self.failed
+        decisions = self.race.retry(keys)
+        self.out -= {key for key in keys if key in failed and (key not in self.race.keys or key in self.race.alive)}
         return decisions
 
     @property

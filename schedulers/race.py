@@ -22,6 +22,7 @@ MIN_REPORTS = 3
 class _Lane:
     state: State = State.RACING
     reason: str = ""
+    failed_from: tuple[State, str] | None = None  # where it stood before it failed, and why
     samples: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -92,6 +93,7 @@ class Race:
         self.forecaster = forecaster if forecaster is not None else JointForecaster()
         self._lanes: dict[Hashable, _Lane] = {}
         self._expected = 0
+        self._by_default = False  # whether the winner was the last one left because others had failed
         for key in candidates:
             if key in self._lanes:
                 raise ValueError(f"candidate {key!r} appears twice")
@@ -106,13 +108,11 @@ class Race:
         return self._finish()
 
     def enter(self, key: Hashable) -> None:
-        """Adds a candidate. One that failed and was started anew is in the race again; after its end nobody is."""
-        over = self.over
-        lane = self._lanes.setdefault(key, _Lane())
-        if over and lane.state is State.RACING:
-            lane.state, lane.reason = State.DROPPED, "came when the race was decided"
-        elif lane.state is State.DROPPED and not over:
-            lane.state, lane.reason = State.RACING, ""
+        """Adds a candidate; after the end of the race it is dropped at once. One that is there stays as it is."""
+        if key in self._lanes:
+            return
+        late = self.over
+        self._lanes[key] = _Lane(State.DROPPED, "came when the race was decided") if late else _Lane()
 
     def report(self, key: Hashable, samples: float, loss: float, seconds: float = math.nan) -> list[Decision]:
         """Takes a candidate's loss after ``samples`` samples and ``seconds`` of training.
@@ -143,19 +143,55 @@ class Race:
         return decisions + self._finish()
 
     def fail(self, key: Hashable, reason: str) -> list[Decision]:
-        """Drops a candidate that cannot go on; the race goes on without it. A winner that fails leaves no survivor."""
+        """Drops a candidate that cannot continue; the others do. If the winner fails, nobody is left."""
         lane = self._lanes.get(key)
         if lane is None or not lane.alive:
             return []
+        lane.failed_from = lane.state, lane.reason
         dropped = self._move(key, State.DROPPED, reason)
-        self.refit()
+        if lane.failed_from[0] is not State.WON:
+            self.refit()
         return [dropped, *self._finish()]
+
+    def retry(self, keys: Iterable[Hashable]) -> list[Decision]:
+        """Puts candidates that failed back to where they stood before.
+
+        A race that has been decided on losses stays decided: of those who failed only its winner comes back. If the
+        winner was merely the last one left, and has not spent its window, the race is open again.
+
+        Returns:
+            The state of every candidate that has come back, and what follows from it.
+        """
+        failed = [key for key in keys if key in self._lanes and self._lanes[key].failed_from is not None]
+        won = [key for key in failed if self._before(key)[0] is State.WON]
+        winner = won[0] if won else self.winner
+        reopened = False
+        if winner is not None:
+            rivals = [key for key in failed if key != winner]
+            reopened = bool(rivals) and self._by_default and self.spent(winner) - self._origin < self.window
+            failed = [*won, *rivals] if reopened else won
+        decisions = []
+        for key in failed:
+            state, reason = self._before(key)
+            self._lanes[key].failed_from = None
+            state = State.RACING if reopened and state is State.WON else state
+            reason = f"{reason}; is retried" if reason and not reopened else "is retried"
+            decisions.append(self._move(key, state, reason))
+        if reopened and winner not in failed:
+            decisions.append(self._move(winner, State.RACING, "races again: who failed before is retried"))
+        if not failed or self.winner is not None:
+            return decisions
+        self._by_default = False
+        self.refit()
+        return [*decisions, *self._finish()]
 
     def complete(self, key: Hashable) -> list[Decision]:
         """Takes note that a candidate will report no more; it stays in the race with what it has shown."""
         lane = self._lanes.get(key)
         if lane is None or self.over or lane.state is not State.RACING:
             return []
+        if not self._has_shown(key):
+            return self.fail(key, "ended without reporting a loss")
         return [self._move(key, State.WAITING, "has come to its end"), *self._finish()]
 
     # --- how things stand ---------------------------------------------------------------------------------------
@@ -200,6 +236,16 @@ class Race:
         lane = self._lanes[key]
         reached = lane.samples if self.axis == "samples" else lane.seconds
         return reached[-1] if reached else self._origin
+
+    @property
+    def failed(self) -> list[Hashable]:
+        """The candidates that could not continue, and have not been retried."""
+        return [key for key, lane in self._lanes.items() if lane.failed_from is not None]
+
+    @property
+    def failed_winner(self) -> Hashable | None:
+        """Who had won and has failed since."""
+        return next((key for key in self.failed if self._before(key)[0] is State.WON), None)
 
     def reason(self, key: Hashable) -> str:
         """Why a candidate stands where it stands, in words; empty while it races."""
@@ -252,6 +298,9 @@ class Race:
         if self.over or not self._complete:
             return []
         if len(alive) == 1:
+            if not self._has_shown(alive[0]):
+                return []  # nobody wins without a loss
+            self._by_default = bool(self.failed)
             return [self._move(alive[0], State.WON, "is the last one left" if len(self._lanes) > 1 else "runs alone")]
         if not alive or any(self._lanes[key].state is State.RACING for key in alive):
             return []
@@ -269,6 +318,16 @@ class Race:
         ]
         decisions.append(self._move(best, State.WON, f"has the lowest forecast, {expected.mean:.3f}", chances))
         return decisions
+
+    def _has_shown(self, key: Hashable) -> bool:
+        """Whether there is a finite loss of a candidate, or of the weights that it started from."""
+        return bool(self._lanes[key].samples) or self.start > 0
+
+    def _before(self, key: Hashable) -> tuple[State, str]:
+        """Where a candidate that has failed stood before, and why."""
+        before = self._lanes[key].failed_from
+        assert before is not None
+        return before
 
     def _at_the_end(self, key: Hashable) -> Forecast:
         at = self.horizon(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
@@ -13,6 +13,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from schedulers.contest import Contest
 from schedulers.decision import Decision, State
+from schedulers.events import Report
 from schedulers.race import DROP_BELOW, MIN_REPORTS, Race
 from schedulers.reading import Reading
 from schedulers.rerace import Rerace
@@ -20,14 +21,17 @@ from schedulers.surprise import PATIENCE, THRESHOLD
 from schedulers.tune_config import Configurations
 from schedulers.tune_restore import RestoreCallback
 from schedulers.tune_trial import (
+    RESTARTED,
     can_be_taken_up,
     concurrency_limit,
     failure_reason,
     give_weights,
     is_function,
+    may_be_retried,
     note,
     pause,
     put_aside,
+    restart,
     weights_at,
 )
 
@@ -58,6 +62,10 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     With ``rerace`` there are more races on the way: all trials but those that failed fork from the winner's weights of
     that moment (``resume_from``, or Tune's checkpoints), and run for a window again. Until the last race the losers
     are paused, not stopped. All trials must be such as can be paused.
+
+    A failed trial that Tune starts again (``FailureConfig``) stays in the race, and one that runs Ray Train continues
+    from its last result's checkpoint. Tune counts failures without progress in between. A trainable that raises
+    ``schedulers.tune_trial.NoRetryError`` is not started again.
 
     To survive ``Tuner.restore``, give ``RunConfig(callbacks=[scheduler.callback])``. A result without the metric is
     ignored, if the metric is given here and not to ``TuneConfig`` (Tune itself then ends the experiment). Where no
@@ -126,6 +134,8 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         #: Everything that is decided; knows nothing of Ray.
         self.contest = Contest(**self._settings)
         self._trials: dict[Hashable, Trial] = {}
+        #: The last result of every candidate that an earlier ``Tuner`` ran: the trials of a new one know nothing.
+        self.last_results: Mapping[Hashable, Mapping[str, Any]] = {}
         self._warned = False
 
     @property
@@ -138,15 +148,6 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         """Every decision so far, oldest first."""
         return self.contest.decisions
 
-    def replay(self, reports: Iterable[tuple[Hashable, float, float, float]]) -> None:
-        """Takes up a race where it stood: feeds recorded ``(candidate, samples, metric, seconds)``, oldest first.
-
-        Decisions depend on nothing but the reports, so the race stands where it stood. Its candidates must have been
-        entered (``scheduler.race.enter``) in their first order.
-        """
-        for key, samples, value, seconds in reports:
-            self.contest.report(key, samples, self._reading.loss(value), seconds)
-
     @property
     def callback(self) -> RestoreCallback:
         """For ``RunConfig(callbacks=[...])``: with it the scheduler survives ``Tuner.restore``."""
@@ -156,11 +157,17 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         """Everything that has happened."""
         return {"events": list(self.contest.events), "configurations": self._configurations.get_state()}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Takes up an experiment where ``get_state`` left it."""
-        self._configurations.set_state(state["configurations"])
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores an experiment: ``Tuner.restore`` does, and so may a new ``Tuner`` that is to continue an old one.
+
+        Args:
+            state: What ``get_state`` gave. For a new ``Tuner`` the ``events`` are enough, with ``last_results``.
+        """
+        self._configurations.set_state(state.get("configurations", {"own": {}}))
         self.contest = Contest(**self._settings)
-        self.contest.replay(state["events"])
+        for event in state["events"]:
+            self.contest.take(event)
+            self._configurations.settle(self.contest)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_trials": {}}  # Tune adds its trials anew
@@ -175,7 +182,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
         reading = self._reading
         if self._trials:  # a second fit() with this object
-            self.contest, self._trials, self._warned = Contest(**self._settings), {}, False
+            self.contest, self._trials, self.last_results, self._warned = Contest(**self._settings), {}, {}, False
             self._configurations = Configurations(self._winner_config)
             reading.metric, reading.mode = self._given
         if (reading.metric and metric) or (reading.mode and mode):
@@ -186,21 +193,32 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         key = self._key(trial)
         if self._trials.get(key) is trial:
-            return  # it failed, and Tune starts it again
+            self._add_again(tune_controller, trial, key)
+            return
         self._check(tune_controller, trial, key)
         self._trials[key] = trial
+        if key in self.last_results and not trial.has_reported_at_least_once:
+            trial.run_metadata.last_result = dict(self.last_results[key])
         self._configurations.remember(key, trial)
         self.contest.expect(tune_controller.search_alg.total_samples)
-        if key not in self.contest.races[0].keys or trial.status == Trial.PENDING:
-            self.contest.enter(key)
+        self.contest.enter(key)
+        if trial.status == Trial.PENDING and key in self.contest.failed:
+            self.contest.retry([key])  # Tuner.restore was asked to
         if trial.status == Trial.PENDING:
             self._place(trial, key)
+            if trial.status != Trial.PENDING:  # it does not count against max_concurrent_trials
+                tune_controller.search_alg.on_trial_complete(trial.trial_id)
         elif self.contest.state(key) in (State.RACING, State.WAITING):
             self.contest.complete(key)
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         key = self._key(trial)
+        before = self._reached(key)
+        if cause := result.get(RESTARTED):
+            self.contest.restart(key, before, str(cause))
         self._take(key, trial, result)
+        if self._reached(key) > before:
+            trial.run_metadata.num_failures = 0  # Tune's limit is on failures without progress in between
         self._clear_the_track(tune_controller, but=trial)
         state, samples = self.contest.state(key), self._reading.samples(result)
         if state is State.DROPPED:
@@ -216,9 +234,10 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         return pause(tune_controller, trial, result, samples)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        if trial.status == Trial.ERROR:
-            return  # Tune starts it again
         key = self._key(trial)
+        if trial.status == Trial.ERROR and may_be_retried(trial):  # Tune starts it again
+            self.contest.restart(key, self._reached(key), failure_reason(trial))
+            return
         self.contest.fail(key, failure_reason(trial))
         note(trial, self.contest.reason(key))
         self._clear_the_track(tune_controller, but=trial)
@@ -296,6 +315,22 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         if trial.has_reported_at_least_once and key not in self.contest.races[0].keys:
             logger.warning("the race begins anew: to restore it, use RunConfig(callbacks=[scheduler.callback])")
 
+    def _add_again(self, controller: TuneController, trial: Trial, key: Hashable) -> None:
+        """Prepares a trial that has failed and that Tune is about to start again, or ends it after all."""
+        if self.contest.state(key) is not State.DROPPED:
+            self._configurations.put_on(trial, key, self.contest)
+            restart(trial, self._reading.time_attr, forked=key in self.contest.unforked)
+        elif self.contest.comes_back(key):
+            controller._set_trial_status(trial, Trial.PAUSED)
+        else:
+            failed = key in self.contest.failed
+            controller._set_trial_status(trial, Trial.ERROR if failed else Trial.TERMINATED)
+            controller.search_alg.on_trial_complete(trial.trial_id, error=failed)
+
+    def _reached(self, key: Hashable) -> float:
+        """Samples up to a candidate's last report that counted."""
+        return max((max(race.curve(key)[0], default=0.0) for race in self.contest.races if key in race.keys), default=0)
+
     def _place(self, trial: Trial, key: Hashable) -> None:
         """Where a trial belongs that Tune is about to add: after a restore Tune would start them all."""
         state, contest = self.contest.state(key), self.contest
@@ -338,7 +373,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
 
     @property
     def _has_reports(self) -> bool:
-        return any(name == "report" for name, *_ in self.contest.events)
+        return any(isinstance(event, Report) for event in self.contest.events)
 
     def _clear_the_track(self, controller: TuneController, but: Trial | None = None) -> None:
         """Stops or pauses whoever is out, except ``but``, whose fate is its caller's."""

@@ -39,20 +39,26 @@ class Configurations:
             rest = {name: value for name, value in trial.config.items() if name not in self._winner}
             trial.set_config({**rest, **self._wanted(key, contest)})
 
+    def settle(self, contest: Contest) -> None:
+        """Works out what the winner of the current race gets, as soon as there is one."""
+        number = len(contest.races)
+        if not contest.race.over:
+            self._won.pop(number, None)
+        elif contest.race.winner is not None and number not in self._won:
+            self._won[number] = {
+                name: value(contest.race) if callable(value) else value for name, value in self._winner.items()
+            }
+
     def get_state(self) -> dict[str, Any]:
-        """What cannot be known from what has happened."""
-        return {"own": dict(self._own), "won": dict(self._won)}
+        """What does not follow from the events."""
+        return {"own": dict(self._own)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes up what ``get_state`` gave."""
-        self._own, self._won = dict(state["own"]), dict(state["won"])
+        """Restores what ``get_state`` gave; the rest follows by ``settle`` after every event."""
+        self._own, self._won = dict(state["own"]), {}
 
     def _wanted(self, key: Hashable, contest: Contest) -> dict[str, Any]:
         if contest.state(key) is not State.WON:
             return self._own[key]
-        number = len(contest.races)
-        if number not in self._won:
-            self._won[number] = {
-                name: value(contest.race) if callable(value) else value for name, value in self._winner.items()
-            }
-        return self._won[number]
+        self.settle(contest)
+        return self._won[len(contest.races)]

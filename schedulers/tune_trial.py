@@ -1,4 +1,4 @@
-"""What a Ray Tune trial can do for a scheduler: be paused, go on from another one's weights, say why it ended."""
+"""What a Ray Tune trial can do for a scheduler: pause, start from other weights, restart, say why it ended."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.trainable import FunctionTrainable, Trainable
 from ray.tune.utils import flatten_dict
 
 #: Why the scheduler has stopped a trial: an entry of its last result.
 STOP_REASON = "stop_reason"
+#: An entry of a result: why the trial lost workers since its last result, and continued from its last checkpoint.
+RESTARTED = "restarted"
 #: What ``ray.tune.integration.ray_train`` reports of a Ray Train run.
 _TRAIN_CHECKPOINT = "checkpoint_path"
+
+
+class NoRetryError(RuntimeError):
+    """Raised by a trainable that would fail again: the scheduler ends its trial, whatever Tune's ``FailureConfig``."""
 
 
 def is_function(trial: Trial) -> bool:
@@ -68,6 +76,27 @@ def give_weights(trial: Trial, source: Trial, time_attr: str) -> None:
     trial.run_metadata.invalidate_cache()
 
 
+def restart(trial: Trial, time_attr: str, *, forked: bool) -> None:
+    """Lets a trial that failed continue from the last result that the scheduler has heard of.
+
+    A Ray Train run gets a new name: under the old one it would continue from its own last checkpoint, whose result may
+    have been lost with the trial, and the scheduler would never hear of it.
+
+    Args:
+        trial: Tune is about to start it again.
+        time_attr: The entry of a result that says how far it had come.
+        forked: Whether it is to start from another trial's weights, and its own last result is older.
+    """
+    if "run_tag" not in trial.config:
+        return
+    before, _, number = str(trial.config["run_tag"]).partition("-")
+    if not forked and (path := trial.last_result.get(_TRAIN_CHECKPOINT)):
+        _train_from(trial, path, weights_at(trial, time_attr))
+    tag = str(trial.config["run_tag"]).partition("-")[0]
+    tag = f"{tag}-{int(number or 0) + 1 if tag == before else 1}"
+    trial.set_config({**trial.config, "run_tag": tag})
+
+
 def _train_from(trial: Trial, path: str, samples: float) -> None:
     """A Ray Train run that goes on needs a name of its own: samples never fall, so they make one."""
     trial.set_config({**trial.config, "resume_from": path, "run_tag": f"{samples:.12g}"})
@@ -78,11 +107,40 @@ def note(trial: Trial, reason: str) -> None:
     trial.run_metadata.last_result = {**trial.last_result, STOP_REASON: reason}
 
 
+def may_be_retried(trial: Trial) -> bool:
+    """Whether it makes sense to start a trial that has failed again."""
+    return not isinstance(_error(trial), NoRetryError)
+
+
 def failure_reason(trial: Trial) -> str:
-    """The last line of a failed trial's traceback, which names the error."""
+    """Why a trial has failed: what died, or the last line of its traceback, which names the error."""
+    error = _error(trial)
+    if isinstance(error, NoRetryError):
+        return f"failed: {error}"
+    if isinstance(error, RayActorError):
+        return f"failed: {what_died(error)}"
     file = trial.error_file
     lines = Path(file).read_text().strip().splitlines() if file and Path(file).exists() else []
     return f"failed: {lines[-1].strip()}" if lines else "failed"
+
+
+def what_died(error: RayActorError) -> str:
+    """Which process or node is gone, in a line."""
+    text = str(error)
+    about = dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line)
+    name = about.get("class_name", "").rpartition(".")[2] or "an actor"
+    where = f" on {about['ip']}" if "ip" in about else ""
+    died = f"process {about['pid']} ({name}){where} died" if "pid" in about else f"{name}{where} died"
+    if "node has died" in text:
+        return f"{died} with its node"
+    return f"{died}: its node ran low on memory" if "low on memory" in text else died
+
+
+def _error(trial: Trial) -> BaseException | None:
+    """What a trial has failed with last."""
+    file = trial.pickled_error_file
+    error = cloudpickle.loads(Path(file).read_bytes()) if file and Path(file).exists() else None
+    return error.cause if isinstance(error, RayTaskError) else error
 
 
 def concurrency_limit(search_algorithm: Any) -> float:

@@ -60,7 +60,9 @@ def test_ray_on_the_lowest_floor_is_in_the_scheduler() -> None:
 
 
 def test_ray_on_the_middle_floor_is_in_the_worker_and_the_trial() -> None:
-    assert users_of("ray", "trainables") == {f"trainables/{file}.py" for file in ("worker", "trial", "process_group")}
+    assert users_of("ray", "trainables") == {
+        f"trainables/{file}.py" for file in ("worker", "trial", "process_group", "failures")
+    }
 
 
 def test_the_lowest_floor_needs_numpy_alone() -> None:

@@ -19,6 +19,10 @@ from ray.train.backend import Backend, BackendConfig
 _TIMEOUT = timedelta(minutes=30)
 
 
+class PeerLostError(RuntimeError):
+    """A worker has lost its connection to another one: the symptom of a dead process, or of a broken network."""
+
+
 def train_in_worker(config: dict[str, Any]) -> None:
     """``trainables.worker.train_worker``, by a name that can be passed on without importing it."""
     from trainables.worker import train_worker

@@ -11,8 +11,8 @@ from ray import ObjectRef, tune
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.tune.integration.ray_train import TuneReportCallback
 
+from trainables.failures import RETRIES, RetryLostWorkers, Workers, as_failure
 from trainables.process_group import ProcessGroupConfig, train_in_worker
 
 #: Settings of ``TrainSettings`` that differ between the trials of a race, or between a trial's phases.
@@ -38,8 +38,12 @@ def run_trial(
         storage: Where runs and checkpoints are kept; all nodes must reach it. No checkpoint is ever deleted here.
         clusters: See ``trainables.worker.train_worker``.
 
+    Workers that die, alone or with their node, are started again from the last checkpoint. A trial or a controller that
+    dies is Tune's to start again; see ``schedulers.tune_trial.restart``.
+
     Raises:
-        RuntimeError: The run failed; the message is the first worker's error.
+        NoRetryError: The run failed and would fail again; the message is the cause.
+        RuntimeError: The run failed where it was.
     """
     trial_id = tune.get_context().get_trial_id()
     resources = {"CPU": config["cpus"]}
@@ -64,15 +68,14 @@ def run_trial(
             name=_unused(Path(storage), f"{trial_id}-{config['run_tag']}"),
             storage_path=storage,
             # All checkpoints are kept: workers run ahead, and only the driver knows what it has written down.
-            callbacks=[TuneReportCallback()],
+            callbacks=[Workers()],
+            failure_config=ray.train.FailureConfig(max_failures=RETRIES),
         ),
     )
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        causes = getattr(error, "worker_failures", None) or {}
-        cause = next(iter(causes.values()), error)
-        raise RuntimeError(f"{type(cause).__name__}: {cause}".strip().splitlines()[-1]) from None
+        raise as_failure(error) from None
 
 
 def _unused(storage: Path, name: str) -> str:
@@ -86,7 +89,13 @@ def _unused(storage: Path, name: str) -> str:
 
 
 class _Trainer(DataParallelTrainer):  # type: ignore[misc]
-    """Without the actor that serves Ray Data's datasets: there are none, and it is a process more in every run."""
+    """Retries lost workers, and has no actor that serves Ray Data's datasets: there are none, and it is a process."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+        callbacks = super()._create_default_callbacks()
+        workers = [each for each in self.run_config.callbacks if isinstance(each, Workers)]
+        return [*workers, *(each for each in callbacks if not isinstance(each, DatasetsCallback))]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        policy = RetryLostWorkers(self.run_config.failure_config)
+        return super()._initialize_and_run_controller(**{**arguments, "failure_policy": policy})

@@ -11,13 +11,17 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 
 from trainables.batches import EpochOrder
 from trainables.memory import share_gpu
+from trainables.process_group import PeerLostError
 from trainables.training import train
 
 #: Times that an array is asked for: nodes may die one after the other.
 _ATTEMPTS = 5
+#: Where an error comes from that torch raises when a connection is lost: Gloo has no type of its own.
+_GLOO = "/gloo/transport/"
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -29,7 +33,19 @@ def train_worker(config: dict[str, Any]) -> None:
             on the CPU, or None), ``resume_from`` (path of a checkpoint, or None), ``clusters`` (what an actor knows of
             the images: it as ``service``, and as ``wanted`` the fields of ``TrainingData`` that it is asked for; or
             None).
+
+    Raises:
+        PeerLostError: A worker no longer hears of another one.
     """
+    try:
+        _train(config)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or _GLOO in str(error):
+            raise PeerLostError(str(error).strip().splitlines()[0]) from error
+        raise
+
+
+def _train(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])  # several trials share a machine and must not fight for its cores
     interrupted = ray.train.get_checkpoint()  # this very run failed before and is tried again
     start = interrupted or (ray.train.Checkpoint(config["resume_from"]) if config["resume_from"] else None)

@@ -17,6 +17,7 @@ import torch
 from adaptive_ray import load_encoder
 from adaptive_ray.run_directory import RunDirectory
 from schedulers import PREDICTORS, Race
+from tests.adaptive_ray.processes import kill
 from trainables.checkpoint import CHECKPOINT_FILE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -30,6 +31,8 @@ SMALL = [
     "budget.samples=6144",
     "--set",
     "race.window.samples=2048",
+    "--set",
+    "race.drop_below=0",
     "--set",
     "simclr.encoder.width=8",
 ]
@@ -176,6 +179,96 @@ def test_mlflow_holds_a_parent_and_a_run_per_candidate(finished: tuple[RunDirect
     assert max(point.step for point in history) >= 6144
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     assert {"report.html", "encoder.safetensors", "decisions.jsonl"} <= names
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str, str]:
+    """The same run, but in the race a worker, a controller and a trial are killed, and in the winner's training every
+    worker until it gives up; then it is retried, and a worker is killed once more.
+
+    Returns:
+        Its directory, the first session's error, and what the second printed.
+    """
+    runs = tmp_path_factory.mktemp("faulty")
+    run = ["run", "configs/quickstart.yaml", *SMALL, *READY_TO_SWAP, "--set", "tracking.enabled=false"]
+    first = start(*run, "--runs-dir", str(runs), "--name", "digits")
+    assert first.stdout is not None
+    to_kill = ["ray::RayTrainWorker", "ray::TrainController", "ray::ImplicitFunc"]
+    for line in first.stdout:
+        if "samples, reference loss" in line and to_kill:
+            kill(first.pid, to_kill.pop(0))
+            next(line for line in first.stdout if "was restarted" in line)
+        elif " won: " in line:
+            break
+    assert not to_kill
+    next(line for line in first.stdout if "samples, reference loss" in line)
+    while first.poll() is None:
+        try:
+            kill(first.pid, "ray::RayTrainWorker", within=1)
+        except TimeoutError:
+            continue
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 1, errors
+
+    second = start("run", "--resume", str(runs / "digits"), "--retry-failed")
+    assert second.stdout is not None
+    output = next(line for line in second.stdout if "samples, reference loss" in line)
+    kill(second.pid, "ray::RayTrainWorker")
+    rest, problems = second.communicate(timeout=280)
+    assert second.returncode == 0, problems
+    return RunDirectory.open(runs / "digits"), errors, output + rest
+
+
+def test_killed_processes_change_no_decision_no_weight_and_no_result(
+    finished: tuple[RunDirectory, str], faulty: tuple[RunDirectory, str, str]
+) -> None:
+    calm, restless = finished[0], faulty[0]
+    timed = {"seconds", "images_per_second", "throughput", "restarts"}
+
+    def untimed(entry: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in entry.items() if name not in timed}
+
+    curves = [directory.read_json("curves.json") for directory in (calm, restless)]
+    assert {key: untimed(curve) for key, curve in curves[1].items()} == {
+        key: untimed(curve) for key, curve in curves[0].items()
+    }
+    lasts = [{entry["candidate"]: untimed(entry) for entry in directory.decisions()} for directory in (calm, restless)]
+    for last in lasts:
+        for entry in last.values():
+            entry["reason"] = entry["reason"].removesuffix("; is retried")
+    assert lasts[1] == lasts[0]
+    weights = [
+        torch.load(Path(directory.reports()[-1]["checkpoint_path"]) / CHECKPOINT_FILE, weights_only=True)
+        for directory in (calm, restless)
+    ]
+    for part in ("model", "average"):
+        assert weights[1][part].keys() == weights[0][part].keys()
+        for name, tensor in weights[0][part].items():
+            assert torch.equal(weights[1][part][name], tensor), name
+    results = [directory.read_json("result.json") for directory in (calm, restless)]
+    assert untimed(results[1]) == untimed(results[0])
+
+
+def test_what_was_lost_to_the_machine_is_said_and_who_failed_is_the_winner_again(
+    faulty: tuple[RunDirectory, str, str],
+) -> None:
+    directory, errors, output = faulty
+    (line,) = [line for line in errors.splitlines() if line.startswith("adaptive-ray: ")]
+    winner = directory.read_json("result.json")["winner"]
+    assert f"the winner, batch size {winner}, stopped after" in line
+    assert "(RayTrainWorker)" in line  # the cause, not the connection that another worker lost
+    assert f"--resume {directory.path} --retry-failed" in line
+    restarts = [restart["reason"] for restart in directory.read_json("result.json")["restarts"]]
+    assert any("RayTrainWorker" in reason for reason in restarts[:3])
+    assert any("TrainController" in reason for reason in restarts[:3])
+    assert len(restarts) >= 4
+    for reason in restarts:
+        assert reason in output  # beside the result, of all sessions
+    assert {entry["candidate"]: entry["state"] for entry in directory.decisions()}[winner] == "won"
+    events = [json.loads(line) for line in (directory.path / "events.jsonl").read_text().splitlines()]
+    elapsed = [event["elapsed"] for event in events]
+    assert elapsed == sorted(elapsed)
+    assert directory.read_json("result.json")["seconds"] >= elapsed[-1] > 60  # of both sessions
 
 
 def test_without_a_survivor_it_ends_with_every_reason(tmp_path: Path) -> None:

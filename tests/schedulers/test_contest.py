@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from schedulers import State
 from schedulers.contest import Contest
+from schedulers.events import from_json, to_json
 from tests.schedulers.curves import shared_curve
 
 BUDGET, WINDOW, STEP = 40_000, 8_000, 1_000
@@ -185,6 +189,96 @@ def test_replaying_the_events_of_any_moment_gives_the_same_decisions() -> None:
         part.replay(whole.events[moment:])
         assert repr(part.decisions) == repr(whole.decisions)  # nan is not itself
         assert repr(part.race.standings()) == repr(whole.race.standings())
+
+
+#: What may happen to a candidate: mostly reports, sometimes a loss that is no number, sometimes the end.
+_HAPPENINGS = st.lists(
+    st.tuples(
+        st.sampled_from(["report"] * 8 + ["nan", "fail", "complete", "restart", "retry", "expect"]),
+        st.sampled_from("abc"),
+        st.floats(2.0, 6.0),
+    ),
+    max_size=40,
+)
+
+
+@given(_HAPPENINGS, st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_history_torn_anywhere_leads_to_where_the_whole_one_does(
+    happenings: list[tuple[str, str, float]], data: st.DataObject
+) -> None:
+    """Whatever happened, written as lines of JSON and torn within any of them."""
+
+    def fresh() -> Contest:
+        return contest(rerace={"at": [0.3]}, predictor="last_value", drop_below=0.2, min_reports=2)
+
+    written: list[str] = []
+    whole, seen = fresh(), dict.fromkeys("abc", 0.0)
+    whole.record = lambda event: written.append(json.dumps(to_json(event), allow_nan=False))
+    for key in "abc":
+        whole.enter(key)
+    for kind, key, loss in happenings:
+        if kind in ("report", "nan"):
+            seen[key] = max(seen[key], whole.race.start) + 2 * STEP
+            whole.report(key, seen[key], loss if kind == "report" else math.nan)
+        elif kind == "restart":
+            whole.restart(key, seen[key], "its process died")
+        elif kind == "retry":
+            whole.retry(whole.failed)
+        elif kind == "expect":
+            whole.expect(3)
+        else:
+            whole.fail(key, "crashed") if kind == "fail" else whole.complete(key)
+        if whole.race.winner is not None:
+            assert whole.race.curve(whole.race.winner)[0] or len(whole.races) > 1
+    assert repr([from_json(json.loads(line)) for line in written]) == repr(whole.events)
+    cut = data.draw(st.integers(0, len(written)))
+    torn = fresh()
+    torn.replay(from_json(json.loads(line)) for line in written[:cut])
+    torn.replay(whole.events[cut:])
+    assert repr(torn.decisions) == repr(whole.decisions)
+    assert repr(torn.race.standings()) == repr(whole.race.standings())
+    assert torn.failed == whole.failed
+    assert repr(torn.restarts) == repr(whole.restarts)
+
+
+@pytest.mark.parametrize("entry", [{}, {"event": "explode"}, {"event": "report", "candidate": "a"}, {"event": []}])
+def test_what_is_no_event_is_refused(entry: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="is no event"):
+        from_json(entry)
+
+
+def test_who_failed_is_retried_and_may_race_again() -> None:
+    races = contest(rerace={"at": [0.3]})
+    for key in "abc":
+        races.enter(key)
+    races.fail("c", "crashed")
+    assert races.failed == {"c": "crashed"}
+    races.retry("c")
+    assert races.failed == {}
+    walk(races, {"a": 1.3, "b": 0.9, "c": 0.8})
+    assert races.race.winner == "a"
+    races.fail("b", "was removed")  # it had lost already
+    assert races.failed == {}
+    races.report("a", 0.3 * BUDGET, 3.0)
+    assert races.race.keys == ["a", "c"]
+    races.fail("a", "crashed")  # the source: c has no weights to start from
+    assert set(races.failed) == {"a", "c"}
+    races.retry(races.failed)
+    assert races.unforked == ["c"]
+    assert races.failed == {}
+
+
+def test_a_restart_is_remembered_and_changes_nothing() -> None:
+    calm, restless = contest(), contest()
+    walk(calm, {"a": 1.3, "b": 0.9})
+    for key in "ab":
+        restless.enter(key)
+    restless.restart("a", 0, "its process died")
+    walk(restless, {"a": 1.3, "b": 0.9})
+    restless.restart("a", WINDOW, "its node died")
+    assert [restart.reason for restart in restless.restarts] == ["its process died", "its node died"]
+    assert repr(restless.decisions) == repr(calm.decisions)
 
 
 def test_with_seconds_scarce_further_races_count_in_seconds() -> None:

@@ -91,33 +91,79 @@ def test_a_loss_that_is_no_number_drops_the_candidate_and_the_race_goes_on(loss:
 
 def test_failures_leave_no_survivor_and_name_every_reason() -> None:
     race = Race("ab", budget=BUDGET, window=WINDOW)
-    race.report("a", 1_000, math.nan)
-    (won,) = [d for d in race.standings() if d.state is State.WON]
-    assert won.key == "b"
-    race = Race("ab", budget=BUDGET, window=WINDOW)
-    race.fail("a", "ran out of memory")
-    assert race.winner == "b"
-    race.report("b", 1_000, math.nan)
+    assert [d.state for d in race.fail("a", "ran out of memory")] == [State.DROPPED]
+    assert race.winner is None  # b has shown nothing yet
+    assert [d.state for d in race.report("b", 1_000, 5.0)] == [State.WON]
+    race.report("b", 2_000, math.nan)
+    assert race.over
     assert race.winner is None
+    assert race.failed_winner == "b"
     assert set(race.failures()) == {"a", "b"}
     alone = Race("a", budget=BUDGET, window=WINDOW)
     alone.fail("a", "ran out of memory")
     assert alone.over
-    assert alone.winner is None
+    assert alone.winner is alone.failed_winner is None
     assert alone.failures() == {"a": "ran out of memory"}
 
 
-def test_a_restarted_candidate_is_back_and_repeats_nothing() -> None:
+@pytest.mark.parametrize("last", ["fail", "nan", "complete"])
+def test_nobody_wins_without_a_finite_loss(last: str) -> None:
+    race = Race("ab", budget=BUDGET, window=WINDOW)
+    race.fail("a", "its process died")
+    assert not race.over
+    if last == "fail":
+        race.fail("b", "its process died")
+    elif last == "nan":
+        race.report("b", 1_000, math.nan)
+    else:
+        race.complete("b")
+        assert race.reason("b") == "ended without reporting a loss"
+    assert race.over
+    assert race.winner is None
+
+
+def test_a_candidate_is_entered_once_and_repeats_nothing() -> None:
     race = Race("ab", budget=BUDGET, window=WINDOW)
     race.report("a", 1_000, 5.0)
     race.report("b", 1_000, 5.0)
     race.enter("c")
     race.fail("c", "crashed")
     race.enter("c")
-    assert race.state("c") is State.RACING
+    assert race.state("c") is State.DROPPED
+    assert [(d.key, d.state, d.reason) for d in race.retry("ac")] == [("c", State.RACING, "is retried")]
+    assert race.retry("abc") == []
     race.report("a", 1_000, 4.0)
     race.report("a", 500, 3.0)
     assert next(s for s in race.standings() if s.key == "a").loss == 5.0
+
+
+def test_a_failed_winner_that_is_retried_is_the_winner() -> None:
+    race = replay(Race("abc", budget=BUDGET, window=WINDOW, drop_below=0), {"a": 1.5, "b": 1.0, "c": 0.9})
+    race.report("a", WINDOW + 1_000, 3.0)
+    before = repr(race.standings())
+    race.fail("a", "its process died")
+    assert race.failed_winner == "a"
+    (decision,) = race.retry(race.failed)
+    assert decision.state is State.WON
+    assert "lowest forecast" in decision.reason
+    assert race.winner == "a"
+    assert repr(race.standings()).replace("; is retried", "") == before
+
+
+def test_a_race_decided_on_losses_stays_decided_and_one_decided_by_a_failure_is_open_again() -> None:
+    rates = {"a": 1.5, "b": 1.0, "c": 0.9}
+    decided = Race(rates, budget=BUDGET, window=WINDOW, drop_below=0)
+    decided.fail("c", "its process died")
+    replay(decided, rates)
+    assert decided.winner == "a"
+    assert decided.retry("c") == []
+    by_default = Race("ab", budget=BUDGET, window=WINDOW, drop_below=0)
+    by_default.report("b", 1_000, 5.0)
+    by_default.fail("a", "its process died")
+    assert by_default.winner == "b"
+    by_default.fail("b", "its process died")
+    assert {d.key: d.state for d in by_default.retry("ab")} == dict.fromkeys("ab", State.RACING)
+    assert replay(by_default, rates).winner == "a"
 
 
 def test_one_candidate_wins_at_once() -> None:

@@ -6,11 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ray import tune
 from ray.tune import ResultGrid, TuneError
 
 from schedulers import LossExtrapolationScheduler, State
+from tests.schedulers.curves import shared_curve
 from tests.schedulers.walkers import (
     BUDGET,
     STEP,
@@ -112,6 +114,33 @@ def test_a_failure_that_tune_retries_is_no_failure(tmp_path: Path) -> None:
     assert scheduler.race.winner == "a"
     assert seen(results) == {"a": BUDGET, "b": WINDOW}
     assert len(scheduler.race.curve("a")[0]) == BUDGET / STEP  # what was repeated counts once
+
+
+def test_processes_that_die_are_restarted_and_what_would_fail_again_is_not(tmp_path: Path) -> None:
+    """With ``FailureConfig``; killed before the first report, in the race, twice at one place, and in the stretch."""
+    extra = {
+        "storage": str(tmp_path), "run_tag": "start", "resume_from": None,
+        "dies_at": {"a": [STEP, 5 * STEP, 6 * STEP, 20 * STEP], "b": [3 * STEP]},
+        "gives_up_at": {"fatal": 4 * STEP}, "nan_at": {"nan": 2 * STEP},
+    }  # fmt: skip
+    retry = {"failure_config": tune.FailureConfig(max_failures=1)}  # in a row
+    rates = {"a": 1.4, "b": 0.9, "fatal": 3.0, "nan": 3.0}
+    results, scheduler = run(walk_like_train, rates, tmp_path, extra=extra, run_config=retry, drop_below=0)
+    contest, race = scheduler.contest, scheduler.race
+    assert race.winner == "a"
+    assert samples_of(results, "a") == list(range(STEP, BUDGET + STEP, STEP))  # nothing twice, nothing left out
+    assert seen(results) == {"a": BUDGET, "b": WINDOW, "fatal": 3 * STEP, "nan": 2 * STEP}
+    losses = [float(shared_curve(np.array(1.4 * at))) for at in range(STEP, BUDGET + STEP, STEP)]
+    assert race.curve("a")[1] == pytest.approx(losses)
+    assert contest.failed == {
+        "fatal": "failed: ValueError: there is no such loss",
+        "nan": "its loss became nan after 2,000 samples",
+    }
+    restarts = [(restart.candidate, restart.samples) for restart in contest.restarts]
+    assert [at for key, at in restarts if key == "a"] == [0, 4 * STEP, 5 * STEP, 19 * STEP]
+    assert [at for key, at in restarts if key == "b"] == [2 * STEP]
+    assert len(restarts) == 5
+    assert all("process" in restart.reason and "(ImplicitFunc)" in restart.reason for restart in contest.restarts)
 
 
 def test_without_a_survivor_the_experiment_ends_and_every_reason_is_known(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import tempfile
 import time
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ from ray.tune import ResultGrid
 from ray.tune.schedulers import TrialScheduler
 
 from schedulers import LossExtrapolationScheduler
+from schedulers.tune_trial import NoRetryError
 from tests.schedulers.curves import shared_curve
 
 BUDGET, WINDOW, STEP = 40_000, 10_000, 1_000
@@ -24,8 +27,9 @@ BUDGET, WINDOW, STEP = 40_000, 10_000, 1_000
 def advance(config: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     """STEP samples on; ``state`` is all that a checkpoint holds.
 
-    ``turn`` is where ``later`` takes the place of ``rate``; ``raises_at``, ``nan_at`` and ``silent_until`` are samples;
-    ``flaky`` is a file: with it, what raises does so once.
+    ``turn`` is where ``later`` takes the place of ``rate``; ``raises_at``, ``gives_up_at``, ``nan_at`` and
+    ``silent_until`` are samples; ``flaky`` is a file: with it, what raises does so once. At each of ``dies_at`` the
+    process is killed, once, as a machine that is short of memory does.
     """
     time.sleep(config.get("seconds") or 0.02)
     name = str(config.get("candidate"))
@@ -38,6 +42,13 @@ def advance(config: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:
         if config.get("flaky"):
             Path(config["flaky"]).touch()
         raise RuntimeError("out of luck")
+    if config.get("gives_up_at") == state["samples"]:
+        raise NoRetryError("ValueError: there is no such loss")
+    if state["samples"] in (config.get("dies_at") or ()):
+        died = Path(config["storage"]) / f"died-{name}-{state['samples']}"
+        if not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
     loss = math.nan if config.get("nan_at") == state["samples"] else float(shared_curve(np.array(state["progress"])))
     result = {"loss": loss, "score": -loss, "samples_seen": state["samples"], "starts": state["starts"]}
     if state["samples"] <= (config.get("silent_until") or 0):
