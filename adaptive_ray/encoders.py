@@ -26,7 +26,7 @@ def save_encoder(encoder: Encoder, directory: Path, *, image_size: int, provenan
         "channels": encoder.channels,
         "image_size": image_size,
         "features": encoder.settings.features,
-        "input": "float images in [0, 1], [n, channels, height, width]; encoder.embed takes uint8",
+        "input": "float images in [0, 1], [n, channels, height, width]; encoder.embed takes uint8 and numpy arrays too",
         **provenance,
     }
     write_whole(directory / "encoder.json", json.dumps(description, indent=1) + "\n")
@@ -39,7 +39,8 @@ def load_encoder(path: str | Path) -> Encoder:
         path: The run's directory, or its ``encoder.safetensors`` or ``encoder.json``.
 
     Returns:
-        A module: float images in [0, 1] [n, C, H, W] -> representations [n, features]. ``embed`` takes uint8 images.
+        A module: float images in [0, 1] [n, C, H, W] -> representations [n, features]. ``embed`` takes uint8 images
+        too, numpy arrays, and [n, H, W, C].
 
     Raises:
         UserError: A file is missing or damaged, or the two do not fit together.

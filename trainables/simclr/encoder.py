@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from trainables.simclr.backbones import build_backbone, describe
 from trainables.simclr.batchnorm import GlobalBatchNorm2d
+from trainables.simclr.inputs import ArrayOfImages, as_floats, check_images, has_channels_last
 from trainables.simclr.pretrained import load_pretrained, load_state, normalisation, read_weights
 
 
@@ -87,15 +90,55 @@ class Encoder(nn.Module):
         super().__init__()
         self.settings, self.channels = settings, channels
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Float images in [0, 1] [n, C, H, W] -> representations [n, features].
+
+        Raises:
+            TypeError: They are no tensor of floats.
+            ValueError: They have another shape.
+        """
+        check_images(images, self.channels)
+        return self._represent(images)
+
+    def _represent(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @overload
+    def embed(self, images: Tensor, batch_size: int = 512) -> Tensor: ...
+
+    @overload
+    def embed(self, images: ArrayOfImages, batch_size: int = 512) -> NDArray[np.float32]: ...
+
     @torch.no_grad()
-    def embed(self, images: Tensor, batch_size: int = 512) -> Tensor:
-        """uint8 images [n, C, H, W] -> float32 representations [n, features] on the CPU, in evaluation mode."""
+    def embed(self, images: Tensor | ArrayOfImages, batch_size: int = 512) -> Tensor | NDArray[np.float32]:
+        """Images -> float32 representations [n, features], in evaluation mode, on this module's device.
+
+        Args:
+            images: uint8, or floats in [0, 1] (of any precision); [n, C, H, W] or [n, H, W, C], whichever fits this
+                encoder's channels, and the first if both do. A tensor, a numpy array, or what is sliced to one, such as
+                a memory map: a batch at a time is read and copied to the device.
+            batch_size: Images that are in the network at once.
+
+        Returns:
+            A tensor on the CPU for a tensor, else a numpy array.
+
+        Raises:
+            TypeError: They are neither uint8 nor floats.
+            ValueError: They have another shape, or values outside [0, 1].
+        """
+        channels_last = has_channels_last(images, self.channels)
+        device = next(self.parameters()).device
         was_training = self.training
         self.eval()
-        device = next(self.parameters()).device
-        parts = [self(part.to(device).float() / 255).float().cpu() for part in images.split(batch_size)]
-        self.train(was_training)
-        return torch.cat(parts) if parts else torch.empty(0, self.settings.features)
+        try:
+            parts = [
+                self(as_floats(images[start : start + batch_size], channels_last, device)).float().cpu()
+                for start in range(0, len(images), batch_size)
+            ]
+        finally:
+            self.train(was_training)
+        representations = torch.cat(parts) if parts else torch.empty(0, self.settings.features)
+        return representations if isinstance(images, Tensor) else representations.numpy()
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
         """Loads a state dict of this encoder.
@@ -127,7 +170,7 @@ class CIFARResNet(Encoder):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, images: Tensor) -> Tensor:
+    def _represent(self, images: Tensor) -> Tensor:
         x: Tensor = self.blocks(self.stem((images - 0.5) * 4.0))  # roughly zero mean and unit variance
         return x.mean((2, 3))
 
@@ -144,7 +187,7 @@ class TorchvisionEncoder(Encoder):
         self.register_buffer("mean", torch.full((channels, 1, 1), 0.5))
         self.register_buffer("std", torch.full((channels, 1, 1), 0.25))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def _represent(self, images: Tensor) -> Tensor:
         representations: Tensor = self.backbone((images - self.mean) / self.std)
         return representations
 

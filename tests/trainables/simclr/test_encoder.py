@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from torch import nn
 
 from tests.trainables.images import noise_images
+from trainables.batches import ImageFiles
 from trainables.simclr import Encoder, EncoderSettings, SimCLR, build_encoder
 
 SMALL = EncoderSettings(width=8, depth=1, projection_hidden=6, projection_features=3)
@@ -105,6 +110,86 @@ def test_embedding_leaves_the_encoder_as_it_was(training: bool) -> None:
 
 def test_embeds_nothing() -> None:
     assert calibrated().embed(noise_images(4, 8)[:0]).shape == (0, 32)
+    assert calibrated().embed(noise_images(4, 8)[:0].numpy()).shape == (0, 32)
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "read-only", "reversed", "memory map", "big-endian"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
+def test_embeds_what_people_have(tmp_path: Path, kind: str, layout: str, dtype: str) -> None:
+    encoder, images = calibrated(), noise_images(7, 8)
+    expected = encoder.embed(images)
+    array = images.numpy() if layout == "NCHW" else images.permute(0, 2, 3, 1).numpy()
+    array = array if dtype == "uint8" else (array / 255).astype(dtype)  # never divided twice
+    if kind == "torch":
+        found = encoder.embed(torch.from_numpy(array), 3)
+        assert isinstance(found, torch.Tensor)
+    else:
+        if kind == "read-only":
+            array.setflags(write=False)
+        elif kind == "reversed":
+            array = array[::-1].copy()[::-1]
+        elif kind == "memory map":
+            np.save(tmp_path / "images.npy", array)
+            array = np.load(tmp_path / "images.npy", mmap_mode="r")
+        elif kind == "big-endian" and dtype != "uint8":
+            array = array.astype(array.dtype.newbyteorder(">"))
+        embedded = encoder.embed(array, 3)
+        assert isinstance(embedded, np.ndarray)
+        assert embedded.dtype == np.float32
+        found = torch.from_numpy(embedded)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-3 if dtype == "float16" else 1e-5)
+
+
+def test_embeds_files_a_batch_at_a_time(tmp_path: Path) -> None:
+    images = noise_images(5, 8)
+    for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    files = ImageFiles(sorted(tmp_path.iterdir()), 8)
+    assert np.array_equal(calibrated().embed(files, 2), calibrated().embed(images, 2).numpy())
+
+
+def test_of_two_layouts_that_fit_channels_come_first() -> None:
+    encoder, images = calibrated().eval(), noise_images(4, 8)[:, :, :3, :3]
+    assert torch.equal(encoder.embed(images), encoder(images.float() / 255).detach())
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "way"),
+    [
+        (torch.rand(2, 3, 8, 8) * 255, ValueError, "divide by 255 once, or give uint8"),
+        (torch.randn(2, 3, 8, 8), ValueError, "the encoder normalises by itself"),
+        (torch.full((2, 3, 8, 8), math.nan), ValueError, r"must be in \[0, 1\]"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.int64), TypeError, "torch.int64: give uint8"),
+        (np.zeros((2, 3, 8, 8), dtype=np.uint16), TypeError, "uint16: give uint8"),
+        (np.zeros((2, 3, 8, 8), dtype=bool), TypeError, "bool: give uint8"),
+        (np.zeros((3, 8, 8), dtype=np.uint8), ValueError, r"one image is images\[None\]"),
+        (np.zeros((2, 8, 8), dtype=np.uint8), ValueError, r"give \[n, 3, height, width\]"),
+        (np.zeros((2, 1, 8, 8), dtype=np.uint8), ValueError, r"shape \[2, 1, 8, 8\]"),
+        ([np.zeros((3, 8, 8), dtype=np.uint8)], TypeError, "np.stack"),
+    ],
+)
+def test_refuses_to_embed_what_it_would_misread(images: Any, error: type[Exception], way: str) -> None:
+    encoder = calibrated().train()
+    with pytest.raises(error, match=way) as caught:
+        encoder.embed(images)
+    assert "\n" not in str(caught.value)
+    assert encoder.training
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "way"),
+    [
+        (noise_images(2, 8), TypeError, r"not torch.uint8: use encoder.embed\(images\)"),
+        (noise_images(2, 8).numpy(), TypeError, "not ndarray: use encoder.embed"),
+        (torch.rand(2, 8, 8, 3), ValueError, r"takes \[n, 3, height, width\], not \[2, 8, 8, 3\]; encoder.embed"),
+        (torch.rand(3, 8, 8), ValueError, r"not \[3, 8, 8\]"),
+    ],
+)
+def test_a_call_names_the_way(images: Any, error: type[Exception], way: str) -> None:
+    for encoder in (calibrated(), build_encoder(EncoderSettings(backbone="resnet18"))):
+        with pytest.raises(error, match=way):
+            encoder(images)
 
 
 def test_build_encoder_remembers_how() -> None:
