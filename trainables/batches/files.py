@@ -95,16 +95,22 @@ class ImageFiles:
         images = np.empty((len(indices), *self.shape[1:]), dtype=np.uint8)
         unreadable: dict[int, UnreadableImageError] = {}
         with self.pool() as pool:
-            for row, future in enumerate([pool.submit(self.decode, index) for index in indices.tolist()]):
-                try:
-                    images[row] = future.result()
-                except UnreadableImageError as error:
-                    unreadable[row] = error
+            for row, image in enumerate(pool.map(self._attempt, indices.tolist())):
+                if isinstance(image, UnreadableImageError):
+                    unreadable[row] = image
+                else:
+                    images[row] = image
         return np.delete(images, list(unreadable), axis=0) if unreadable else images, unreadable
 
     def decode(self, index: int) -> Images:
         """One image, uint8 [3, side, side], decoded in the calling thread. Raises what ``read`` raises."""
         return decode(os.fsdecode(self._paths[index]), self._side, self._pixels)
+
+    def _attempt(self, index: int) -> Images | UnreadableImageError:
+        try:
+            return self.decode(index)
+        except UnreadableImageError as error:
+            return error
 
     def pool(self) -> ThreadPoolExecutor:
         """Threads to decode in. As fast as processes, because PIL decodes and resamples outside Python's lock."""
