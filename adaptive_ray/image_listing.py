@@ -108,7 +108,7 @@ def _sort(entry: os.DirEntry[str], listed: _Listed) -> None:
         elif entry.is_dir():
             listed.folders.append((entry.is_symlink(), entry.name, _identity(entry.stat())))
         elif PurePath(entry.name).suffix.lower() not in _SUFFIXES:
-            listed.others.append(("files that are no images by their names", entry.name))
+            listed.others.append(("files of other kinds", entry.name))
         elif entry.is_file():
             link = entry.is_symlink()
             listed.images.append((entry.name, entry.stat().st_ino if link else entry.inode(), link))

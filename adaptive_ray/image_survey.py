@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.batches.decoding import FORMATS, Pixels, Range, is_deep, rawmode, reason, values
+from trainables.batches.decoding import Pixels, Range, is_deep, open_image, rawmode, reason, values
 
 #: Headers that are read unless all are asked for: a second or two where the disk does not hold it up.
 HEADERS = 10_000
@@ -105,7 +105,7 @@ def survey(
 
 def _examine(path: str, *, whole: bool) -> Header:
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open_image(path) as image:
             deep = ("floats" if image.mode == "F" else "integers") if is_deep(image) else ""
             header = Header(path, _kind(image), deep, image.size, _has_several(image), image.has_transparency_data)
             if whole:
@@ -175,7 +175,7 @@ def _whole_range(deep: str, least: float, most: float) -> Range:
 def _values_of(path: str) -> NDArray[np.float64] | None:
     """The extremes of an image's values, and some between them; None if it is damaged."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open_image(path) as image:
             numbers = values(image).ravel()
     except Exception:  # who decodes the image will say what is wrong with it
         return None
@@ -195,7 +195,7 @@ def _sixteen_bit_colour(paths: Sequence[str]) -> str:
 
 def _brightest(path: str) -> int | None:
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open_image(path) as image:
             return int(np.asarray(image.convert("RGB")).max())
     except Exception:  # who decodes the image will say what is wrong with it
         return None

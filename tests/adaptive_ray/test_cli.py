@@ -307,7 +307,7 @@ class TestPlan:
             "image_folder: 47 images to train on, 16 for the reference loss, 16 to test on",
             "2 classes: cats 40, dogs 39",
             "all of one size: 8 x 8 pixels; the central square is brought to 8 x 8 (dataset.image_size)",
-            "skipped: files that are no images by their names: 1 (dogs/notes.txt)",
+            "skipped: files of other kinds: 1 (dogs/notes.txt)",
         ):
             assert line in answer.out.splitlines()
         why = "no image, or of a kind that is not supported"

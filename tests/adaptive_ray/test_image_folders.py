@@ -189,7 +189,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     (tmp_path / ".hidden").mkdir()
     text = complaint(tmp_path)
     assert "no images" in text
-    assert "files that are no images by their names: 1 (scan.dcm)" in text
+    assert "files of other kinds: 1 (scan.dcm)" in text
     archive = tmp_path / "data.zip"
     archive.touch()
     assert "is a file; unpack it" in complaint(archive)

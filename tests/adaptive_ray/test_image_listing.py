@@ -29,7 +29,7 @@ def test_images_are_listed_by_their_names_in_any_case_and_at_any_depth(tmp_path:
         (tmp_path / "one" / name).write_bytes(b"")
     tree, skipped = listed(tmp_path)
     assert tree == {(): ["z.ppm"], ("one",): [], ("one", "two"): sorted(names), ("empty",): []}
-    assert skipped == ["files that are no images by their names: 5 (one/no, one/no.npy, one/no.png.gz, ...)"]
+    assert skipped == ["files of other kinds: 5 (one/no, one/no.npy, one/no.png.gz, ...)"]
 
 
 def test_what_is_hidden_is_left_out(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         (tmp_path / os.fsdecode(name)).write_bytes(b"")
     tree, skipped = listed(tmp_path)
     assert [os.fsencode(name) for name in tree[()]] == [b"\xff\xfe.png"]
-    assert skipped == ["files that are no images by their names: 2 (two\\nlines.txt, \\udcff.txt)"]
+    assert skipped == ["files of other kinds: 2 (two\\nlines.txt, \\udcff.txt)"]
     assert skipped[0].isascii()
 
 

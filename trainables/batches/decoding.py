@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ Images = NDArray[np.uint8]
 Range = tuple[float, float]
 
 #: Pillow's readers that a file may reach, whatever its name says: none of them starts another program, as EPS does.
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def decode(path: str, side: int, pixels: Pixels) -> Images:
 
 
 def _decode(path: str, side: int, pixels: Pixels) -> Images:
-    with Image.open(path, formats=FORMATS) as image:
+    with open_image(path) as image:
         # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves twice the pixels that are needed.
         drafted = image.draft("RGB", (2 * side, 2 * side))
         picture = _colour(image, pixels)
@@ -76,6 +77,17 @@ def _decode(path: str, side: int, pixels: Pixels) -> Images:
         square.getexif()[ExifTags.Base.Orientation] = turned
         square = ImageOps.exif_transpose(square)
     return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def open_image(path: str) -> Image.Image:
+    """A file's first picture, not decoded yet."""
+    return Image.open(path, formats=_formats())
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)  # not every Pillow has been built with all
 
 
 def values(image: Image.Image) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from tests.trainables.images import smooth_images
-from trainables.batches import ImageFiles
+from trainables.batches import ImageFiles, decoding
 from trainables.batches.decoding import Pixels, UnreadableImageError, decode
 
 SIDE = 24
@@ -195,6 +195,20 @@ def test_a_name_reaches_no_other_program(tmp_path: Path) -> None:
     (tmp_path / "image.eps").rename(tmp_path / "image.png")
     with pytest.raises(UnreadableImageError, match="no image, or of a kind that is not supported"):
         shown(tmp_path / "image.png")
+
+
+def test_a_pillow_without_one_of_the_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    decoding._formats.cache_clear()
+    picture().save(tmp_path / "image.tga")
+    (tmp_path / "text.avif").write_text("no image")
+    try:
+        assert differ(shown(tmp_path / "image.tga"), picture()) == 0
+        with pytest.raises(UnreadableImageError, match="no image, or of a kind"):
+            shown(tmp_path / "text.avif")
+    finally:
+        decoding._formats.cache_clear()
 
 
 def test_what_a_file_means_goes_with_it(tmp_path: Path) -> None:
