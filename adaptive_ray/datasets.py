@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Dataset:
         test_images: Held out.
         test_labels: Their classes; None where ``labels`` is.
         summary: What was found, decided and left out: a line each.
+        unreadable: Why files were left out that should hold images, by their paths.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Dataset:
     test_images: Images
     test_labels: Labels | None
     summary: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,6 +66,12 @@ class _Source:
     classes: list[str]
     lines: list[str] = field(default_factory=list)
     skipped: Skipped = field(default_factory=Skipped)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def leave_out(self, root: Path, path: str, why: str) -> None:
+        """Says that a file holds no readable image."""
+        self.unreadable[path] = why
+        self.skipped.add("images that cannot be read", [f"{os.path.relpath(path, root)}: {why}"])
 
 
 def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
@@ -119,6 +128,7 @@ def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
             *_flat(source, reference),
             *(f"skipped: {line}" for line in source.skipped.lines()),
         ),
+        unreadable=source.unreadable,
     )
 
 
@@ -190,12 +200,8 @@ def _in_memory(
         return np.ascontiguousarray(images[rows]), rows
     decoded, unreadable = images.readable(rows)
     for error in unreadable.values():
-        _skip(source.skipped, settings, error.path, error.why)
+        source.leave_out(settings.root, error.path, error.why)
     return decoded, np.delete(rows, list(unreadable))
-
-
-def _skip(skipped: Skipped, settings: DatasetSettings, path: str, why: str) -> None:
-    skipped.add("images that cannot be read", [f"{os.path.relpath(path, settings.root)}: {why}"])
 
 
 def _arrays(settings: DatasetSettings) -> _Source:
@@ -217,8 +223,6 @@ def _folder(settings: DatasetSettings) -> _Source:
         background=(colour[0], colour[1], colour[2]),
         value_range=(given[0], given[1]) if given else None,
     )
-    for path, why in found.unreadable.items():
-        _skip(skipped, settings, path, why)
     numbers = {name: label for label, name in enumerate(sorted(set(folder.training.classes or ())))}
     decoders = None if settings.decoders == "auto" else settings.decoders
 
@@ -228,4 +232,7 @@ def _folder(settings: DatasetSettings) -> _Source:
         return files, None if part.classes is None else np.array([numbers[name] for name in part.classes], np.int64)
 
     test = of(folder.test) if folder.test else None
-    return _Source(*of(folder.training), test, list(numbers), [*folder.notes, *found.lines], skipped)
+    source = _Source(*of(folder.training), test, list(numbers), [*folder.notes, *found.lines], skipped)
+    for path, why in found.unreadable.items():
+        source.leave_out(settings.root, path, why)
+    return source

@@ -169,6 +169,8 @@ class TestImageFolder:
         (line,) = (line for line in data.summary if line.startswith("skipped"))
         assert line.startswith("skipped: images that cannot be read: 1 (dogs/007.bmp: ")
         assert why in line
+        assert list(data.unreadable) == [str(file)]
+        assert why in data.unreadable[str(file)]
         if damage != "truncated" or check == "pixels":  # known before the split, which is that of the others
             assert np.array_equal(data.training.images, whole.training.images)
             assert np.array_equal(data.labels, whole.labels)
