@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from adaptive_ray.accuracies import ACCURACIES
@@ -19,6 +18,7 @@ from adaptive_ray.datasets import Dataset
 from adaptive_ray.method_pictures import weighted_images, weighted_reports
 from adaptive_ray.pictures import neighbours
 from adaptive_ray.whole_files import write_whole
+from trainables.batches import ImageFiles
 from trainables.evaluation.probe import knn_probe, linear_probe, pixel_features
 from trainables.simclr import Encoder
 
@@ -101,7 +101,7 @@ def _evaluate_images(
     labels, test_labels, test = data.labels, data.test_labels, data.test_images
 
     def embedded_by(network: Encoder) -> _Features:
-        features = network.embed(torch.tensor(train)).numpy(), network.embed(torch.tensor(test)).numpy()
+        features = network.embed(train), network.embed(test)
         if not all(np.isfinite(part).all() for part in features):
             raise ValueError("features of some images are NaN or infinite")
         return features
@@ -131,21 +131,17 @@ def _accuracies_of(prefix: str) -> tuple[str, str]:
     return f"{prefix}probe_accuracy", f"{prefix}knn_accuracy"
 
 
-def _readable(images: Any, count: int, found: Evaluation) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _readable(
+    images: NDArray[np.uint8] | ImageFiles, count: int, found: Evaluation
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The first ``count`` images and their rows, without those on disk that are damaged."""
-    try:
-        return images[:count], np.arange(count)
-    except ValueError:  # a file that training has not come to, or that was damaged since
-        pass
-    good, rows, damages = [], [], []
-    for row in range(count):
-        try:
-            good.append(images[row : row + 1])
-        except ValueError as error:
-            damages.append(reason(error))
-        else:
-            rows.append(row)
-    if not good:
-        raise ValueError(f"none of {count:,} training images can be read: {damages[0]}")
-    found.unavailable["images"] = f"{len(damages):,} of {count:,} training images are left out: {damages[0]}"
-    return np.concatenate(good), np.array(rows)
+    rows = np.arange(count)
+    if not isinstance(images, ImageFiles):
+        return images[:count], rows
+    good, unreadable = images.readable(rows)
+    if unreadable:  # training has not come to them, or they were damaged since
+        why = reason(next(iter(unreadable.values())))
+        if not len(good):
+            raise ValueError(f"none of {count:,} training images can be read: {why}")
+        found.unavailable["images"] = f"{len(unreadable):,} of {count:,} training images are left out: {why}"
+    return good, np.delete(rows, list(unreadable))
