@@ -49,6 +49,11 @@ def private_directory() -> Iterator[Path]:
         os.close(lock)
 
 
+def is_private(path: Path) -> bool:
+    """Whether Ray's directory for temporary files (with its sessions) is such a directory, of any process."""
+    return (path.parent / _LOCK).exists()
+
+
 def _base(chosen: str | None) -> Path:
     if not chosen:
         usual = Path(tempfile.gettempdir()).absolute()

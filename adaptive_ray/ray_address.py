@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import grpc
 from ray._private import gcs_utils, services
@@ -12,6 +13,7 @@ from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import RayError
 
 from adaptive_ray.errors import UserError
+from adaptive_ray.private_directory import is_private
 
 #: Seconds that the head, and then this machine's node, has to answer.
 _PATIENCE = 10
@@ -50,7 +52,7 @@ def check_address(address: str | None) -> None:
     channel = gcs_utils.create_gcs_channel(found)
     try:
         NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=_PATIENCE)
-        services.get_node_to_connect_for_driver(services.GcsClient(address=found), timeout_seconds=_PATIENCE)
+        node = services.get_node_to_connect_for_driver(services.GcsClient(address=found), timeout_seconds=_PATIENCE)
     except grpc.RpcError as error:
         raise UserError(f"no Ray cluster at {address}: {_cause(error)}") from None
     except RayError as error:
@@ -62,6 +64,8 @@ def check_address(address: str | None) -> None:
         ) from None
     finally:
         channel.close()
+    if is_private(Path(node.temp_dir)):
+        raise UserError(f"the Ray cluster at {address} belongs to another run alone and ends with it; {_HINT}")
 
 
 def _cause(error: grpc.RpcError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partialmethod
 
 import ray
@@ -32,9 +32,8 @@ def local_resources() -> tuple[float, float]:
     return cores, torch.cuda.device_count()
 
 
-@contextmanager
-def cluster(address: str | None) -> Iterator[tuple[float, float]]:
-    """Joins the cluster at ``address``, or starts one on this machine; yields its CPU cores and GPUs.
+def cluster(address: str | None) -> AbstractContextManager[None]:
+    """Joins the cluster at ``address``, or starts one on this machine.
 
     On leaving, a cluster that was started here is stopped; one that was joined loses this driver's actors only.
 
@@ -42,9 +41,7 @@ def cluster(address: str | None) -> Iterator[tuple[float, float]]:
         UserError: Nothing answers at the address, or no cluster can be started here.
     """
     address = cluster_address(address)
-    with joined(address) if address else started(*local_resources()):
-        resources = ray.cluster_resources()
-        yield resources.get("CPU", 0), resources.get("GPU", 0)
+    return joined(address) if address else started(*local_resources())
 
 
 @contextmanager

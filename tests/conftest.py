@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +39,14 @@ def _own_ray_files() -> Iterator[None]:
         return
     with private_directory():
         yield
+
+
+@pytest.fixture(scope="module")
+def ray_files() -> Iterator[Path]:
+    """An empty directory for ``RAY_TMPDIR``: the paths of ``tmp_path`` are too long for sockets."""
+    path = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,44 @@
-"""The processes that a run has started, to be killed."""
+"""The processes that a process has started, and nobody else's: other people's Ray runs on the same machine."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import time
+from contextlib import suppress
+
+import ray  # noqa: F401  (psutil comes with it)
+import psutil  # isort: skip
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Each process that ``pid`` or one of its own has started."""
+    return psutil.Process(pid).children(recursive=True)
+
+
+def commands(processes: list[psutil.Process]) -> list[str]:
+    found = []
+    for process in processes:
+        with suppress(psutil.Error):
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
+def ports(processes: list[psutil.Process]) -> set[int]:
+    """On which they listen."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            found |= {each.laddr.port for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+    return found
+
+
+def left_of(processes: list[psutil.Process], *, within: float) -> list[str]:
+    """The command lines of those that still run after so many seconds."""
+    return commands(psutil.wait_procs(processes, timeout=within)[1])
 
 
 def of_run(driver: int, title: str) -> list[int]:
     """Ids of the processes that ``driver`` has started, itself or through others, and whose title holds ``title``."""
-    lines = subprocess.run(
-        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    table = [line.split(None, 2) for line in lines[1:]]
-    family = {driver}
-    while True:
-        grown = family | {int(pid) for pid, parent, _ in table if int(parent) in family}
-        if grown == family:
-            return [int(pid) for pid, _, args in table if int(pid) in family and title in args]
-        family = grown
+    return [process.pid for process in descendants(driver) if any(title in text for text in commands([process]))]
 
 
 def kill(driver: int, title: str, *, within: float = 60) -> int:
@@ -27,7 +46,7 @@ def kill(driver: int, title: str, *, within: float = 60) -> int:
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         for pid in of_run(driver, title):
-            os.kill(pid, signal.SIGKILL)
+            psutil.Process(pid).kill()
             return pid
         time.sleep(0.1)
     raise TimeoutError(f"no process of {driver} is called {title}")

@@ -18,9 +18,10 @@ from adaptive_ray.private_directory import _LOCK, _LONGEST, private_directory
 
 
 @pytest.fixture
-def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The user's RAY_TMPDIR. Paths of ``tmp_path`` are too long for sockets."""
-    path = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+def base(ray_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The user's ``RAY_TMPDIR``, empty before and after."""
+    path = ray_files / "own"
+    path.mkdir()
     monkeypatch.setenv("RAY_TMPDIR", str(path))
     yield path
     shutil.rmtree(path)
@@ -93,7 +94,7 @@ def test_another_users_is_left_alone(base: Path) -> None:
 def test_without_one_it_lies_where_temporary_files_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     with private_directory() as path:
-        assert len(str(path.parent)) <= _LONGEST
+        assert len(os.fsencode(path.parent)) <= _LONGEST
         assert os.environ["RAY_TMPDIR"] == str(path)
     assert "RAY_TMPDIR" not in os.environ
     assert not path.exists()
