@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 
 import ray  # noqa: F401  (psutil comes with it)
+
 import psutil  # isort: skip
 
 
