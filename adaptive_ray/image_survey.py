@@ -22,6 +22,8 @@ _SAMPLE, _VALUES = 64, 4096
 _BITS = (8, 10, 12, 14, 16)
 #: Where a share of the range this small holds nearly all values, pictures are dark or flat.
 _USED = 0.25
+#: An image that spans less of the range has less than 16 of 256 greys left.
+_NARROW = 1 / 16
 _THREADS = 8
 
 _WORDS = {"1": "bilevel", "L": "grey", "LA": "grey with alpha", "P": "palette", "I": "integer grey", "F": "float grey"}
@@ -158,6 +160,8 @@ def _range(deep: str, paths: Sequence[str], given: Range | None) -> tuple[Range,
     dark, bright = (float(value) for value in np.percentile(pool, (0.1, 99.9)))
     if bright - dark < _USED * (high - low) and bright > dark:
         text += f", but nearly all are from {dark:,g} to {bright:,g}: try dataset.value_range=[{dark:g},{bright:g}]"
+    elif narrow := sum(np.ptp(numbers) < _NARROW * (high - low) for numbers in some):
+        text += f", but {narrow} of them span less than a sixteenth of it and will look flat"
     return (low, high), text
 
 

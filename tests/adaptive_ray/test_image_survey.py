@@ -82,6 +82,12 @@ def test_dark_images_are_told_of(tmp_path: Path) -> None:
     assert "0 becomes black, 600 white (dataset.value_range)" in " ".join(found.lines)
 
 
+def test_cameras_of_several_depths_are_told_of(tmp_path: Path) -> None:
+    deep(tmp_path, *((RAMP * top).astype(np.uint16) for top in (4095, 65535, 65535)))
+    (line,) = (line for line in of(tmp_path).lines if line.startswith("integers"))
+    assert line.endswith("0 to 65,535 in 3 of them, but 1 of them span less than a sixteenth of it and will look flat")
+
+
 def test_a_range_that_nothing_needs(tmp_path: Path) -> None:
     found = of(images(tmp_path), value_range=(0, 100))
     assert "dataset.value_range changes nothing: no image has more than 8 bits" in found.lines
