@@ -16,13 +16,17 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from PIL import Image
+from rich.console import Console
 
 from adaptive_ray import load_encoder
+from adaptive_ray.config import load_config
+from adaptive_ray.errors import UserError
+from adaptive_ray.experiment import Experiment
 from adaptive_ray.report import write_report
 from adaptive_ray.run_directory import RunDirectory
 from tests.disks import disk, fill
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -101,6 +105,21 @@ def one_class(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def test_an_early_error_leaves_nothing_running_in_mlflow(
+    one_class: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray cannot start, while MLflow is being opened in another thread."""
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'too-long' * 20}")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.syspath_prepend(one_class.parent)
+    config = load_config(one_class, runs_dir=tmp_path)
+    with pytest.raises(UserError, match="RAY_TMPDIR"):
+        Experiment(config).run(RunDirectory.create(config, "early"), Console(quiet=True))
+    assert mlflow_says(tmp_path) == {"FAILED"}
+    sys.modules.pop("loss_of_a_user")
+
+
+@pytest.mark.ray
 def test_signals_while_ray_starts_end_the_run_once(one_class: Path, tmp_path: Path) -> None:
     process = start(one_class.parent, one_class, "--runs-dir", tmp_path, "--name", "stopped")
     wait_for(process, "starting Ray")
@@ -136,6 +155,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
 
 
+@pytest.mark.ray
 def test_a_full_disk_then_a_folder_in_the_way_then_the_results(one_class: Path, small_disk: Path) -> None:
     """Images of one class: no probe is possible, and nothing that was trained is trained again."""
     runs, run = small_disk / "runs", small_disk / "runs" / "run"
