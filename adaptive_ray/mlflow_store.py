@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from contextlib import AbstractContextManager, nullcontext
@@ -39,6 +40,9 @@ def open_experiment(uri: str, name: str, runs_dir: Path) -> tuple[MlflowClient, 
     Raises:
         UserError: Nothing answers there, the database is damaged, or the experiment has been deleted.
     """
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # It prints a traceback of each error of a database, which is raised as well.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         with _alone(uri):
             client = MlflowClient(tracking_uri=uri)
@@ -71,8 +75,13 @@ def open_experiment(uri: str, name: str, runs_dir: Path) -> tuple[MlflowClient, 
 def unusable(uri: str, error: Exception) -> str:
     """What is wrong with a store, in one line without a password."""
     kind = "does not answer" if uri.startswith(("http:", "https:")) else "cannot use its store"
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return public(f"MLflow {kind} at {uri}: {reason}")
+    return public(f"MLflow {kind} at {uri}: {first_reason(error)}")
+
+
+def first_reason(error: Exception) -> str:
+    """The line of an error that says what is wrong."""
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
+    return lines[0] if lines else type(error).__name__
 
 
 def public(text: str) -> str:

@@ -21,7 +21,7 @@ from mlflow.utils.mlflow_tags import (
 from adaptive_ray.accuracies import missing, percent, reference_loss
 from adaptive_ray.config import ExperimentConfig
 from adaptive_ray.errors import UserError
-from adaptive_ray.mlflow_store import open_experiment, public, unusable
+from adaptive_ray.mlflow_store import first_reason, open_experiment, public, unusable
 from adaptive_ray.run_directory import RunDirectory
 from schedulers import Candidate
 
@@ -65,7 +65,6 @@ class Tracker:
     """
 
     def __init__(self, config: ExperimentConfig, directory: RunDirectory) -> None:
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         self._failed = False
         self._open: set[str] = set()  # runs that MLflow shows as RUNNING
         self.run_id, self._children = "", dict[str, str]()
@@ -196,7 +195,7 @@ class Tracker:
             call(*arguments, **keywords)
         except (MlflowException, OSError) as error:
             if not self._failed:
-                _log.warning(public(f"MLflow at {self.uri} stopped answering: {str(error).splitlines()[0]}"))
+                _log.warning(public(f"MLflow at {self.uri} stopped answering: {first_reason(error)}"))
             self._failed = True
             return False
         return True
