@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
@@ -80,4 +81,4 @@ def storage_problem(error: BaseException) -> str | None:
     if isinstance(cause, BrokenPipeError):
         return "the output was closed by whoever read it"
     place = cause.filename if isinstance(cause.filename, str) else "a file or the output cannot be written"
-    return f"{place}: {cause.strerror}"
+    return f"{place}: {os.strerror(cause.errno or 0)}"  # its own text may be a library's

@@ -24,6 +24,7 @@ from schedulers.tune_trial import (
     RESTARTED,
     can_be_taken_up,
     concurrency_limit,
+    disk_failure,
     failure_reason,
     give_weights,
     is_function,
@@ -65,7 +66,8 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
 
     A failed trial that Tune starts again (``FailureConfig``) stays in the race, and one that runs Ray Train continues
     from its last result's checkpoint. Tune counts failures without progress in between. A trainable that raises
-    ``schedulers.tune_trial.NoRetryError`` is not started again.
+    ``schedulers.tune_trial.NoRetryError`` is not started again. A full or broken disk says nothing about a candidate:
+    such an ``OSError`` of a trial ends the experiment, which can be restored.
 
     To survive ``Tuner.restore``, give ``RunConfig(callbacks=[scheduler.callback])``. A result without the metric is
     ignored, if the metric is given here and not to ``TuneConfig`` (Tune itself then ends the experiment). Where no
@@ -234,6 +236,8 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         return pause(tune_controller, trial, result, samples)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
+        if (error := disk_failure(trial)) is not None:
+            raise error
         key = self._key(trial)
         if trial.status == Trial.ERROR and may_be_retried(trial):  # Tune starts it again
             self.contest.restart(key, self._reached(key), failure_reason(trial))

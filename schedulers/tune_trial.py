@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ STOP_REASON = "stop_reason"
 RESTARTED = "restarted"
 #: What ``ray.tune.integration.ray_train`` reports of a Ray Train run.
 _TRAIN_CHECKPOINT = "checkpoint_path"
+
+
+#: Full, over quota, read-only, broken.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 class NoRetryError(RuntimeError):
@@ -105,6 +110,16 @@ def _train_from(trial: Trial, path: str, samples: float) -> None:
 def note(trial: Trial, reason: str) -> None:
     """Writes down why a trial was stopped. Assigned anew, or Tune would not save it."""
     trial.run_metadata.last_result = {**trial.last_result, STOP_REASON: reason}
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The error, if it says that a disk is full or broken, which says nothing about what was to be written there."""
+    return error if isinstance(error, OSError) and error.errno in _DISK else None
+
+
+def disk_failure(trial: Trial) -> OSError | None:
+    """What a trial has failed with, if the disk is to blame."""
+    return disk_error(_error(trial))
 
 
 def may_be_retried(trial: Trial) -> bool:

@@ -18,7 +18,7 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from schedulers.tune_trial import RESTARTED, NoRetryError, what_died
+from schedulers.tune_trial import RESTARTED, NoRetryError, disk_error, what_died
 from trainables.process_group import PeerLostError
 
 #: How often a run is restarted without a report in between.
@@ -141,11 +141,14 @@ class RetryLostWorkers(DefaultFailurePolicy):  # type: ignore[misc]
         return super().make_decision(training_failed_error)
 
 
-def as_failure(error: TrainingFailedError) -> RuntimeError:
+def as_failure(error: TrainingFailedError) -> RuntimeError | OSError:
     """What a trial is to raise when its Ray Train run has failed for good; the message is the cause."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    for failure in (getattr(error, "controller_failure", None), *failures.values()):
+        if (disk := disk_error(failure)) is not None:
+            return disk
     if isinstance(error, ControllerError):
         return RuntimeError(_line(error.controller_failure))  # Tune may place it elsewhere
-    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     causes = [failure for failure in failures.values() if not _is_lost(failure)]
     if causes:
         return NoRetryError(_line(causes[0]))

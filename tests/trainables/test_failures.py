@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 
 import pytest
@@ -77,6 +78,14 @@ def test_a_controller_that_fails_leaves_it_to_tune() -> None:
     failure = as_failure(ControllerError(ActorDiedError()))
     assert not isinstance(failure, NoRetryError)
     assert "ActorDiedError" in str(failure)
+
+
+def test_a_full_disk_is_nobodys_failure() -> None:
+    full = OSError(errno.ENOSPC, "Error writing bytes", "checkpoint.pt")
+    for error in (WorkerGroupError("errors", {0: PeerLostError("reset"), 1: full}), ControllerError(full)):
+        assert as_failure(error) is full
+    missing = FileNotFoundError(errno.ENOENT, "No such file", "labels.csv")
+    assert isinstance(as_failure(WorkerGroupError("errors", {0: missing})), NoRetryError)
 
 
 def test_a_lost_worker_travels_between_processes() -> None:
