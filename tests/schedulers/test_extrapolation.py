@@ -66,7 +66,7 @@ def races(draw):  # type: ignore[no-untyped-def]
     return {key: walk(rates[key], until, points, noise, seed + 17 * i) for i, key in enumerate(keys)}
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(curves=races(), factor=st.floats(1.1, 3.0))
 def test_a_curve_sped_up_by_a_factor_gains_its_logarithm(curves, factor: float) -> None:  # type: ignore[no-untyped-def]
     samples, losses = curves["a"]
@@ -75,7 +75,7 @@ def test_a_curve_sped_up_by_a_factor_gains_its_logarithm(curves, factor: float) 
     assert faster - one == pytest.approx(math.log(factor), abs=0.03 + 2 * std)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(curves=races())
 def test_identical_curves_have_identical_rates_and_chances(curves) -> None:  # type: ignore[no-untyped-def]
     joint = fitted(JointForecaster(), {**curves, "twin": curves["a"]})
@@ -85,7 +85,7 @@ def test_identical_curves_have_identical_rates_and_chances(curves) -> None:  # t
     assert chances["twin"] == pytest.approx(chances["a"], abs=0.06)  # 2,048 draws
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(curves=races(), unit=st.sampled_from([1e-3, 1.0 / 256, 2.0, 1e4]))
 def test_order_of_candidates_and_unit_of_samples_do_not_matter(curves, unit: float) -> None:  # type: ignore[no-untyped-def]
     plain = fitted(JointForecaster(), curves)

@@ -22,8 +22,7 @@ def test_everybody_has_its_turns_before_the_rates_decide() -> None:
     assert [decision.samples for decision in decisions] == list(range(TURN, BUDGET + 1, TURN))
 
 
-@pytest.mark.parametrize("best", ["32", "128", "512"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("best", "seed"), [("32", 0), ("128", 1), ("512", 2)])
 def test_the_best_rate_gets_most_turns(best: str, seed: int) -> None:
     rates = {"32": 0.7, "128": 0.7, "512": 0.7} | {best: 1.3}
     reports, decisions, _ = run(rotation(), lambda share: rates, seed=seed)

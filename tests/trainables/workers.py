@@ -16,10 +16,11 @@ import torch.multiprocessing
 
 
 class Workers:
-    """Up to four spawned processes. They stay, so that only the first use pays for their start."""
+    """Up to four processes. They stay, so that only the first use pays for their start, and torch is imported once."""
 
     def __init__(self, directory: Path) -> None:
-        context = torch.multiprocessing.get_context("spawn")
+        context = torch.multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["trainables.run", __name__])
         self._executor = ProcessPoolExecutor(4, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
         self._rendezvous = (directory / f"rendezvous-{number}" for number in count())
 
