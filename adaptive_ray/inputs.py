@@ -19,7 +19,7 @@ from trainables.batches import ImageFiles
 
 #: In the run's directory.
 INPUTS_FILE = "inputs.json"
-#: Settings that say where something is, and by how many threads it is read: they may change, nothing depends on them.
+#: Settings that say where something is, or how much is done at once. They may change: no loss depends on them.
 _PLACES = (
     "name",
     "runs_dir",
@@ -29,6 +29,7 @@ _PLACES = (
     "dataset.decoders",
     "clusters.cache",
     "clusters.actors",
+    "race.max_concurrent",
 )
 
 
