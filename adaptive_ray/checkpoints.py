@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from ray import tune
 from adaptive_ray.errors import UserError
 from adaptive_ray.observer import METRIC
 from adaptive_ray.run_directory import RunDirectory
-from trainables.checkpoint import CHECKPOINT_FILE, checkpoint_damage
+from trainables.checkpoint import CHECKPOINT_FILE, UNFINISHED, checkpoint_damage
 
 #: Of each candidate; if the last one is damaged, there is one before.
 _KEPT = 2
@@ -91,7 +92,7 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
         """
         kept = self._damaged.union(*self._kept.values())
         for run in (self._directory.path / "train").glob("*"):
-            for checkpoint in _checkpoints_in(run):
+            for checkpoint in itertools.chain(_checkpoints_in(run), run.glob(f"{UNFINISHED}*")):
                 if checkpoint not in kept:
                     _delete(checkpoint)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,8 @@ import torch
 
 #: The file in a checkpoint's directory.
 CHECKPOINT_FILE = "checkpoint.pt"
+#: How directories begin in which a checkpoint is being written; whoever reports it gives it its name.
+UNFINISHED = "saving-"
 
 
 class CheckpointError(OSError):
@@ -30,6 +36,21 @@ def save_checkpoint(state: Mapping[str, Any], directory: Path) -> None:
         if isinstance(error.__context__, OSError):  # torch hides it behind "unexpected pos"
             raise error.__context__ from None
         raise
+
+
+@contextmanager
+def new_directory(parent: Path | None) -> Iterator[Path]:
+    """A directory for a checkpoint, removed at the end unless it has been moved; in None: among temporary files."""
+    if parent is None:
+        with tempfile.TemporaryDirectory() as directory:
+            yield Path(directory)
+        return
+    path = parent / f"{UNFINISHED}{uuid.uuid4().hex}"
+    path.mkdir()  # whoever may read its parent may read it
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:

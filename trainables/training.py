@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from trainables.checkpoint import load_checkpoint
+from trainables.checkpoint import load_checkpoint, new_directory
 from trainables.evaluation.reference import ReferenceSet
 from trainables.run import Run, initial_model
 from trainables.settings import TrainingData, TrainSettings
@@ -25,8 +24,8 @@ __all__ = ["Report", "TrainSettings", "TrainingData", "initial_encoder", "load_a
 class Report(Protocol):
     """Called after every evaluation by every worker; only the first worker's metrics and checkpoint are complete.
 
-    ``checkpoint`` is a directory that is removed after the call. ``ray.train.report`` fits, once the directory is
-    wrapped into a ``Checkpoint``.
+    ``checkpoint`` is a directory that is removed after the call, unless that has moved it. ``ray.train.report`` fits,
+    once the directory is wrapped into a ``Checkpoint``.
     """
 
     def __call__(self, metrics: dict[str, Any], checkpoint: str | None = None) -> None: ...
@@ -40,6 +39,7 @@ def train(
     *,
     device: torch.device | None = None,
     memory: int | None = None,
+    checkpoints: Path | None = None,
 ) -> Encoder:
     """Trains one candidate, or with ``settings.swap`` several in turn, to the end of the budget.
 
@@ -53,6 +53,7 @@ def train(
         resume_from: A checkpoint's directory. On the CPU the resumed run equals the uninterrupted one bit for bit.
         device: Where to train; None: the current GPU, or the CPU.
         memory: Bytes that the run may take on the CPU; None: this process's part, by its threads, of all there are.
+        checkpoints: Where checkpoints are written before they are reported; None: among temporary files.
 
     Returns:
         The encoder with averaged weights, in evaluation mode.
@@ -82,9 +83,9 @@ def train(
             metrics = run.evaluate() if first else {"samples_seen": run.samples}
             run.choose(metrics)
             if first:
-                with tempfile.TemporaryDirectory() as directory:
-                    run.save(Path(directory))
-                    report(metrics, checkpoint=directory)
+                with new_directory(checkpoints) as directory:
+                    run.save(directory)
+                    report(metrics, checkpoint=str(directory))
             else:
                 report(metrics, checkpoint=None)
     return run.average.encoder

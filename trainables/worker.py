@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -50,8 +51,14 @@ def _train(config: dict[str, Any]) -> None:
     interrupted = ray.train.get_checkpoint()  # this very run failed before and is tried again
     start = interrupted or (ray.train.Checkpoint(config["resume_from"]) if config["resume_from"] else None)
 
+    storage = _storage()
+
     def report(metrics: dict[str, Any], checkpoint: str | None = None) -> None:
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None)
+        if checkpoint is None:
+            ray.train.report(metrics)
+        else:
+            written = ray.train.Checkpoint.from_directory(checkpoint)
+            ray.train.report(metrics, written, checkpoint_upload_fn=partial(_named, storage))
 
     data, device = ray.get(config["data"]), ray.train.torch.get_device()
     if config["clusters"] is not None:
@@ -59,12 +66,34 @@ def _train(config: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         share_gpu(device, config["gpus"])  # trials that share a GPU share its memory
-    train_from = partial(train, config["settings"], data, report, device=device, memory=config["memory"])
+    train_from = partial(
+        train, config["settings"], data, report, device=device, memory=config["memory"], checkpoints=storage
+    )
     if start is None:
         train_from()
         return
     with start.as_directory() as directory:
         train_from(directory)
+
+
+def _storage() -> Path:
+    """The directory of this Ray Train run.
+
+    Raises:
+        RuntimeError: It cannot be reached from here.
+    """
+    storage = Path(ray.train.get_context().get_storage().experiment_fs_path)
+    if not storage.is_dir():
+        raise RuntimeError(
+            f"{storage} does not exist on node {ray.util.get_node_ip_address()}; "
+            "runs_dir must be a path that all nodes reach, such as a network file system"
+        )
+    return storage
+
+
+def _named(storage: Path, written: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Gives a checkpoint that was written into ``storage`` its name there: it is whole or not there at all."""
+    return ray.train.Checkpoint.from_directory(Path(written.path).rename(storage / name))
 
 
 def told_by(service: Any, wanted: Iterable[str]) -> dict[str, Any]:

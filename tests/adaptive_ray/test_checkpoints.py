@@ -16,7 +16,7 @@ from adaptive_ray.checkpoints import Checkpoints
 from adaptive_ray.config import load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory import RunDirectory
-from trainables.checkpoint import CHECKPOINT_FILE, checkpoint_damage, save_checkpoint
+from trainables.checkpoint import CHECKPOINT_FILE, UNFINISHED, checkpoint_damage, save_checkpoint
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 
@@ -119,11 +119,14 @@ class TestDeleting:
             training.save("a-start", samples)
         training.save("b-start", 1)
         (training.directory.path / "train" / "a-start" / "other").mkdir()
+        unfinished = training.directory.path / "train" / "a-start" / f"{UNFINISHED}6"
+        unfinished.mkdir()
         resumed = training.resume()
         assert len(resumed.there()) == 5
         resumed.checkpoints.delete_unnamed()
         assert resumed.there() == ["a-start/checkpoint_2", "a-start/checkpoint_3"]
         assert (training.directory.path / "train" / "a-start" / "other").is_dir()
+        assert not unfinished.exists()
 
     def test_a_resumed_run_goes_on_deleting(self, training: Training) -> None:
         training.train("64", "a-start", 1, 2)

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from tests.disks import disk
-from trainables.checkpoint import CHECKPOINT_FILE, CheckpointError, checkpoint_damage, load_checkpoint, save_checkpoint
+from trainables.checkpoint import (
+    CHECKPOINT_FILE,
+    CheckpointError,
+    checkpoint_damage,
+    load_checkpoint,
+    new_directory,
+    save_checkpoint,
+)
 
 CPU = torch.device("cpu")
 WEIGHTS = {f"layer{n}": torch.arange(900.0) * n for n in range(3)}
@@ -83,3 +90,25 @@ def test_another_error_stays_what_it_is(file: Path, monkeypatch: pytest.MonkeyPa
 def test_a_full_disk_is_called_that(tmp_path: Path) -> None:
     with disk(tmp_path / "disk", "256k") as place, pytest.raises(OSError, match="No space left on device"):
         save_checkpoint({"model": torch.zeros(100_000)}, place)
+
+
+def test_a_new_directory_is_removed_unless_it_was_moved(tmp_path: Path) -> None:
+    for parent in (None, tmp_path):
+        with new_directory(parent) as directory:
+            save_checkpoint(STATE, directory)
+            assert parent is None or directory.parent == parent
+        assert not directory.exists()
+        with new_directory(parent) as directory:
+            save_checkpoint(STATE, directory)
+            directory.rename(tmp_path / f"moved from {parent is None}")
+    moved = sorted(tmp_path.iterdir())
+    assert [checkpoint_damage(path) for path in moved] == [None, None]
+    with pytest.raises(RuntimeError), new_directory(tmp_path):
+        raise RuntimeError
+    assert sorted(tmp_path.iterdir()) == moved
+
+
+def test_a_new_directory_can_be_read_by_whoever_may_read_its_parent(tmp_path: Path) -> None:
+    with new_directory(tmp_path) as directory:
+        (other := tmp_path / "other").mkdir()
+        assert directory.stat().st_mode == other.stat().st_mode
