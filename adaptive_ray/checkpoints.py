@@ -74,6 +74,20 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
         if path := result.get("checkpoint_path"):
             self.reported(trial.config["candidate"], Path(path))
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Before Tune starts a trial again: from the last checkpoint that is whole.
+
+        Raises:
+            UserError: There is none, or the trial starts from another candidate's weights.
+        """
+        path, candidate = trial.config["resume_from"], trial.config["candidate"]
+        if not path or (damage := checkpoint_damage(Path(path))) is None:
+            return
+        found = self.newest(candidate) if Path(path) in self._kept.get(candidate, []) else None
+        if found is None:
+            raise UserError(f"{damage}; resume the run with: adaptive-ray run --resume {self._directory.path}")
+        trial.set_config({**trial.config, "resume_from": found[0]["checkpoint_path"]})
+
     def reported(self, candidate: str, checkpoint: Path) -> None:
         """Takes note that a written report names a checkpoint, and deletes what it makes superfluous."""
         _flush(checkpoint / CHECKPOINT_FILE)

@@ -220,6 +220,49 @@ class TestResuming:
         assert str(tmp_path) not in (place / "reports.jsonl").read_text()
 
 
+class TestStartingAgain:
+    """A trial that failed, and that Tune is about to start again."""
+
+    @staticmethod
+    def recover(training: Training, candidate: str, resume_from: Path | None) -> str | None:
+        trial = SimpleNamespace(config={"candidate": candidate, "resume_from": resume_from and str(resume_from)})
+        trial.set_config = lambda config: setattr(trial, "config", config)
+        training.checkpoints.on_trial_recover(0, [], trial)
+        started: str | None = trial.config["resume_from"]
+        return started
+
+    def test_from_a_whole_checkpoint_or_from_the_beginning(self, training: Training) -> None:
+        training.train("64", "a-start", 1, 2, 3)
+        last = training.directory.path / "train/a-start/checkpoint_3"
+        assert self.recover(training, "64", last) == str(last)
+        assert self.recover(training, "128", None) is None
+
+    @pytest.mark.parametrize("fault", ["cut", "gone"])
+    def test_a_damaged_one_gives_way_to_the_one_before(self, training: Training, fault: str) -> None:
+        training.train("64", "a-start", 1, 2, 3)
+        last = training.directory.path / "train/a-start/checkpoint_3"
+        if fault == "cut":
+            training.cut("a-start/checkpoint_3")
+        else:
+            shutil.rmtree(last)
+        assert self.recover(training, "64", last) == str(last.with_name("checkpoint_2"))
+        training.train("64", "a-4", 3, 4)
+        assert checkpoint_damage(last.parent.parent / "a-4/checkpoint_3") is None
+
+    def test_without_a_whole_one_the_file_is_named(self, training: Training) -> None:
+        training.train("64", "a-start", 1)
+        file = training.cut("a-start/checkpoint_1")
+        with pytest.raises(UserError, match=f"{file} is damaged"):
+            self.recover(training, "64", file.parent)
+
+    def test_of_another_candidates_weights_the_run_is_to_be_resumed(self, training: Training) -> None:
+        training.train("64", "a-start", 1, 2)
+        training.train("128", "b-start", 1, 2)
+        file = training.cut("b-start/checkpoint_2")
+        with pytest.raises(UserError, match=f"{file} is damaged.*--resume {training.directory.path}"):
+            self.recover(training, "64", file.parent)
+
+
 def test_whenever_the_process_dies_the_last_written_report_can_be_resumed(training: Training) -> None:
     """Every prefix of what happens to the disk in a run is a run that can be resumed."""
     saved = [training.save("a-start", samples) for samples in range(3)]
