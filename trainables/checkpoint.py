@@ -9,9 +9,10 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # trials and controllers get its errors, and need no torch
+    import torch
 
 #: The file in a checkpoint's directory.
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -29,6 +30,8 @@ def save_checkpoint(state: Mapping[str, Any], directory: Path) -> None:
     Raises:
         OSError: It cannot be written: the disk is full, say.
     """
+    import torch
+
     try:
         with (directory / CHECKPOINT_FILE).open("wb") as file:
             torch.save(dict(state), file)
@@ -59,6 +62,8 @@ def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
     Raises:
         CheckpointError: The file is missing or damaged.
     """
+    import torch
+
     try:
         state: dict[str, Any] = torch.load(directory / CHECKPOINT_FILE, map_location=device, weights_only=True)
     except Exception:  # what torch raises for a damaged file it also raises when a GPU's memory is full

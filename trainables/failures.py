@@ -19,6 +19,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from schedulers.tune_trial import RESTARTED, NoRetryError, disk_error, what_died
+from trainables.checkpoint import CheckpointError
 from trainables.process_group import PeerLostError
 
 #: How often a run is restarted without a report in between.
@@ -150,6 +151,8 @@ def as_failure(error: TrainingFailedError) -> RuntimeError | OSError:
     if isinstance(error, ControllerError):
         return RuntimeError(_line(error.controller_failure))  # Tune may place it elsewhere
     causes = [failure for failure in failures.values() if not _is_lost(failure)]
+    if causes and isinstance(causes[0], CheckpointError):
+        return RuntimeError(_line(causes[0]))  # it may continue from an older one
     if causes:
         return NoRetryError(_line(causes[0]))
     losses = [failure for failure in failures.values() if isinstance(failure, WorkerLostError)]

@@ -15,6 +15,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from schedulers.tune_trial import NoRetryError
+from trainables.checkpoint import CheckpointError
 from trainables.failures import RETRIES, RetryLostWorkers, WorkerLostError, as_failure
 from trainables.process_group import PeerLostError
 
@@ -86,6 +87,15 @@ def test_a_full_disk_is_nobodys_failure() -> None:
         assert as_failure(error) is full
     missing = FileNotFoundError(errno.ENOENT, "No such file", "labels.csv")
     assert isinstance(as_failure(WorkerGroupError("errors", {0: missing})), NoRetryError)
+
+
+def test_a_damaged_checkpoint_is_retried_from_another_one() -> None:
+    damaged = CheckpointError("checkpoint.pt is damaged")
+    group = WorkerGroupError("errors", {0: PeerLostError("reset"), 1: damaged})
+    assert policy().make_decision(group) is RAISE  # the worker would read the same file again
+    failure = as_failure(group)
+    assert not isinstance(failure, NoRetryError)
+    assert str(failure) == "CheckpointError: checkpoint.pt is damaged"
 
 
 def test_a_lost_worker_travels_between_processes() -> None:
