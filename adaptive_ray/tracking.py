@@ -58,7 +58,7 @@ class Tracker:
     Args:
         config: Its ``tracking`` settings say where.
         directory: Remembers the MLflow runs, so that a resumed run continues them. Where MLflow does not know them any
-            more, they are made again with what has been reported so far.
+            more, or the directory is a copy of another name, they are made again with what has been reported so far.
 
     Raises:
         UserError: The tracking server cannot be reached, or refuses.
@@ -73,14 +73,18 @@ class Tracker:
         self.uri = config.tracking.uri or default
         self._client, self.experiment_id = open_experiment(self.uri, config.tracking.experiment, runs_dir)
         try:
-            if file.exists() and self._continue(directory.read_json(file.name)):
-                return
+            if file.exists():
+                known = directory.read_json(file.name)
+                is_copy = known.get("run", directory.name) != directory.name  # the original may continue too
+                if not is_copy and self._continue(known):
+                    return
             self._create_runs(config, directory)
         except MlflowException as error:
             self.end("FAILED")
             raise UserError(unusable(self.uri, error)) from None
         try:
-            directory.write_json(file.name, {"parent": self.run_id, "candidates": self._children})
+            runs = {"run": directory.name, "parent": self.run_id, "candidates": self._children}
+            directory.write_json(file.name, runs)
         except OSError:
             self.end("FAILED")
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -311,6 +312,20 @@ class TestDatabase:
         lost = {name: "0" * 32 if name == "parent" else entry for name, entry in known(directory).items()}
         directory.write_json("mlflow.json", lost)
         assert Tracker(config, directory).run_id not in ("0" * 32, after.run_id)
+
+    def test_a_copy_of_another_name_has_runs_of_its_own(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+        config = load_config(tracked[1].path / "config.yaml")
+        directory = RunDirectory.create(config, "original")
+        original = Tracker(config, directory)
+        directory.append_report("64", report(64, 64))
+        copy = RunDirectory.open(shutil.copytree(directory.path, directory.path.with_name("copy")))
+        copied = Tracker(config, copy)
+        assert copied.run_id != original.run_id
+        parent, children = runs_of(copied)
+        assert parent.info.run_name == "copy"
+        assert [step for step, _ in curve(copied, children["64"], "reference_loss")] == [64]
+        assert Tracker(config, copy).run_id == copied.run_id
+        assert Tracker(config, directory).run_id == original.run_id
 
     def test_a_deleted_experiment_is_called_that(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         config = load_config(tracked[1].path / "config.yaml", ["tracking.experiment=gone"])
