@@ -5,10 +5,14 @@ ARGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: run test test-ray test-others test-fast lint format bench clean
+.PHONY: run check test test-ray test-others test-fast lint format bench clean
 
 run: .venv/.ready
 	$(BIN)/adaptive-ray run configs/quickstart.yaml $(ARGS)
+
+# Linting, too, takes what Ray's tests leave.
+check: .venv/.ready
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going lint test-ray test-others
 
 # Ray's tests wait a third of their time for processes to start; all others, beside them, take what is left.
 test: .venv/.ready
@@ -26,7 +30,7 @@ test-fast: .venv/.ready
 lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	nice -n 19 $(BIN)/mypy
 
 format: .venv/.ready
 	$(BIN)/ruff check --fix .

@@ -31,7 +31,7 @@ class Workers:
         futures: list[Future[bytes]] = [
             self._executor.submit(_work, rank, workers, str(file), task) for rank in range(workers)
         ]
-        return [pickle.loads(future.result(timeout=120)) for future in futures]
+        return [pickle.loads(future.result(timeout=240)) for future in futures]
 
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)
@@ -40,7 +40,7 @@ class Workers:
 def _work(rank: int, workers: int, file: str, task: bytes) -> bytes:
     function, arguments = pickle.loads(task)
     dist.init_process_group(
-        "gloo", init_method=f"file://{file}", rank=rank, world_size=workers, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=workers, timeout=timedelta(seconds=180)
     )
     try:
         dist.barrier()  # whoever is done at once must not hang up while others still connect

@@ -185,7 +185,7 @@ def test_no_decoder_outlives_the_feed(folder: Folder) -> None:
         if ending == "closed":
             feed.close()
         del feed
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while decoders_alive() > before and time.monotonic() < deadline:
             time.sleep(0.01)
         assert decoders_alive() == before, ending
@@ -200,7 +200,7 @@ def test_a_process_may_end_while_images_are_being_decoded(folder: Folder) -> Non
     )
     root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "-c", code, *map(str, folder.paths)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
