@@ -209,19 +209,13 @@ class Experiment:
             progress.plan = self.plan
             layout = self._layout(directory, nodes)
             tracker = tracking.tracker()
-            trials = Trials(
-                self.config,
-                self.plan,
-                self.settings,
-                layout,
-                directory,
-                history,
-                clusters,
-                retry_failed=retry_failed,
-            )
+            trials = Trials(self.config, self.plan, self.settings, layout, directory, history, clusters)
             scheduler = trials.scheduler
             progress.phase(self._phase())
             observer = Observer(scheduler, directory, progress, tracker)
+            if retry_failed:
+                trials.retry_failed()
+                observer.write_decisions()
             try:
                 trials.run(self.data.training, observer, progress.phase)
             except PlacementError as error:

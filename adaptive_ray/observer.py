@@ -41,7 +41,7 @@ class Observer(tune.Callback):  # type: ignore[misc]
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         candidate = trial.config["candidate"]
         report = {name: result[name] for name in _REPORTED if name in result}
-        self._write_decisions()
+        self.write_decisions()
         if report.get("samples_seen", 0) <= self._reached.get(candidate, -1):
             self._directory.append_report(candidate, report)  # it names the checkpoint that there is now
             return
@@ -55,12 +55,13 @@ class Observer(tune.Callback):  # type: ignore[misc]
             self._tracker.report(candidate, report)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._write_decisions()
+        self.write_decisions()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._write_decisions()
+        self.write_decisions()
 
-    def _write_decisions(self) -> None:
+    def write_decisions(self) -> None:
+        """Writes and shows what has been decided since."""
         for decision in self._scheduler.decisions[self._written :]:
             self._directory.append_decision(describe(decision))
             self._progress.decided(decision)

@@ -41,7 +41,6 @@ class Trials:
         directory: Of the run; what has been reported there is not trained again.
         history: Of the run; the races continue where it ends.
         clusters: What workers are told of the images' clusters; see ``train_worker``.
-        retry_failed: Whether candidates that failed are to be tried again.
 
     Raises:
         UserError: There are reports, but no history.
@@ -56,8 +55,6 @@ class Trials:
         directory: RunDirectory,
         history: History,
         clusters: dict[str, Any] | None = None,
-        *,
-        retry_failed: bool = False,
     ) -> None:
         self._clusters = clusters
         self._config, self._plan, self._settings, self._layout = config, plan, settings, layout
@@ -68,8 +65,6 @@ class Trials:
                 "deleted; it cannot be resumed, so start a new run"
             )
         self.scheduler = self._scheduler(history)
-        if retry_failed:
-            self.scheduler.contest.retry(self.scheduler.contest.failed)
         directory.write_decisions(map(describe, self.scheduler.decisions))  # they follow from the events
 
     def _scheduler(self, history: History) -> LossExtrapolationScheduler:
@@ -98,6 +93,10 @@ class Trials:
         if self._config.explore == "rotate":
             return _swap_settings(self._config, self._plan)
         return partial(_swap_settings, self._config, self._plan) if self._config.swap.enabled else None
+
+    def retry_failed(self) -> None:
+        """Lets candidates that failed continue from their last checkpoints."""
+        self.scheduler.contest.retry(self.scheduler.contest.failed)
 
     def run(self, data: TrainingData, observer: Observer, say: Callable[[str], None]) -> None:
         """Trains those that are still in the race, to the end of the winner's budget.

@@ -49,7 +49,7 @@ def run_trial(
     resources = {"CPU": config["cpus"]}
     if config["gpus"]:
         resources["GPU"] = config["gpus"]
-    trainer = _Trainer(
+    trainer = Trainer(
         train_in_worker,
         train_loop_config={
             "settings": {**settings, **{name: config[name] for name in _OWN if name in config}},
@@ -88,7 +88,7 @@ def _unused(storage: Path, name: str) -> str:
     return next(name for name in names if not (storage / name).exists())
 
 
-class _Trainer(DataParallelTrainer):  # type: ignore[misc]
+class Trainer(DataParallelTrainer):  # type: ignore[misc]
     """Retries lost workers, and has no actor that serves Ray Data's datasets: there are none, and it is a process."""
 
     def _create_default_callbacks(self) -> list[Any]:

@@ -38,7 +38,10 @@ def directory(tmp_path: Path) -> RunDirectory:
 def session(directory: RunDirectory, *, retry_failed: bool = False) -> Trials:
     """What a process sees that starts, or resumes."""
     history = History(directory.path / "events.jsonl")
-    return Trials(CONFIG, Plan.of(CONFIG, 5_000), {}, LAYOUT, directory, history, retry_failed=retry_failed)
+    trials = Trials(CONFIG, Plan.of(CONFIG, 5_000), {}, LAYOUT, directory, history)
+    if retry_failed:
+        trials.retry_failed()
+    return trials
 
 
 def report(trials: Trials, directory: RunDirectory, key: str, samples: int, rate: float = 1.0) -> None:
