@@ -111,7 +111,7 @@ class Progress:
         if decision.state is State.WAITING:
             return
         if decision.state is State.RACING:
-            self._phase = "race: forks of the winner side by side"
+            self._phase = "race: candidates side by side"
         text = f"[{self._elapsed()}] batch size {decision.key} {decision.state.value}: {decision.reason}"
         self._console.print(text, markup=False, highlight=False, soft_wrap=True, style=_COLOUR[decision.state])
 

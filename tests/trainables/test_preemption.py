@@ -16,7 +16,6 @@ from ray import tune
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
-from ray.util.state import list_actors
 
 from adaptive_ray.ray_cluster import joined
 from schedulers import LossExtrapolationScheduler
@@ -85,10 +84,9 @@ class Drainer(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self.seen.append((result["samples_seen"], result["node"]))
         if len(self.seen) == 3:
-            (worker,) = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
             reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
             deadline = (time.time_ns() // 1_000_000) + 4_000
-            accepted, why = GcsClient(address=self.address).drain_node(worker.node_id, reason, "spot", deadline)
+            accepted, why = GcsClient(address=self.address).drain_node(result["node"], reason, "spot", deadline)
             assert accepted, why
 
 
