@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.batches.decoding import Pixels, Range, is_deep, open_image, rawmode, reason, values
+from trainables.batches.decoding import (
+    Pixels,
+    Range,
+    UnreadableImageError,
+    is_deep,
+    open_image,
+    rawmode,
+    refused,
+    values,
+)
 
 #: Headers that are read unless all are asked for: a second or two where the disk does not hold it up.
 HEADERS = 10_000
@@ -107,14 +116,14 @@ def survey(
 
 def _examine(path: str, *, whole: bool) -> Header:
     try:
-        with open_image(path) as image:
+        with refused(path), open_image(path) as image:
             deep = ("floats" if image.mode == "F" else "integers") if is_deep(image) else ""
             header = Header(path, _kind(image), deep, image.size, _has_several(image), image.has_transparency_data)
             if whole:
                 image.load()
             return header
-    except Exception as error:  # Pillow raises whatever reading a damaged file raises
-        return Header(path, error=reason(error, path))
+    except UnreadableImageError as error:
+        return Header(path, error=error.why)
 
 
 def _kind(image: Image.Image) -> str:
@@ -179,9 +188,9 @@ def _whole_range(deep: str, least: float, most: float) -> Range:
 def _values_of(path: str) -> NDArray[np.float64] | None:
     """The extremes of an image's values, and some between them; None if it is damaged."""
     try:
-        with open_image(path) as image:
+        with refused(path), open_image(path) as image:
             numbers = values(image).ravel()
-    except Exception:  # who decodes the image will say what is wrong with it
+    except UnreadableImageError:  # who decodes the image will say what is wrong with it
         return None
     if numbers.dtype.kind == "f":
         numbers = numbers[np.isfinite(numbers)]
@@ -199,9 +208,9 @@ def _sixteen_bit_colour(paths: Sequence[str]) -> str:
 
 def _brightest(path: str) -> int | None:
     try:
-        with open_image(path) as image:
+        with refused(path), open_image(path) as image:
             return int(np.asarray(image.convert("RGB")).max())
-    except Exception:  # who decodes the image will say what is wrong with it
+    except UnreadableImageError:  # who decodes the image will say what is wrong with it
         return None
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,10 @@ Range = tuple[float, float]
 
 #: Pillow's readers that a file may reach, whatever its name says: none of them starts another program, as EPS does.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
+
+
+#: Errors of a disk, a server or this process.
+_BROKEN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE}
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,22 @@ def decode(path: str, side: int, pixels: Pixels) -> Images:
 
     Raises:
         UnreadableImageError: The file is missing or damaged, or no image.
+        OSError: The disk or server that it is on does not work, which says nothing about the image.
     """
+    with refused(path):
+        square = _decode(path, side, pixels)
+    return square
+
+
+@contextmanager
+def refused(path: str) -> Iterator[None]:
+    """Makes an ``UnreadableImageError`` of what reading a file raises, unless the disk or server is to blame."""
     try:
-        return _decode(path, side, pixels)
+        yield
     except Exception as error:  # Pillow raises whatever reading a damaged file raises
-        raise UnreadableImageError(path, reason(error, path)) from error
+        if isinstance(error, OSError) and error.errno in _BROKEN:
+            raise OSError(error.errno, error.strerror, path) from error  # reading names no file
+        raise UnreadableImageError(path, _reason(error, path)) from error
 
 
 def _decode(path: str, side: int, pixels: Pixels) -> Images:
@@ -112,7 +130,7 @@ def rawmode(image: Image.Image) -> str:
     return how if isinstance(how, str) else ""
 
 
-def reason(error: Exception, path: str) -> str:
+def _reason(error: Exception, path: str) -> str:
     """Why a file could not be decoded: a few words in one line."""
     if isinstance(error, UnidentifiedImageError):
         empty = not Path(path).stat().st_size if Path(path).exists() else False

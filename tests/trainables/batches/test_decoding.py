@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import zlib
 from pathlib import Path
@@ -187,6 +188,14 @@ def test_the_first_picture_of_several(tmp_path: Path, suffix: str) -> None:
     )
     assert Image.open(path).n_frames == 3
     assert differ(shown(path), first) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here whose disk is broken")
+def test_a_broken_disk_is_no_damaged_image() -> None:
+    with pytest.raises(OSError, match="error") as caught:
+        shown(Path("/proc/self/mem"))  # nothing stands at its first byte
+    assert caught.value.errno == errno.EIO
+    assert caught.value.filename == "/proc/self/mem"
 
 
 def test_a_name_reaches_no_other_program(tmp_path: Path) -> None:
