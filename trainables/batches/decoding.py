@@ -65,9 +65,20 @@ def decode(path: str, side: int, pixels: Pixels) -> Images:
         UnreadableImageError: The file is missing or damaged, or no image.
         OSError: The disk or server that it is on does not work, which says nothing about the image.
     """
-    with refused(path):
-        square = _decode(path, side, pixels)
-    return square
+    with refused(path), open_image(path) as image:
+        # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves twice the pixels that are needed.
+        drafted = image.draft("RGB", (2 * side, 2 * side))
+        picture = _colour(image, pixels)
+        width, height = drafted[1][2:] if drafted else picture.size  # fractions: its last pixels may be padding
+        square = _square(picture, width, height, side)
+        if square.mode == "RGBA":  # resampled with its alpha, which weighs the colours
+            square = Image.alpha_composite(Image.new("RGBA", square.size, pixels.background), square).convert("RGB")
+        turned = _orientation(image)
+    if turned != 1:  # the central square of a turned image is its turned central square, which is smaller
+        square.info.clear()  # no EXIF but this is needed, and some cannot be written again
+        square.getexif()[ExifTags.Base.Orientation] = turned
+        square = ImageOps.exif_transpose(square)
+    return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
 
 
 @contextmanager
@@ -79,22 +90,6 @@ def refused(path: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in _BROKEN:
             raise OSError(error.errno, error.strerror, path) from error  # reading names no file
         raise UnreadableImageError(path, _reason(error, path)) from error
-
-
-def _decode(path: str, side: int, pixels: Pixels) -> Images:
-    with open_image(path) as image:
-        # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves twice the pixels that are needed.
-        drafted = image.draft("RGB", (2 * side, 2 * side))
-        picture = _colour(image, pixels)
-        width, height = drafted[1][2:] if drafted else picture.size  # fractions: its last pixels may be padding
-        square = _square(picture, width, height, side)
-        if square.mode == "RGBA":  # resampled with its alpha, which weighs the colours
-            square = Image.alpha_composite(Image.new("RGBA", square.size, pixels.background), square).convert("RGB")
-        turned = _orientation(image)
-    if turned != 1:  # the central square of a turned image is its turned central square, which is smaller
-        square.getexif()[ExifTags.Base.Orientation] = turned
-        square = ImageOps.exif_transpose(square)
-    return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
 
 
 def open_image(path: str) -> Image.Image:
