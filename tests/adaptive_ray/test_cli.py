@@ -317,7 +317,7 @@ class TestPlan:
         images(tmp_path / "images")
         answer = command("plan", written(tmp_path), "--set", "candidates=[4]", "--set", "budget.samples=500")
         assert answer.code == 0
-        assert "image_folder: 48 training images, 3 x 8 x 8" in answer.out
+        assert "image_folder: 48 images to train on" in answer.out
         assert "budget: 500 samples" in answer.out
         assert "at most 1.00 times" in answer.out
         assert sorted(path.name for path in tmp_path.iterdir()) == ["experiment.yaml", "images"]
@@ -351,7 +351,7 @@ class TestRuns:
 
     def test_resuming_a_finished_one(self, command: Command, tmp_path: Path, unfinished: Path) -> None:
         (unfinished / "result.json").write_text("{}")
-        assert "nothing to go on with" in refused(command, tmp_path, "run", "--resume", unfinished)
+        assert "nothing to resume" in refused(command, tmp_path, "run", "--resume", unfinished)
 
     @pytest.mark.parametrize("content", ["candidates: [1\n", "- 1\n", "candidates: [1]\n"])
     def test_resuming_one_with_a_damaged_configuration(
