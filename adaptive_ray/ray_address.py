@@ -46,7 +46,7 @@ def check_address(address: str | None) -> None:
     try:
         found = services.canonicalize_bootstrap_address(address)
     except (ConnectionError, ValueError) as error:
-        raise UserError(f"no Ray cluster at {address}: {_line(error)}; {_HINT}") from None
+        raise UserError(f"no Ray cluster at {address}: {first_line(error)}; {_HINT}") from None
     if address == "auto":
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as ray.init does
     channel = gcs_utils.create_gcs_channel(found)
@@ -56,7 +56,7 @@ def check_address(address: str | None) -> None:
     except grpc.RpcError as error:
         raise UserError(f"no Ray cluster at {address}: {_cause(error)}") from None
     except RayError as error:
-        raise UserError(f"the Ray cluster at {address} refuses: {_line(error)}") from None
+        raise UserError(f"the Ray cluster at {address} refuses: {first_line(error)}") from None
     except RuntimeError:
         raise UserError(
             f"the Ray cluster at {address} has no running node on this machine; add one with "
@@ -79,5 +79,6 @@ def _cause(error: grpc.RpcError) -> str:
     return f"{details.rpartition(': ')[2].rstrip('].')}; {_HINT}"
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without its explanations; its type if it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -15,12 +15,12 @@ from adaptive_ray.errors import UserError
 from adaptive_ray.interruption import ended_once, held_back
 from adaptive_ray.own_packages import ROOT, imports_from
 from adaptive_ray.private_directory import private_directory
-from adaptive_ray.ray_address import check_address, cluster_address
+from adaptive_ray.ray_address import check_address, cluster_address, first_line
 from trainables.memory import KEEP_MEMORY
 
 #: Ray Train's controller polls the workers this often (seconds; default 2), and a report waits for the poll.
 _POLL_SECONDS = "0.2"
-#: A machine of one's own is not taken away, so that no run needs a process that watches out for it.
+#: A cluster of this machine alone loses no nodes, so no run needs a process that watches for announcements of that.
 _ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
@@ -51,7 +51,7 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
     Raises:
         UserError: It cannot be started.
     """
-    # A race is a dozen processes that mostly wait; Ray warns of them as if each wanted a core of its own.
+    # A race is a dozen processes that mostly wait; Ray warns of them as if each wanted a whole core.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     with private_directory():
         try:
@@ -70,7 +70,7 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
                         logging_level="ERROR",
                     )
             except (OSError, ValueError, RuntimeError, RayError) as error:
-                raise UserError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from None
+                raise UserError(f"Ray does not start on this machine: {first_line(error)}") from None
             with ended_once():
                 yield
         finally:
@@ -90,7 +90,7 @@ def joined(address: str) -> Iterator[None]:
         with _own_signal_handlers(), held_back():
             ray.init(address=address, runtime_env=_runtime_environment({}), log_to_driver=False)
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        raise UserError(f"the Ray cluster at {address} cannot be joined: {str(error).splitlines()[0]}") from None
+        raise UserError(f"the Ray cluster at {address} cannot be joined: {first_line(error)}") from None
     try:
         with ended_once():
             yield

@@ -6,11 +6,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from adaptive_ray.private_directory import private_directory
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -31,22 +30,29 @@ def cifar10_root() -> Path:
     return root
 
 
+@contextmanager
+def short_directory() -> Iterator[Path]:
+    """Below ``tmp_path`` the names of Ray's sockets would be too long."""
+    path = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_ray_files() -> Iterator[None]:
     """Whatever Ray the tests start keeps its files where no other Ray on this machine looks."""
-    if "RAY_TMPDIR" in os.environ:  # somebody has seen to it
-        yield
-        return
-    with private_directory():
+    with short_directory() as path, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(path))
         yield
 
 
 @pytest.fixture(scope="module")
 def ray_files() -> Iterator[Path]:
-    """An empty directory for ``RAY_TMPDIR``: the paths of ``tmp_path`` are too long for sockets."""
-    path = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    """An empty directory for ``RAY_TMPDIR``."""
+    with short_directory() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
