@@ -1,13 +1,14 @@
 """The signals that stop a program: Ctrl-C, a stopped job, a closed terminal. Each is a KeyboardInterrupt, once.
 
 While a stopped run is being ended, further signals change nothing: it takes seconds, and what is ended halfway leaves
-processes behind.
+processes behind. Where something hangs, they interrupt again after half a minute.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,14 @@ from types import FrameType
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+#: Seconds after which a signal interrupts also what must not be interrupted: it hangs.
+PATIENCE = 30.0
+
 
 @dataclass
 class _State:
     received: int | None = None  # the first signal
+    at: float = 0.0  # when it came
     held_back: int = 0  # blocks that must not be interrupted
     ending: bool = False  # the interruption has been noticed
 
@@ -82,6 +87,8 @@ def exit_code() -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    _state.received = _state.received or number
-    if not _state.ending and not _state.held_back:
+    if _state.received is None:
+        _state.received, _state.at = number, time.monotonic()
+    waits = _state.ending or _state.held_back
+    if not waits or time.monotonic() - _state.at > PATIENCE:
         raise KeyboardInterrupt

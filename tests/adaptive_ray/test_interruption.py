@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -86,6 +87,24 @@ def test_what_must_be_whole_is_finished_first() -> None:
         work()
     assert done == ["inner", "outer"]
     signal.raise_signal(signal.SIGINT)  # it is being ended
+
+
+def test_what_hangs_can_be_interrupted_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    interruption.listen()
+    monkeypatch.setattr(interruption, "PATIENCE", 0.05)
+    done = []
+
+    def hang() -> None:
+        with held_back():
+            signal.raise_signal(signal.SIGINT)
+            done.append("held back")
+            time.sleep(0.1)
+            signal.raise_signal(signal.SIGINT)
+            done.append("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        hang()
+    assert done == ["held back"]
 
 
 def test_nohup_is_heeded() -> None:
