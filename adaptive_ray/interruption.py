@@ -59,6 +59,18 @@ def listening() -> Iterator[None]:
 
 
 @contextmanager
+def taken_over_again() -> Iterator[None]:
+    """For a block in which a library replaces the handlers behind Python's back."""
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) is _interrupt:
+                    signal.signal(number, _interrupt)
+
+
+@contextmanager
 def held_back() -> Iterator[None]:
     """Interrupts after the block, not within it."""
     _state.held_back += 1

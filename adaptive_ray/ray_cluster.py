@@ -12,7 +12,7 @@ from ray._private.parameter import RayParams
 from ray.exceptions import RayError
 
 from adaptive_ray.errors import UserError
-from adaptive_ray.interruption import ended_once, held_back
+from adaptive_ray.interruption import ended_once, held_back, taken_over_again
 from adaptive_ray.own_packages import ROOT, imports_from
 from adaptive_ray.private_directory import private_directory
 from adaptive_ray.ray_address import check_address, cluster_address, first_line
@@ -136,10 +136,20 @@ def _agent_on_any_port() -> Iterator[None]:
 
 @contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Keeps ``ray.init`` from taking SIGTERM over: its handlers end the process in the middle of whatever it does."""
-    usual = ray._private.utils.set_sigterm_handler
-    ray._private.utils.set_sigterm_handler = lambda handler: None
+    """Keeps ``ray.init`` from taking SIGTERM over: its handlers end the process in the middle of whatever it does.
+
+    There are three: two that Python knows, and one of Ray's C++ core, which it installs when it connects. A SIGTERM
+    while it connects (less than a second) is heeded, after a few lines of the core's; a second one kills the process.
+    """
+    internals, worker = ray._private.utils, ray._private.worker
+    set_handler, connect = internals.set_sigterm_handler, worker.connect
+
+    def connected(*arguments: object, **keywords: object) -> None:
+        with taken_over_again():
+            connect(*arguments, **keywords)
+
+    internals.set_sigterm_handler, worker.connect = (lambda handler: None), connected
     try:
         yield
     finally:
-        ray._private.utils.set_sigterm_handler = usual
+        internals.set_sigterm_handler, worker.connect = set_handler, connect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 from collections.abc import Callable, Hashable
@@ -153,6 +154,8 @@ class Trials:
                 verbose=0,
             ),
         )
+        # It prints a traceback for every trial that fails; what has failed and why is said by the observer.
+        logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the run here, not after Tune's own goodbye
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         tuner.fit()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -21,8 +21,11 @@ def replaced(file: Path) -> Iterator[Path]:
         with new.open("r+b") as written:
             os.fsync(written.fileno())
         new.replace(file)
-    except BaseException:
-        new.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            new.unlink()
+        if isinstance(error, OSError) and error.filename == str(new):
+            raise type(error)(error.errno, error.strerror, str(file)) from None  # the name that a person knows
         raise
 
 

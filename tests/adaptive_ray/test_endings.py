@@ -120,22 +120,25 @@ def test_an_early_error_leaves_nothing_running_in_mlflow(
 
 
 @pytest.mark.ray
-def test_signals_while_ray_starts_end_the_run_once(one_class: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("phase", "number", "code"), [("starting Ray", signal.SIGINT, 130), ("race: batch sizes", signal.SIGTERM, 143)]
+)
+def test_repeated_signals_end_a_run_once(
+    one_class: Path, tmp_path: Path, phase: str, number: signal.Signals, code: int
+) -> None:
     process = start(one_class.parent, one_class, "--runs-dir", tmp_path, "--name", "stopped")
-    wait_for(process, "starting Ray")
+    wait_for(process, phase)
     deadline = time.monotonic() + 120
     while len(children := descendants(process.pid)) < 3:  # Ray's first processes
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
     while process.poll() is None:
         assert time.monotonic() < deadline
         children |= descendants(process.pid)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         time.sleep(0.2)
     output, errors = process.communicate(timeout=10)
-    assert process.returncode == 143, errors
+    assert process.returncode == code, errors
     resume = f"adaptive-ray run --resume {tmp_path / 'stopped'}"
     assert errors == f"adaptive-ray: interrupted; continue with: {resume}\n"
     assert "Traceback" not in output
