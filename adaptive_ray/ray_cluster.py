@@ -87,11 +87,11 @@ def joined(address: str) -> Iterator[None]:
     """
     check_address(address)
     try:
-        with _own_signal_handlers(), held_back():
-            ray.init(address=address, runtime_env=_runtime_environment({}), log_to_driver=False)
-    except (OSError, ValueError, RuntimeError, RayError) as error:
-        raise UserError(f"the Ray cluster at {address} cannot be joined: {first_line(error)}") from None
-    try:
+        try:
+            with _own_signal_handlers(), held_back():
+                ray.init(address=address, runtime_env=_runtime_environment({}), log_to_driver=False)
+        except (OSError, ValueError, RuntimeError, RayError) as error:
+            raise UserError(f"the Ray cluster at {address} cannot be joined: {first_line(error)}") from None
         with ended_once():
             yield
     finally:
