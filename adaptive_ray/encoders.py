@@ -9,18 +9,17 @@ from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from adaptive_ray.errors import UserError
-from adaptive_ray.whole_files import replaced, write_whole
+from adaptive_ray.whole_files import write_whole
 from trainables.simclr import Encoder, EncoderSettings, build_encoder
 
 
 def save_encoder(encoder: Encoder, directory: Path, *, image_size: int, provenance: dict[str, Any]) -> None:
     """Writes ``encoder.safetensors`` and ``encoder.json`` into ``directory``."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    with replaced(directory / "encoder.safetensors") as file:
-        save_file(weights, file)
+    write_whole(directory / "encoder.safetensors", save(weights))  # its own writing has errors of its own
     description = {
         "architecture": encoder.settings.model_dump(mode="json"),
         "channels": encoder.channels,

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from adaptive_ray.config import load_config
+from adaptive_ray.encoders import save_encoder
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory import RunDirectory
 from adaptive_ray.whole_files import replaced, write_whole
 from tests.disks import disk, fill
+from trainables.simclr import EncoderSettings, build_encoder
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 
@@ -25,6 +27,8 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
             write_whole(file, "x" * 100_000)
         assert file.read_text() == "what was there"
         assert sorted(place.iterdir()) == [filler, file]
+        with pytest.raises(OSError, match="No space left on device"):
+            save_encoder(build_encoder(EncoderSettings(width=8, depth=1), 1), place, image_size=28, provenance={})
 
         config = load_config(QUICKSTART, [f"runs_dir={place}"])
         with pytest.raises(UserError, match="No space left on device") as caught:
@@ -52,5 +56,10 @@ def test_what_fails_halfway_changes_nothing(tmp_path: Path) -> None:
         fail(tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "before"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_whole(tmp_path / "folder", "content")
+    assert caught.value.filename == str(tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     write_whole(tmp_path / "file", "· after")
     assert (tmp_path / "file").read_text(encoding="utf-8") == "· after"
