@@ -90,7 +90,10 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
 
     def reported(self, candidate: str, checkpoint: Path) -> None:
         """Takes note that a written report names a checkpoint, and deletes what it makes superfluous."""
-        _flush(checkpoint / CHECKPOINT_FILE)
+        try:
+            _flush(checkpoint / CHECKPOINT_FILE)
+        except FileNotFoundError:
+            return  # somebody has deleted it: older ones are needed
         kept = self._kept.setdefault(candidate, [])
         superfluous = set(kept)
         if kept and kept[-1].parent != checkpoint.parent:  # the Ray Train run before this one has ended

@@ -133,6 +133,15 @@ class TestDeleting:
         training.resume().train("64", "c-start", 3, 4)
         assert training.there() == ["c-start/checkpoint_3", "c-start/checkpoint_4"]
 
+    def test_one_that_somebody_else_deletes_takes_no_older_one_along(self, training: Training) -> None:
+        training.train("64", "a-start", 1, 2)
+        lost = training.save("a-start", 3)
+        shutil.rmtree(lost)
+        training.report("64", 3, lost)
+        assert training.there() == ["a-start/checkpoint_1", "a-start/checkpoint_2"]
+        training.train("64", "a-start", 4)
+        assert training.there() == ["a-start/checkpoint_2", "a-start/checkpoint_4"]
+
     def test_tune_can_store_it(self, training: Training) -> None:
         assert pickle.dumps(training.checkpoints)
 
