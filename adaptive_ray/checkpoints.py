@@ -33,6 +33,7 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
         #: Each candidate's checkpoints that are kept, in the order of its reports.
         self._kept: dict[str, list[Path]] = {}
         self._damaged: set[Path] = set()
+        self._error: UserError | None = None
         for report in directory.reports():
             if path := report.get("checkpoint_path"):
                 kept = self._kept.setdefault(report["candidate"], [])
@@ -75,18 +76,26 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
             self.reported(trial.config["candidate"], Path(path))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Before Tune starts a trial again: from the last checkpoint that is whole.
-
-        Raises:
-            UserError: There is none, or the trial starts from another candidate's weights.
-        """
+        """Before Tune starts a trial again: from the last checkpoint that is whole."""
         path, candidate = trial.config["resume_from"], trial.config["candidate"]
         if not path or (damage := checkpoint_damage(Path(path))) is None:
             return
-        found = self.newest(candidate) if Path(path) in self._kept.get(candidate, []) else None
-        if found is None:
-            raise UserError(f"{damage}; resume the run with: adaptive-ray run --resume {self._directory.path}")
-        trial.set_config({**trial.config, "resume_from": found[0]["checkpoint_path"]})
+        try:
+            found = self.newest(candidate) if Path(path) in self._kept.get(candidate, []) else None
+            if found is None:  # another candidate's weights
+                raise UserError(f"{damage}; resume the run with: adaptive-ray run --resume {self._directory.path}")
+            trial.set_config({**trial.config, "resume_from": found[0]["checkpoint_path"]})
+        except UserError as error:
+            self._error = error  # Tune would make a traceback of it here
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Ends the run if a trial has no checkpoint to start from.
+
+        Raises:
+            UserError: There is none that is whole, or it is another candidate's.
+        """
+        if self._error is not None:
+            raise self._error
 
     def reported(self, candidate: str, checkpoint: Path) -> None:
         """Takes note that a written report names a checkpoint, and deletes what it makes superfluous."""

@@ -237,6 +237,7 @@ class TestStartingAgain:
         trial = SimpleNamespace(config={"candidate": candidate, "resume_from": resume_from and str(resume_from)})
         trial.set_config = lambda config: setattr(trial, "config", config)
         training.checkpoints.on_trial_recover(0, [], trial)
+        training.checkpoints.on_step_end(0, [])
         started: str | None = trial.config["resume_from"]
         return started
 
