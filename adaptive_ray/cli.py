@@ -57,7 +57,7 @@ def run(
     if retry_failed and resume is None:
         raise UserError("--retry-failed tries the failed candidates of a run again: name the run with --resume RUN")
     if resume is not None and (overrides or name or runs_dir):
-        raise UserError("--resume goes on with the run's own settings; leave out --set, --name and --runs-dir")
+        raise UserError("--resume continues a run with its own settings; leave out --set, --name and --runs-dir")
     console = _console()
     with console.status("loading"):
         from adaptive_ray.config import load_config

@@ -306,7 +306,7 @@ ARTIFACTS = (
 
 
 def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:
-    """An unfinished run, to go on with.
+    """An unfinished run, to be continued.
 
     Raises:
         UserError: There is none at ``path``, it is finished, or its settings were changed.

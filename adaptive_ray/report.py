@@ -22,7 +22,7 @@ def write_report(directory: RunDirectory) -> Path:
     """Builds ``report.html`` from the other files of a finished run.
 
     Raises:
-        UserError: The run has not come to its end.
+        UserError: The run is not finished.
     """
     result, curves = directory.read_json("result.json"), directory.read_json("curves.json")
     config, decisions = directory.config(), directory.decisions()

@@ -145,12 +145,13 @@ class RunDirectory:
 
     def read_json(self, name: str) -> Any:
         """Raises:
-        UserError: The file is not there: the run has not come to its end.
+        UserError: The file is not there: the run is not finished.
         """
         file = self.path / name
         if not file.exists():
             raise UserError(
-                f"{file} does not exist: the run has not come to its end; adaptive-ray run --resume {self.path}"
+                f"{file} does not exist: the run is not finished; continue it with: "
+                f"adaptive-ray run --resume {self.path}"
             )
         try:
             return json.loads(file.read_text(encoding="utf-8"))

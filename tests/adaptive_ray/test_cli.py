@@ -225,7 +225,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("more", [["--set", "seed=1"], ["--name", "y"], ["--runs-dir", "elsewhere"]])
     def test_resuming_with_other_settings(self, command: Command, tmp_path: Path, more: list[str]) -> None:
-        assert "the run's own settings" in refused(command, tmp_path, "run", "--resume", "runs/x", *more)
+        assert "continues a run with its own settings" in refused(command, tmp_path, "run", "--resume", "runs/x", *more)
 
     def test_the_unknown_option_is_named(self, command: Command, tmp_path: Path) -> None:
         assert "--frobnicate" in refused(command, tmp_path, "run", QUICKSTART, "--frobnicate")
@@ -338,7 +338,7 @@ class TestRuns:
 
     def test_report_of_an_unfinished_one(self, command: Command, tmp_path: Path, unfinished: Path) -> None:
         text = refused(command, tmp_path, "report", unfinished)
-        assert "not come to its end" in text
+        assert "the run is not finished" in text
         assert f"--resume {unfinished}" in text
 
     def test_report_of_a_damaged_one(self, command: Command, tmp_path: Path, unfinished: Path) -> None:

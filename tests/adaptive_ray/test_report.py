@@ -227,7 +227,7 @@ class TestFailures:
 def test_an_unfinished_run(tmp_path: Path) -> None:
     directory = finished(tmp_path, (32, 64))
     (directory.path / "result.json").unlink()
-    with pytest.raises(UserError, match="not come to its end"):
+    with pytest.raises(UserError, match="the run is not finished"):
         write_report(directory)
     assert not (directory.path / "report.html").exists()
 

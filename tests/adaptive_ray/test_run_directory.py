@@ -152,7 +152,7 @@ class TestGrowingFiles:
 
 class TestReadJson:
     def test_missing_means_unfinished(self, directory: RunDirectory) -> None:
-        with pytest.raises(UserError, match="not come to its end") as caught:
+        with pytest.raises(UserError, match="the run is not finished") as caught:
             directory.read_json("result.json")
         assert str(directory.path / "result.json") in str(caught.value)
         assert f"--resume {directory.path}" in str(caught.value)
