@@ -18,7 +18,7 @@ from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, Placement
 from adaptive_ray.history import History
 from adaptive_ray.inputs import check_data, check_settings
 from adaptive_ray.interruption import exit_code, listening
-from adaptive_ray.layout import Layout
+from adaptive_ray.layout import Layout, laid_out
 from adaptive_ray.nodes import Node, free_nodes, this_machine
 from adaptive_ray.observer import Observer
 from adaptive_ray.plan import Plan
@@ -113,7 +113,8 @@ class Experiment:
         """Who trains on what; a resumed run goes on as it began, if there is room."""
         before = directory.path / "layout.json"
         written = Layout.read(directory.read_json(before.name)) if before.exists() else None
-        layout = Layout.of(self.config, nodes, self._training_bytes(), before=written)
+        again = free_nodes if cluster_address(self.address) else None
+        layout = laid_out(self.config, nodes, self._training_bytes(), before=written, again=again)
         directory.write_json(before.name, dataclasses.asdict(layout))
         return layout
 

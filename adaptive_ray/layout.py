@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,8 @@ from trainables.memory import MARGIN
 
 #: Workers that share a core, or a GPU, at most: further candidates wait for their turn.
 _ON_A_CORE, _ON_A_GPU = 2, 4
+#: Seconds in which what others have just given back is counted as free.
+_PATIENCE = 30
 #: Bytes that a candidate's processes hold alone, besides its workers: its trial, and Ray Train's controller, cleaner,
 #: queue and barrier. 545 MB were measured with Ray 2.60 on Linux.
 _CANDIDATE = 550 << 20
@@ -116,6 +119,38 @@ class Layout:
         if replace(stretch, memory=race.memory) == race:  # more memory alone is no reason to restart the winner
             stretch = race
         return cls(race, stretch, concurrent)
+
+
+def laid_out(
+    config: ExperimentConfig,
+    nodes: Sequence[Node],
+    training: int,
+    *,
+    before: Layout | None = None,
+    again: Callable[[], Sequence[Node]] | None = None,
+) -> Layout:
+    """``Layout.of``, with some patience where there is no room, or not as much as before.
+
+    Args:
+        config, nodes, training, before: See ``Layout.of``.
+        again: Asks once more what is free: whoever has just ended may still hold what it had. None: there is nobody.
+
+    Raises:
+        UserError: A run needs more than is free.
+    """
+    deadline = time.monotonic() + (_PATIENCE if again is not None else 0)
+    while True:
+        try:
+            layout = Layout.of(config, nodes, training, before=before)
+        except UserError:
+            if again is None or time.monotonic() > deadline:
+                raise
+        else:
+            as_before = before is None or (layout.race, layout.stretch) == (before.race, before.stretch)
+            if as_before or again is None or time.monotonic() > deadline:
+                return layout
+        time.sleep(1)
+        nodes = again()
 
 
 def _sized(config: ExperimentConfig, nodes: Sequence[Node], *, on_gpu: bool, sharing: int = 1) -> Workers:

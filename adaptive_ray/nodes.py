@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import ray
@@ -85,3 +86,10 @@ def _with_memory(node: Node, reference: ObjectRef) -> Node | None:
 def described(nodes: Iterable[Node]) -> str:
     """What is free, in one line."""
     return "; ".join(map(str, nodes)) or "no node"
+
+
+def no_place(bundles: Iterable[Mapping[str, float]], seconds: float) -> str:
+    """Says that a placement group's bundles have found no place in so many seconds, and what is free."""
+    wanted = Counter(", ".join(f"{amount:g} {name}" for name, amount in sorted(bundle.items())) for bundle in bundles)
+    parts = "; ".join(f"{count} x ({resources})" for resources, count in wanted.items())
+    return f"no place for {parts} in {seconds:.0f} seconds; free are: {described(free_devices().values())}"

@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from adaptive_ray.errors import UserError
 from adaptive_ray.interruption import ended_once, held_back, taken_over_again
 from adaptive_ray.own_packages import ROOT, imports_from
+from adaptive_ray.places import release_places
 from adaptive_ray.private_directory import private_directory
 from adaptive_ray.ray_address import check_address, cluster_address, first_line
 from trainables.memory import KEEP_MEMORY
@@ -96,6 +97,7 @@ def joined(address: str) -> Iterator[None]:
             yield
     finally:
         with held_back():
+            release_places()
             ray.shutdown()
 
 

@@ -24,7 +24,7 @@ class RunDirectory:
     ``swaps.jsonl`` (about the loader inside a run), ``inputs.json`` (what it was started with), ``lock``,
     ``curves.json``, ``result.json``, ``encoder.safetensors`` and ``encoder.json``, ``neighbours.png``,
     ``weights.png`` (with weighted samples), ``clusters.json`` and ``clusters.html`` (with clusters),
-    ``report.html``, and ``train/`` with Ray's checkpoints.
+    ``report.html``, ``layout.json`` (who trains on what), and ``train/`` with Ray's checkpoints.
     """
 
     def __init__(self, path: Path) -> None:

@@ -208,6 +208,9 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             self.contest.retry([key])  # Tuner.restore was asked to
         if trial.status == Trial.PENDING:
             self._place(trial, key)
+            if key in self.last_results and trial.status != Trial.PENDING:
+                # It does not start, and no longer counts against max_concurrent_trials.
+                tune_controller.search_alg.on_trial_complete(trial.trial_id)
             if trial.status != Trial.PENDING:  # it does not count against max_concurrent_trials
                 tune_controller.search_alg.on_trial_complete(trial.trial_id)
         elif self.contest.state(key) in (State.RACING, State.WAITING):

@@ -119,17 +119,17 @@ def disk_error(error: BaseException | None) -> OSError | None:
 
 def disk_failure(trial: Trial) -> OSError | None:
     """What a trial has failed with, if the disk is to blame."""
-    return disk_error(_error(trial))
+    return disk_error(last_error(trial))
 
 
 def may_be_retried(trial: Trial) -> bool:
     """Whether it makes sense to start a trial that has failed again."""
-    return not isinstance(_error(trial), NoRetryError)
+    return not isinstance(last_error(trial), NoRetryError)
 
 
 def failure_reason(trial: Trial) -> str:
     """Why a trial has failed: what died, or the last line of its traceback, which names the error."""
-    error = _error(trial)
+    error = last_error(trial)
     if isinstance(error, NoRetryError):
         return f"failed: {error}"
     if isinstance(error, RayActorError):
@@ -151,7 +151,7 @@ def what_died(error: RayActorError) -> str:
     return f"{died}: its node ran low on memory" if "low on memory" in text else died
 
 
-def _error(trial: Trial) -> BaseException | None:
+def last_error(trial: Trial) -> BaseException | None:
     """What a trial has failed with last."""
     file = trial.pickled_error_file
     error = cloudpickle.loads(Path(file).read_bytes()) if file and Path(file).exists() else None

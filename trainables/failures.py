@@ -20,6 +20,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from schedulers.tune_trial import RESTARTED, NoRetryError, disk_error, what_died
 from trainables.checkpoint import CheckpointError
+from trainables.machine import MemoryTakenError
 from trainables.process_group import PeerLostError
 
 #: How often a run is restarted without a report in between.
@@ -142,7 +143,7 @@ class RetryLostWorkers(DefaultFailurePolicy):  # type: ignore[misc]
         return super().make_decision(training_failed_error)
 
 
-def as_failure(error: TrainingFailedError) -> RuntimeError | OSError:
+def as_failure(error: TrainingFailedError) -> RuntimeError | OSError | MemoryTakenError:
     """What a trial is to raise when its Ray Train run has failed for good; the message is the cause."""
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in (getattr(error, "controller_failure", None), *failures.values()):
@@ -153,6 +154,9 @@ def as_failure(error: TrainingFailedError) -> RuntimeError | OSError:
     causes = [failure for failure in failures.values() if not _is_lost(failure)]
     if causes and isinstance(causes[0], CheckpointError):
         return RuntimeError(_line(causes[0]))  # it may continue from an older one
+    taken = next((failure for failure in causes if isinstance(failure, MemoryTakenError)), None)
+    if taken is not None:
+        return taken  # by others, and so it would not fail again without them
     if causes:
         return NoRetryError(_line(causes[0]))
     losses = [failure for failure in failures.values() if isinstance(failure, WorkerLostError)]

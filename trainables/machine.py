@@ -14,6 +14,10 @@ _CGROUPS = (
 )
 
 
+class MemoryTakenError(MemoryError):
+    """Other processes hold what belongs to this run: the run would fit, and is not to blame."""
+
+
 def total_memory() -> int:
     """Bytes of the machine, or of the container's limit where that is less; what is in use does not count."""
     return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *(limit for limit, _ in _containers())])

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainables.machine import address_space_left, free_memory, resident_memory, total_memory
+from trainables.machine import MemoryTakenError, address_space_left, free_memory, resident_memory, total_memory
 from trainables.simclr.batchnorm import GlobalBatchNorm2d
 
 #: The share of the memory that stays free: fragmentation, libraries' workspaces, a larger picture now and then.
@@ -42,10 +42,6 @@ CONTEXT = 1 << 30
 
 #: Seconds that a run waits for memory that belongs to its share: those who have just ended may still hold it.
 _PATIENCE = 30
-
-
-class MemoryTakenError(MemoryError):
-    """Other processes hold what belongs to this run: the run would fit, and is not to blame."""
 
 
 def share_gpu(device: torch.device, share: float) -> None:

@@ -11,11 +11,13 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from adaptive_ray.clusters.cache import FeatureFile
 from adaptive_ray.clusters.encoders import ImageEncoder, open_encoder
-from adaptive_ray.errors import AdaptiveRayError, UserError
-from adaptive_ray.nodes import described, free_devices
+from adaptive_ray.errors import AdaptiveRayError, PlacementError, UserError
+from adaptive_ray.nodes import described, free_devices, no_place
 from trainables.batches import ImageFiles
 
 #: Shards that an actor has at hand: one in work, one waiting. More would only fill the object store.
@@ -24,6 +26,8 @@ _AT_HAND = 2
 _SAMPLE = 2_000
 #: Times that an actor is started again, and that a shard is tried again.
 _RETRIES = 4
+#: Seconds that actors may wait for their place.
+_PATIENCE = 45
 
 Images = NDArray[np.uint8]
 #: Told how many images are done, of how many, by how many actors.
@@ -119,6 +123,7 @@ def _pool(name: str, input_size: int, count: int | None) -> Iterator[list[Any]]:
 
     Raises:
         UserError: Fewer devices are free.
+        PlacementError: Others have taken them meanwhile.
     """
     nodes = free_devices().values()
     gpus = sum(int(node.gpus) for node in nodes)
@@ -129,14 +134,20 @@ def _pool(name: str, input_size: int, count: int | None) -> Iterator[list[Any]]:
             f"clusters.actors = {count or 'auto'}: {free} {device} are free ({described(nodes)}); "
             f"lower it, wait, or join a larger cluster with --address"
         )
-    each = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}
-    actor = ray.remote(max_restarts=_RETRIES, max_task_retries=_RETRIES, **each)(Embedder)
-    actors = [actor.remote(name, input_size) for _ in range(count or free)]
+    each = {"GPU": 1} if gpus else {"CPU": 1}
+    group = placement_group([each] * (count or free), strategy="SPREAD")
     try:
-        yield actors
+        if not group.wait(_PATIENCE):
+            raise PlacementError(no_place(group.bundle_specs, _PATIENCE))
+        actor = ray.remote(
+            num_cpus=each.get("CPU", 0), num_gpus=each.get("GPU", 0), max_restarts=_RETRIES, max_task_retries=_RETRIES
+        )(Embedder)
+        yield [
+            actor.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, index)).remote(name, input_size)
+            for index in range(group.bundle_count)
+        ]
     finally:
-        for one in actors:
-            ray.kill(one)
+        remove_placement_group(group)  # and with it the actors
 
 
 @contextmanager

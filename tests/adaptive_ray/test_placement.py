@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray import tune
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
@@ -23,6 +24,8 @@ from adaptive_ray.layout import Layout
 from adaptive_ray.nodes import free_nodes
 from adaptive_ray.ray_cluster import joined
 from adaptive_ray.run_directory import RunDirectory
+from schedulers import LossExtrapolationScheduler
+from trainables.machine import MemoryTakenError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -91,12 +94,12 @@ def test_what_others_use_on_a_node_does_not_count(address: str, tmp_path: Path) 
             Layout.of(configured(tmp_path, trial={"cpus": 2}), nodes)  # three are free, but on three nodes
 
 
-def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run_which_resumes_where_it_was(
+def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run_and_drops_nobody(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(tmp_path, max_concurrent=1, trial={"cpus": 2})  # only one node has room for a worker
     directory = RunDirectory.create(config, "run")
-    monkeypatch.setattr(placement, "_PATIENCE", 12)
+    monkeypatch.setattr(placement, "_PATIENCE", 10)
     taken: list[Any] = []
 
     def take_a_core_during_the_race() -> None:
@@ -114,14 +117,31 @@ def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run
     for part in ("no place for 1 x (2 CPU) in 1", ": 1 CPU cores, 0 GPUs, ", f"run --resume {directory.path}"):
         assert part in str(caught.value)
     assert reached(directory) == [("16", samples) for samples in (128, 256, 384, 512)]
+    assert not [entry for entry in directory.decisions() if entry["state"] == "dropped"]
 
-    result = Experiment(config, address=address).run(directory, Console(file=io.StringIO()))
-    assert reached(directory)[4:8] == [("32", samples) for samples in (128, 256, 384, 512)]
-    (won,) = [entry["candidate"] for entry in directory.decisions() if entry["state"] == "won"]
-    assert reached(directory)[8:] == [(won, samples) for samples in range(640, 2048 + 128, 128)]
-    assert result["winner"] == won
-    assert {report["workers"] for report in directory.reports()} == {1}
-    assert not [entry for entry in directory.decisions() if "failed" in entry["reason"]]
+
+def held_by_others(_: dict[str, Any]) -> None:
+    raise MemoryTakenError("out of memory: other processes hold the rest")
+
+
+def test_memory_that_others_hold_ends_the_run_and_drops_nobody(address: str, tmp_path: Path) -> None:
+    with joined(address):
+        scheduler = LossExtrapolationScheduler("loss", "min", budget=100, window=50)
+        tuner = tune.Tuner(
+            tune.with_resources(held_by_others, {"CPU": 0, "memory": 1 << 20}),
+            param_space={"candidate": tune.grid_search(["16", "32"])},
+            tune_config=tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=1),
+            run_config=tune.RunConfig(
+                name="taken",
+                storage_path=str(tmp_path),
+                callbacks=[placement.PlacementWatch()],
+                failure_config=tune.FailureConfig(max_failures=1),
+                verbose=0,
+            ),
+        )
+        with pytest.raises(PlacementError, match="batch size 16: out of memory: other processes hold the rest"):
+            tuner.fit()
+        assert not scheduler.race.failures()
 
 
 def reached(directory: RunDirectory) -> list[tuple[str, int]]:

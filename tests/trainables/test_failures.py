@@ -17,6 +17,7 @@ from ray.train.v2.api.preemption import PreemptionInfo
 from schedulers.tune_trial import NoRetryError
 from trainables.checkpoint import CheckpointError
 from trainables.failures import RETRIES, RetryLostWorkers, WorkerLostError, as_failure
+from trainables.machine import MemoryTakenError
 from trainables.process_group import PeerLostError
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
@@ -42,6 +43,13 @@ def test_what_would_fail_again_is_not_retried_and_named(error: Exception) -> Non
         failure = as_failure(group)
         assert isinstance(failure, NoRetryError)
         assert str(failure) == f"{type(error).__name__}: {str(error).splitlines()[0]}"
+
+
+def test_memory_that_others_hold_ends_the_training_and_is_said_as_what_it_is() -> None:
+    error = MemoryTakenError("out of memory: others hold it")
+    group = WorkerGroupError("errors", {0: PeerLostError("reset"), 1: error})
+    assert policy().make_decision(group) is RAISE
+    assert as_failure(group) is error
 
 
 def test_lost_workers_are_retried_so_often_without_a_report_in_between() -> None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from tests.trainables.workers import Workers
 from trainables import memory
-from trainables.machine import total_memory
+from trainables.machine import MemoryTakenError, total_memory
 from trainables.memory import allotted_memory, kept_bytes, largest_micro_batch
 from trainables.simclr import EncoderSettings, SimCLR
 from trainables.training import TrainingData, train
@@ -45,9 +45,7 @@ def test_the_size_depends_on_the_share_and_not_on_what_others_hold(monkeypatch: 
     assert largest_micro_batch(model, SHAPE, 512, CPU, nullcontext(), share) == 128
     # More than this machine has free: an error, and no smaller size.
     monkeypatch.setattr(memory, "_PATIENCE", 0.2)
-    with pytest.raises(
-        memory.MemoryTakenError, match=r"other processes hold the rest; end them, or set simclr\.micro_batch"
-    ):
+    with pytest.raises(MemoryTakenError, match=r"other processes hold the rest; end them, or set simclr\.micro_batch"):
         largest_micro_batch(model, SHAPE, 1 << 24, CPU, nullcontext(), 1 << 50)
     assert all(p.grad is None for p in model.parameters())
 
@@ -209,7 +207,7 @@ def test_on_a_gpu_that_others_fill_the_size_is_the_same_or_it_is_said(monkeypatc
                 if works:
                     assert largest_micro_batch(model, SHAPE, 1 << 16, device, nullcontext()) == alone
                 else:
-                    with pytest.raises(memory.MemoryTakenError, match=r"GiB of GPU 0 \(.*\) belong to this run, and"):
+                    with pytest.raises(MemoryTakenError, match=r"GiB of GPU 0 \(.*\) belong to this run, and"):
                         largest_micro_batch(model, SHAPE, 1 << 16, device, nullcontext())
                 other.communicate("")
     finally:

@@ -1,0 +1,27 @@
+"""The places in a cluster that this process's job has reserved, or waits for: Ray's placement groups."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+#: A placement group's id ends in its job's.
+_JOB_DIGITS = 8
+
+
+def places() -> dict[str, dict[str, Any]]:
+    """This job's placement groups, by their ids."""
+    job = ray.get_runtime_context().get_job_id()
+    groups = placement_group_table().items()
+    return {key: group for key, group in groups if key[-_JOB_DIGITS:] == job and group["state"] != "REMOVED"}
+
+
+def release_places() -> None:
+    """Gives all back before the job ends: a group that waits would get its place later, and keep it."""
+    with suppress(Exception):  # a cluster that does not answer has nothing to give back
+        for key in places():
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
