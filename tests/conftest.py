@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # of a cluster that whoever runs the tests works with
+    os.environ.pop(name, None)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
