@@ -186,7 +186,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str,
     run = ["run", "configs/quickstart.yaml", *SMALL, *READY_TO_SWAP, "--set", "tracking.enabled=false"]
     first = start(*run, "--runs-dir", str(runs), "--name", "digits")
     assert first.stdout is not None
-    to_kill = ["ray::RayTrainWorker", "ray::TrainController", "ray::ImplicitFunc"]
+    to_kill = ["ray::RayTrainWorker", "ray::TrainController", "ray::ImplicitFunc.train"]
     for line in first.stdout:
         if "samples, reference loss" in line and to_kill:
             kill(first.pid, to_kill.pop(0))
@@ -212,6 +212,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str,
     return RunDirectory.open(runs / "digits"), errors, output + rest
 
 
+@pytest.mark.timeout(1200)
 def test_killed_processes_change_no_decision_no_weight_and_no_result(
     finished: tuple[RunDirectory, str], faulty: tuple[RunDirectory, str, str]
 ) -> None:
@@ -242,6 +243,7 @@ def test_killed_processes_change_no_decision_no_weight_and_no_result(
     assert untimed(results[1]) == untimed(results[0])
 
 
+@pytest.mark.timeout(1200)
 def test_what_was_lost_to_the_machine_is_said_and_who_failed_is_the_winner_again(
     faulty: tuple[RunDirectory, str, str],
 ) -> None:
