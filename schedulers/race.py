@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from schedulers.decision import Decision, State
 from schedulers.extrapolation import Forecast, Forecaster, JointForecaster
@@ -22,7 +22,8 @@ MIN_REPORTS = 3
 class _Lane:
     state: State = State.RACING
     reason: str = ""
-    failed_from: tuple[State, str] | None = None  # where it stood before it failed, and why
+    decided: Decision | None = None  # the last one
+    failed_from: Decision | None = None  # where it stood before it failed
     samples: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -147,9 +148,9 @@ class Race:
         lane = self._lanes.get(key)
         if lane is None or not lane.alive:
             return []
-        lane.failed_from = lane.state, lane.reason
+        lane.failed_from = lane.decided or self._decision(key, {})
         dropped = self._move(key, State.DROPPED, reason)
-        if lane.failed_from[0] is not State.WON:
+        if lane.failed_from.state is not State.WON:
             self.refit()
         return [dropped, *self._finish()]
 
@@ -163,22 +164,28 @@ class Race:
             The state of every candidate that has come back, and what follows from it.
         """
         failed = [key for key in keys if key in self._lanes and self._lanes[key].failed_from is not None]
-        won = [key for key in failed if self._before(key)[0] is State.WON]
+        won = [key for key in failed if self._before(key).state is State.WON]
         winner = won[0] if won else self.winner
         reopened = False
         if winner is not None:
             rivals = [key for key in failed if key != winner]
             reopened = bool(rivals) and self._by_default and self.spent(winner) - self._origin < self.window
             failed = [*won, *rivals] if reopened else won
-        decisions = []
-        for key in failed:
-            state, reason = self._before(key)
-            self._lanes[key].failed_from = None
-            state = State.RACING if reopened and state is State.WON else state
-            reason = f"{reason}; is retried" if reason and not reopened else "is retried"
-            decisions.append(self._move(key, state, reason))
+        before = {key: self._before(key) for key in failed}
+        for key, stood in before.items():
+            lane = self._lanes[key]
+            lane.state, lane.failed_from = State.RACING if reopened else stood.state, None
+            lane.reason = f"{stood.reason}; is retried" if stood.reason and not reopened else "is retried"
         if reopened and winner not in failed:
-            decisions.append(self._move(winner, State.RACING, "races again: who failed before is retried"))
+            self._lanes[winner].state, self._lanes[winner].reason = State.RACING, "races again: others are retried"
+            failed.append(winner)
+        chances = self._chances()
+        for key in failed:
+            lane, decided = self._lanes[key], before.get(key)
+            same = decided is not None and decided.state is lane.state and lane.state is not State.RACING
+            # A decision that stands keeps the numbers that it was taken on.
+            lane.decided = replace(decided, reason=lane.reason) if same and decided else self._decision(key, chances)
+        decisions = [decision for key in failed if (decision := self._lanes[key].decided) is not None]
         if not failed or self.winner is not None:
             return decisions
         self._by_default = False
@@ -245,7 +252,7 @@ class Race:
     @property
     def failed_winner(self) -> Hashable | None:
         """Who had won and has failed since."""
-        return next((key for key in self.failed if self._before(key)[0] is State.WON), None)
+        return next((key for key in self.failed if self._before(key).state is State.WON), None)
 
     def reason(self, key: Hashable) -> str:
         """Why a candidate stands where it stands, in words; empty while it races."""
@@ -323,8 +330,8 @@ class Race:
         """Whether there is a finite loss of a candidate, or of the weights that it started from."""
         return bool(self._lanes[key].samples) or self.start > 0
 
-    def _before(self, key: Hashable) -> tuple[State, str]:
-        """Where a candidate that has failed stood before, and why."""
+    def _before(self, key: Hashable) -> Decision:
+        """Where a candidate that has failed stood before."""
         before = self._lanes[key].failed_from
         assert before is not None
         return before
@@ -339,7 +346,8 @@ class Race:
         decision_numbers = chances if chances is not None else self._chances()
         lane = self._lanes[key]
         lane.state, lane.reason = state, reason
-        return self._decision(key, decision_numbers)
+        lane.decided = self._decision(key, decision_numbers)
+        return lane.decided
 
     def _decision(self, key: Hashable, chances: dict[Hashable, float]) -> Decision:
         lane = self._lanes[key]

@@ -138,14 +138,20 @@ def test_a_candidate_is_entered_once_and_repeats_nothing() -> None:
 
 
 def test_a_failed_winner_that_is_retried_is_the_winner() -> None:
-    race = replay(Race("abc", budget=BUDGET, window=WINDOW, drop_below=0), {"a": 1.5, "b": 1.0, "c": 0.9})
+    race = Race("ab", budget=BUDGET, window=WINDOW, drop_below=0)
+    decisions = []
+    for samples in np.linspace(2_000, WINDOW, 10):
+        for key, rate in {"a": 1.5, "b": 1.0}.items():
+            decisions += race.report(key, float(samples), float(shared_curve(np.array(rate * samples))))
+    (won,) = [decision for decision in decisions if decision.state is State.WON]
     race.report("a", WINDOW + 1_000, 3.0)
     before = repr(race.standings())
     race.fail("a", "its process died")
     assert race.failed_winner == "a"
     (decision,) = race.retry(race.failed)
     assert decision.state is State.WON
-    assert "lowest forecast" in decision.reason
+    assert decision.reason == f"{won.reason}; is retried"
+    assert (decision.samples, decision.loss, decision.probability_best) == (won.samples, won.loss, won.probability_best)
     assert race.winner == "a"
     assert repr(race.standings()).replace("; is retried", "") == before
 
