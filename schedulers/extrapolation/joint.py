@@ -139,6 +139,8 @@ class JointForecaster(Forecaster):
         variance = float(gradient @ fit.covariance @ gradient) + fit.noise**2
         variance += float(slope[0, SHARED]) ** 2 * float(_drift(now, then)[0])
         variance += (_misfit(now, then) * float(value_now - value)) ** 2
+        if math.isnan(variance):  # so far beyond the last report that numbers overflow: nothing is known
+            return last_value(samples, losses, at)
         return Forecast(fit.loss_low + fit.loss_range * float(value), fit.loss_range * math.sqrt(variance))
 
     def rates(self) -> dict[Hashable, tuple[float, float]]:

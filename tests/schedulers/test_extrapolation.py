@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schedulers import PREDICTORS, JointForecaster, LastValueForecaster, PerCurveForecaster
@@ -143,6 +143,7 @@ ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
         min_size=1,
     )
 )
+@example(curves={"a": [(1.2392514401631909e-306, 0.0)] * 3})
 def test_never_raises_on_anything_reported(name: str, curves: dict[str, list[tuple[float, float]]]) -> None:
     forecaster = PREDICTORS[name]()
     with np.errstate(all="ignore"):
