@@ -153,7 +153,7 @@ def as_failure(error: TrainingFailedError) -> RuntimeError | OSError | MemoryTak
         return RuntimeError(_line(error.controller_failure))  # Tune may place it elsewhere
     causes = [failure for failure in failures.values() if not _is_lost(failure)]
     if causes and isinstance(causes[0], CheckpointError):
-        return RuntimeError(_line(causes[0]))  # it may continue from an older one
+        return RuntimeError(str(causes[0]))  # it may continue from an older one
     taken = next((failure for failure in causes if isinstance(failure, MemoryTakenError)), None)
     if taken is not None:
         return taken  # by others, and so it would not fail again without them

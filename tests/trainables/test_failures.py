@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_retried_from_another_one() -> None:
     assert policy().make_decision(group) is RAISE  # the worker would read the same file again
     failure = as_failure(group)
     assert not isinstance(failure, NoRetryError)
-    assert str(failure) == "CheckpointError: checkpoint.pt is damaged"
+    assert str(failure) == "checkpoint.pt is damaged"
 
 
 def test_a_lost_worker_travels_between_processes() -> None:
