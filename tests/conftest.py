@@ -57,9 +57,14 @@ def ray_files() -> Iterator[Path]:
         yield path
 
 
-@pytest.fixture(scope="module")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a Ray come last: all others start and join what they like."""
+    items.sort(key=lambda item: "local_ray" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """A Ray cluster on this machine for the tests of one module."""
+    """A Ray cluster of four CPUs on this machine, for all tests that need no other."""
     from adaptive_ray.ray_cluster import started
 
     with started(cpus=4):

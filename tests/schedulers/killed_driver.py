@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from schedulers import LossExtrapolationScheduler, State
+from tests.schedulers.in_process import trials_in_this_process
 from tests.schedulers.walkers import Walker, last, run
 
 RATES = {"a": 1.4, "b": 0.9, "c": 0.8}
@@ -66,9 +68,19 @@ def is_whole(file: Path) -> bool:
     return True
 
 
-def main(address: str, storage: Path, drop_below: float) -> None:
-    """Starts the experiment, or restores it if there is one; prints what has become of it."""
+def main(address: str, storage: Path, environment: dict[str, str], drop_below: float, processes: bool) -> None:
+    """Starts the experiment, or restores it if there is one; writes what has become of it to ``decided.json``."""
+    with (storage / "errors.txt").open("w") as errors:
+        os.dup2(errors.fileno(), sys.stderr.fileno())
+    os.environ.update(environment)
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    with nullcontext() if processes else trials_in_this_process():
+        decided = decide(storage, drop_below)
+    (storage / "decided.json").write_text(json.dumps(decided))
+
+
+def decide(storage: Path, drop_below: float) -> dict[str, Any]:
+    """What has become of the experiment, once it has ended."""
     if (storage / "race").exists():
         tuner = tune.Tuner.restore(str(storage / "race"), tune.with_resources(Walker, {"CPU": 0.5}))
         scheduler = tuner._local_tuner._tune_config.scheduler
@@ -86,7 +98,7 @@ def main(address: str, storage: Path, drop_below: float) -> None:
         callbacks = {"callbacks": [scheduler.callback, Killer(scheduler, storage / "race")]}
         results, _ = run(Walker, RATES, storage, scheduler=scheduler, extra=TURN, run_config=callbacks)
     contest = scheduler.contest
-    decided = {
+    return {
         "winners": [race.winner for race in contest.races],
         "starts": [race.start for race in contest.races],
         "reasons": [{key: race.reason(key) for key in race.keys} for race in contest.races],
@@ -97,8 +109,3 @@ def main(address: str, storage: Path, drop_below: float) -> None:
         "starts_per_trial": {key: metrics["starts"] for key, metrics in sorted(last(results).items())},
         "errors": len(results.errors),
     }
-    print(json.dumps(decided))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))

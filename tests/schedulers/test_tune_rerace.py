@@ -1,4 +1,7 @@
-"""The scheduler on a real local Ray: further races on the way."""
+"""The scheduler in Ray Tune: further races on the way.
+
+What depends on processes has them (``run``); all else runs in this one (``run_here``).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from ray import tune
 from ray.tune import TuneError
 
 from schedulers import State
+from tests.schedulers.in_process import run_here
 from tests.schedulers.walkers import (
     BUDGET,
     STEP,
@@ -36,12 +40,12 @@ AGAIN: dict[str, Any] = {"rerace": {"at": [FORK / BUDGET]}, "rerace_window": 6_0
 
 
 @pytest.mark.parametrize(
-    ("trainable", "cpus"),
-    [(Walker, 2.0), (walk_with_checkpoints, 0.5)],
+    ("start", "trainable", "cpus"),
+    [(run, Walker, 2.0), (run_here, walk_with_checkpoints, 0.5)],
     ids=["classes in turns", "functions all at once"],
 )
-def test_all_fork_from_the_winner_and_another_one_wins(trainable: Any, cpus: float, tmp_path: Path) -> None:
-    results, scheduler = run(trainable, RATES, tmp_path, extra=TURN, cpus=cpus, **AGAIN)
+def test_all_fork_from_the_winner_and_another_one_wins(start: Any, trainable: Any, cpus: float, tmp_path: Path) -> None:
+    results, scheduler = start(trainable, RATES, tmp_path, extra=TURN, cpus=cpus, **AGAIN)
     assert not results.errors
     assert [race.start for race in scheduler.contest.races] == [0, FORK]
     assert scheduler.race.winner == "b"
@@ -71,7 +75,7 @@ def test_ray_train_style_trials_fork_by_their_checkpoint_path_with_the_races_con
 
 def test_only_the_latest_checkpoint_is_kept_and_forks_find_it_all_the_same(tmp_path: Path) -> None:
     keep = {"checkpoint_config": tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=1)}
-    results, scheduler = run(Walker, RATES, tmp_path, extra=TURN, cpus=2.0, run_config=keep, **AGAIN)
+    results, scheduler = run_here(Walker, RATES, tmp_path, extra=TURN, cpus=2.0, run_config=keep, **AGAIN)
     assert not results.errors
     assert last(results)["c"]["lineage"] == f"a@0 c@{FORK}"
     assert scheduler.race.winner == "b"
@@ -79,7 +83,7 @@ def test_only_the_latest_checkpoint_is_kept_and_forks_find_it_all_the_same(tmp_p
 
 def test_a_winner_that_disappoints_starts_another_race(tmp_path: Path) -> None:
     turn = {"turn": WINDOW + 2 * STEP, "later": {"a": 0.0, "b": 1.2, "c": 1.0}}
-    results, scheduler = run(Walker, RATES, tmp_path, extra=turn, rerace="on_surprise", drop_below=0)
+    results, scheduler = run_here(Walker, RATES, tmp_path, extra=turn, rerace="on_surprise", drop_below=0)
     assert not results.errors
     assert len(scheduler.contest.races) >= 2
     assert scheduler.contest.races[1].winner == "b"
@@ -90,7 +94,7 @@ def test_a_winner_that_disappoints_starts_another_race(tmp_path: Path) -> None:
 def test_who_was_hopeless_comes_back_and_who_failed_does_not(tmp_path: Path) -> None:
     extra = {**TURN, "nan_at": {"n": 3 * STEP}, "raises_at": {"r": 2 * STEP}}
     rates = {"a": 1.4, "b": 0.3, "n": 1.0, "r": 1.0}
-    results, scheduler = run(Walker, rates, tmp_path, extra=extra, **{**AGAIN, "drop_below": 0.05})
+    results, scheduler = run_here(Walker, rates, tmp_path, extra=extra, **{**AGAIN, "drop_below": 0.05})
     assert len(results.errors) == 1
     assert set(scheduler.race.keys) == {"a", "b"}
     assert scheduler.race.winner == "b"
@@ -100,7 +104,7 @@ def test_who_was_hopeless_comes_back_and_who_failed_does_not(tmp_path: Path) -> 
 def test_a_fork_that_fails_is_retried_from_the_fork(tmp_path: Path) -> None:
     extra = {**TURN, "raises_at": {"b": FORK + 3 * STEP}, "flaky": str(tmp_path / "failed")}
     retry = {"failure_config": tune.FailureConfig(max_failures=1)}
-    results, scheduler = run(Walker, RATES, tmp_path, extra=extra, run_config=retry, **AGAIN)
+    results, scheduler = run_here(Walker, RATES, tmp_path, extra=extra, run_config=retry, **AGAIN)
     assert (tmp_path / "failed").exists()
     assert scheduler.race.winner == "b"
     assert last(results)["b"]["lineage"] == f"a@0 b@{FORK}"
@@ -108,7 +112,7 @@ def test_a_fork_that_fails_is_retried_from_the_fork(tmp_path: Path) -> None:
 
 def test_a_winner_that_ends_early_or_fails_leaves_nobody_waiting(tmp_path: Path) -> None:
     for name, extra in {"ends": {"ends_at": {"a": 12_000}}, "fails": {"raises_at": {"a": 12_000}}}.items():
-        results, scheduler = run(Walker, RATES, tmp_path / name, extra=extra, **AGAIN)
+        results, scheduler = run_here(Walker, RATES, tmp_path / name, extra=extra, **AGAIN)
         assert len(scheduler.contest.races) == 1
         assert seen(results)["b"] == WINDOW
         assert "forecast to end" in last(results)["b"]["stop_reason"]
@@ -116,6 +120,6 @@ def test_a_winner_that_ends_early_or_fails_leaves_nobody_waiting(tmp_path: Path)
 
 def test_what_cannot_be_paused_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(TuneError, match=r"walk has reported without a checkpoint; report one with every result"):
-        run(walk, RATES, tmp_path / "function", **AGAIN)
+        run_here(walk, RATES, tmp_path / "function", **AGAIN)
     with pytest.raises(ValueError, match="Forgetful has no save_checkpoint"):
-        run(Forgetful, RATES, tmp_path / "class", **AGAIN)
+        run_here(Forgetful, RATES, tmp_path / "class", **AGAIN)

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
+from tests.schedulers import killed_driver
+
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).resolve().parents[2]
+#: Drivers are forked from a process that has Ray's modules in memory and no Ray: each starts at once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([killed_driver.__name__])
 
 
-def drive(storage: Path, kill_at: str = "never", *, drop_below: float = 0.0, save_every: float = 0.0) -> dict[str, Any]:
-    """Starts or restores the experiment in a process of its own, which must end as ``kill_at`` says."""
+def drive(
+    storage: Path, kill_at: str = "never", *, drop_below: float = 0.0, save_every: float = 0.0, processes: bool = False
+) -> dict[str, Any]:
+    """Starts or restores the experiment in a process of its own, which must end as ``kill_at`` says.
+
+    With ``processes`` its trials have processes too; else they live, and are killed, in the driver's.
+    """
     address = ray.get_runtime_context().gcs_address
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.schedulers.killed_driver", address, str(storage), str(drop_below)],
-        cwd=ROOT,
-        env={**os.environ, "KILL_AT": kill_at, "TUNE_GLOBAL_CHECKPOINT_S": str(save_every)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    environment = {"KILL_AT": kill_at, "TUNE_GLOBAL_CHECKPOINT_S": str(save_every)}
+    driver = PROCESSES.Process(target=killed_driver.main, args=(address, storage, environment, drop_below, processes))
+    driver.start()
+    driver.join(timeout=240)
+    driver.kill()
+    said = (storage / "errors.txt").read_text()[-3000:]
     if kill_at != "never":
-        assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+        assert driver.exitcode == -signal.SIGKILL, said
         return {}
-    assert done.returncode == 0, done.stderr[-3000:]
-    decided: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert driver.exitcode == 0, said
+    decided: dict[str, Any] = json.loads((storage / "decided.json").read_text())
     return decided
 
 
@@ -69,8 +73,8 @@ def test_killed_at_any_moment_it_decides_the_same(
 
 def test_what_was_saved_lags_behind_and_it_decides_the_same(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
     for moment in ("paused", "racing again"):
-        drive(tmp_path, moment, save_every=1.5)
-    assert comparable(drive(tmp_path)) == comparable(uninterrupted)
+        drive(tmp_path, moment, save_every=1.5, processes=True)
+    assert comparable(drive(tmp_path, processes=True)) == comparable(uninterrupted)
 
 
 def test_early_drops_are_remembered(tmp_path: Path) -> None:

@@ -23,6 +23,15 @@ from tests.schedulers.curves import shared_curve
 
 BUDGET, WINDOW, STEP = 40_000, 10_000, 1_000
 
+pause = time.sleep
+
+
+def gather(folder: str, name: str, size: int) -> None:
+    """Waits until so many have started, so that all begin together, however slowly the machine starts processes."""
+    Path(folder, name).touch()
+    while len(list(Path(folder).iterdir())) < size:
+        time.sleep(0.01)
+
 
 def advance(config: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     """STEP samples on; ``state`` is all that a checkpoint holds.
@@ -31,7 +40,7 @@ def advance(config: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     ``silent_until`` are samples; ``flaky`` is a file: with it, what raises does so once. At each of ``dies_at`` the
     process is killed, once, as a machine that is short of memory does.
     """
-    time.sleep(config.get("seconds") or 0.02)
+    pause(config.get("seconds") or 0.02)
     name = str(config.get("candidate"))
     if not state["lineage"] or state["lineage"][-1][0] != name:
         state["lineage"].append((name, state["samples"]))
@@ -65,11 +74,8 @@ class Walker(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self.state = fresh()
-        if crowd := config.get("crowd"):  # all start together, however slowly the machine starts processes
-            folder, size = Path(crowd[0]), crowd[1]
-            (folder / config["candidate"]).touch()
-            while len(list(folder.iterdir())) < size:
-                time.sleep(0.01)
+        if crowd := config.get("crowd"):
+            gather(crowd[0], config["candidate"], crowd[1])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config, self.state = new_config, fresh()
