@@ -110,7 +110,7 @@ class Experiment:
         return training_bytes(self._encoder, self.data.shape, min(images, max(share, 1)))
 
     def _layout(self, directory: RunDirectory, nodes: list[Node]) -> Layout:
-        """Who trains on what; a resumed run goes on as it began, if there is room."""
+        """Who trains on what; a resumed run keeps its layout if there is room."""
         before = directory.path / "layout.json"
         written = Layout.read(directory.read_json(before.name)) if before.exists() else None
         again = free_nodes if cluster_address(self.address) else None
@@ -119,7 +119,7 @@ class Experiment:
         return layout
 
     def check_loss(self) -> None:
-        """Imports the loss, should it be the user's own: nobody waits for Ray to learn that this fails.
+        """Imports a loss of the user's before Ray starts, so that an import error costs no time.
 
         Raises:
             UserError: It cannot be imported.

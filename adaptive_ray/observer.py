@@ -36,7 +36,7 @@ class Observer(tune.Callback):  # type: ignore[misc]
         self._reached = {report["candidate"]: report["samples_seen"] for report in directory.reports()}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune stores callbacks to restore them; this one is made anew for every session
+        return {}  # Tune stores callbacks to restore them; every session makes its own
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         candidate = trial.config["candidate"]

@@ -31,7 +31,7 @@ class PlacementWatch(tune.Callback):  # type: ignore[misc]
         self._taken: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # made anew for every session
+        return {}  # every session makes its own
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Looks, now and then.

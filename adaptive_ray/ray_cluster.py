@@ -138,7 +138,7 @@ def _agent_on_any_port() -> Iterator[None]:
 
 @contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Keeps ``ray.init`` from taking SIGTERM over: its handlers end the process in the middle of whatever it does.
+    """Keeps ``ray.init`` from taking SIGTERM over: its handlers end the process at once, in the middle of a write.
 
     There are three: two that Python knows, and one of Ray's C++ core, which it installs when it connects. A SIGTERM
     while it connects (less than a second) is heeded, after a few lines of the core's; a second one kills the process.

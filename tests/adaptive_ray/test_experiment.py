@@ -65,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> tuple
     started = descendants(first.pid)
     titles = " ".join(commands(started))
     assert "ray::RayTrainWorker" in titles
-    assert "ray::PreemptionWatcher" not in titles  # on a machine of one's own
+    assert "ray::PreemptionWatcher" not in titles  # only clusters that are joined lose nodes by announcement
     assert len(list(ray_files.glob("ar-*/ray/session_2*"))) == 1
     first.send_signal(signal.SIGINT)
     stopped = time.monotonic()

@@ -48,7 +48,7 @@ class Method(NamedTuple):
     def remote(self, *args: Any, **kwargs: Any) -> ray.ObjectRef:
         try:
             return ray.put(self.call(*args, **kwargs))
-        except Exception as error:  # the caller gets it, whatever it is
+        except Exception as error:  # every error is passed to the caller
             return ray.put(RayTaskError(self.name, traceback.format_exc(), error))
 
 

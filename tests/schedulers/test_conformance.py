@@ -86,7 +86,7 @@ def experiment(
         scheduler=scheduler,
         extra=extra,
         cpus=cpus,
-        tune_config={"reuse_actors": True},  # a process started anew takes seconds
+        tune_config={"reuse_actors": True},  # a new process takes seconds
         run_config={
             "stop": {"training_iteration": END} if chosen == "median" else None,
             "callbacks": [witness],

@@ -193,7 +193,7 @@ def test_the_first_picture_of_several(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here whose disk is broken")
 def test_a_broken_disk_is_no_damaged_image() -> None:
     with pytest.raises(OSError, match="error") as caught:
-        shown(Path("/proc/self/mem"))  # nothing stands at its first byte
+        shown(Path("/proc/self/mem"))  # its first byte cannot be read
     assert caught.value.errno == errno.EIO
     assert caught.value.filename == "/proc/self/mem"
 
