@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from adaptive_ray import load_encoder
 from adaptive_ray.run_directory import RunDirectory
@@ -67,11 +68,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> tuple
     assert "ray::RayTrainWorker" in titles
     assert "ray::PreemptionWatcher" not in titles  # only clusters that are joined lose nodes by announcement
     assert len(list(ray_files.glob("ar-*/ray/session_2*"))) == 1
-    first.send_signal(signal.SIGINT)
     stopped = time.monotonic()
-    _, errors = first.communicate(timeout=60)
+    while first.poll() is None and time.monotonic() - stopped < 60:  # the second and all others change nothing
+        first.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    _, errors = first.communicate(timeout=10)
     assert time.monotonic() - stopped < 30  # 5 on a machine that does nothing else
-    assert first.returncode == 130, errors
+    assert first.returncode == 143, errors
+    client = MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "adaptive_ray"]
+    assert {run.info.status for run in client.search_runs([experiment.experiment_id])} == {"KILLED"}
     directory = runs / "digits"
     assert f"adaptive-ray run --resume {directory}" in errors.strip().splitlines()[-1]
     assert "Traceback" not in errors
@@ -154,8 +160,6 @@ def test_the_encoder_loads_and_embeds(finished: tuple[RunDirectory, str]) -> Non
 
 
 def test_mlflow_holds_a_parent_and_a_run_per_candidate(finished: tuple[RunDirectory, str]) -> None:
-    from mlflow import MlflowClient
-
     directory, _ = finished
     client = MlflowClient(tracking_uri=f"sqlite:///{directory.path.parent / 'mlflow.db'}")
     result = directory.read_json("result.json")
