@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from adaptive_ray.errors import UserError
 from adaptive_ray.experiment import Experiment
 from adaptive_ray.report import write_report
 from adaptive_ray.run_directory import RunDirectory
+from tests.adaptive_ray.processes import descendants, left_of, psutil
 from tests.disks import disk, fill
 
 pytestmark = pytest.mark.timeout(900)
@@ -53,28 +55,6 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
         if text in line:
             return
     raise AssertionError("".join(seen) + str(process.communicate()[1]))
-
-
-def alive(pids: set[int]) -> set[int]:
-    return {pid for pid in pids if Path(f"/proc/{pid}/stat").exists() and state_of(pid)[0] != "Z"}
-
-
-def state_of(pid: int) -> tuple[str, int]:
-    """A process's state and its parent."""
-    try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-    except OSError:
-        return "Z", 0
-    return state, int(parent)
-
-
-def descendants(pid: int) -> set[int]:
-    parents = {int(path.name): state_of(int(path.name))[1] for path in Path("/proc").iterdir() if path.name.isdigit()}
-    found, new = set[int](), {pid}
-    while new:
-        found |= new
-        new = {child for child, parent in parents.items() if parent in new} - found
-    return found - {pid}
 
 
 def mlflow_says(runs: Path) -> set[str]:
@@ -130,7 +110,8 @@ def test_repeated_signals_while_ray_starts_end_the_run_once(one_class: Path, tmp
         time.sleep(0.1)
     while process.poll() is None:
         assert time.monotonic() < deadline
-        children |= descendants(process.pid)
+        with suppress(psutil.NoSuchProcess):
+            children = list({*children, *descendants(process.pid)})
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
     output, errors = process.communicate(timeout=10)
@@ -138,9 +119,7 @@ def test_repeated_signals_while_ray_starts_end_the_run_once(one_class: Path, tmp
     resume = f"adaptive-ray run --resume {tmp_path / 'stopped'}"
     assert errors == f"adaptive-ray: interrupted; continue with: {resume}\n"
     assert "Traceback" not in output
-    while alive(children):
-        assert time.monotonic() < deadline, alive(children)
-        time.sleep(0.1)
+    assert left_of(children, within=60) == []
     assert mlflow_says(tmp_path) == {"KILLED"}
 
 
