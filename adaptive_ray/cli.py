@@ -247,6 +247,8 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a console that has no letter for it shows a question mark
     interruption.listen()
     code = _code()
+    if code == interruption.exit_code():
+        interruption.ignore()
     try:
         sys.stdout.flush()
     except OSError as error:  # Python would try again, and complain, when it exits

@@ -93,6 +93,12 @@ def ended_once() -> Iterator[None]:
         raise
 
 
+def ignore() -> None:
+    """Ignores the signals for the rest of the process: Python gives its handlers up while it exits."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def exit_code() -> int:
     """What a shell calls a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + (_state.received or signal.SIGINT)

@@ -67,6 +67,7 @@ class Tracker:
     def __init__(self, config: ExperimentConfig, directory: RunDirectory) -> None:
         self._failed = False
         self._open: set[str] = set()  # runs that MLflow shows as RUNNING
+        self._broken_off: set[str] = set()  # as KILLED or FAILED, by an earlier session
         self.run_id, self._children = "", dict[str, str]()
         runs_dir, file = directory.path.parent, directory.path / "mlflow.json"
         default = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_dir / 'mlflow.db'}"
@@ -103,6 +104,7 @@ class Tracker:
             return False
         self.run_id, self._children = known["parent"], known["candidates"]
         self._open = {run.info.run_id for run in runs if run.info.status == _RUNNING}
+        self._broken_off = {run.info.run_id for run in runs if run.info.status in ("KILLED", "FAILED")}
         self._reopen(self.run_id)
         return True
 
@@ -167,8 +169,12 @@ class Tracker:
         self.end("FINISHED")
 
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Ends what is still open, the parent run last. A run that has ended stays as it ended."""
-        for run_id in sorted(self._open, key=lambda run_id: run_id == self.run_id):
+        """Ends what is still open, the parent run last.
+
+        What was dropped or has won stays as it is; what an earlier session broke off is finished once all is.
+        """
+        ended = self._open | self._broken_off if status == "FINISHED" else self._open
+        for run_id in sorted(ended, key=lambda run_id: run_id == self.run_id):
             if not self._close(run_id, status):
                 return  # nobody answers, and a person may be waiting for this to end
 
@@ -176,11 +182,13 @@ class Tracker:
         closed = self._guard(self._client.set_terminated, run_id, status)
         if closed:
             self._open.discard(run_id)
+            self._broken_off.discard(run_id)
         return closed
 
     def _reopen(self, run_id: str) -> None:
         if run_id not in self._open and self._guard(self._client.update_run, run_id, _RUNNING):
             self._open.add(run_id)
+            self._broken_off.discard(run_id)
 
     def _log_curves(self, run_id: str, reports: Iterable[Mapping[str, Any]]) -> None:
         now = int(time.time() * 1000)

@@ -282,6 +282,20 @@ class TestDatabase:
         after.artifacts(directory, [])
         assert set(statuses(after).values()) == {"FINISHED"}
 
+    def test_what_an_earlier_session_broke_off_is_finished_with_the_run(
+        self, tracked: tuple[Tracker, RunDirectory]
+    ) -> None:
+        """A candidate that was dropped while MLflow's disk was full is never heard of again."""
+        config = load_config(tracked[1].path / "config.yaml")
+        directory = RunDirectory.create(config, "broken-off")
+        Tracker(config, directory).end("FAILED")
+        after = Tracker(config, directory)
+        after.report("64", report(64, 64))
+        after.finished("64", RESULT, [])
+        assert statuses(after) == {"32": "FAILED", "64": "FINISHED", "parent": "RUNNING"}
+        after.artifacts(directory, [])
+        assert set(statuses(after).values()) == {"FINISHED"}
+
     def test_candidates_without_a_trial_of_their_own_end_with_the_run(
         self, tracked: tuple[Tracker, RunDirectory]
     ) -> None:
