@@ -75,8 +75,7 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
             with ended_once():
                 yield
         finally:
-            with held_back():
-                ray.shutdown()
+            _shut_down()
 
 
 @contextmanager
@@ -96,9 +95,33 @@ def joined(address: str) -> Iterator[None]:
         with ended_once():
             yield
     finally:
-        with held_back():
-            release_places()
+        try:
+            if ray.is_initialized():
+                with held_back():
+                    release_places()
+        finally:
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """Ends this process's part of Ray; signals wait for it.
+
+    Ray's core takes its handler of SIGTERM away when it ends, which leaves none, and seconds are still to come in which
+    processes are stopped: ours is put back by what Ray makes next after the core is gone.
+    """
+    worker = ray._private.worker
+    made_next = worker.FunctionActorManager
+
+    def make_next(*arguments: object) -> object:
+        with taken_over_again():
+            return made_next(*arguments)
+
+    worker.FunctionActorManager = make_next
+    try:
+        with held_back(), taken_over_again():
             ray.shutdown()
+    finally:
+        worker.FunctionActorManager = made_next
 
 
 def _runtime_environment(variables: dict[str, str]) -> dict[str, object]:

@@ -69,9 +69,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> tuple
     assert "ray::PreemptionWatcher" not in titles  # only clusters that are joined lose nodes by announcement
     assert len(list(ray_files.glob("ar-*/ray/session_2*"))) == 1
     stopped = time.monotonic()
-    while first.poll() is None and time.monotonic() - stopped < 60:  # the second and all others change nothing
-        first.send_signal(signal.SIGTERM)
+    first.send_signal(signal.SIGTERM)
+    while first.poll() is None and time.monotonic() - stopped < 60:
         time.sleep(0.2)
+        first.send_signal(signal.SIGINT)  # which changes nothing
     _, errors = first.communicate(timeout=10)
     assert time.monotonic() - stopped < 30  # 5 on a machine that does nothing else
     assert first.returncode == 143, errors
