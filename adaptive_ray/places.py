@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,8 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 #: A placement group's id ends in its job's.
 _JOB_DIGITS = 8
+#: Seconds in which all is given back.
+_PATIENCE = 8
 
 
 def places() -> dict[str, dict[str, Any]]:
@@ -22,6 +25,9 @@ def places() -> dict[str, dict[str, Any]]:
 
 def release_places() -> None:
     """Gives all back before the job ends: a group that waits would get its place later, and keep it."""
+    deadline = time.monotonic() + _PATIENCE
     with suppress(Exception):  # a cluster that does not answer has nothing to give back
-        for key in places():
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
+        while (held := places()) and time.monotonic() < deadline:
+            for key in held:
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
+            time.sleep(1)  # a run's controller asks again until it has died with its trial
