@@ -56,7 +56,11 @@ def test_a_killed_actor_costs_no_finished_shard(cluster: Cluster, tmp_path: Path
     def report(done: int, total: int, actors: int) -> None:
         told.append((done, total, actors))
         if done >= 2 * SHARD and not killed:
-            alive = list_actors(filters=[("class_name", "=", "Embedder"), ("state", "=", "ALIVE")], detail=True)
+            alive = list_actors(
+                ray.get_runtime_context().gcs_address,
+                filters=[("class_name", "=", "Embedder"), ("state", "=", "ALIVE")],
+                detail=True,
+            )
             killed.append(alive[0].pid)
             os.kill(alive[0].pid, signal.SIGKILL)
 
@@ -116,7 +120,10 @@ def test_the_service_answers_the_same_after_its_node_has_died(cluster: Cluster, 
     for number in range(30):  # an actor that needs no resources is put anywhere
         service = start_service(f"service-{number}", **arguments)
         assert ray.get(service.summary.remote())["m"] == 5
-        where = next(a.node_id for a in list_actors(filters=[("name", "=", f"service-{number}")]))
+        where = next(
+            a.node_id
+            for a in list_actors(ray.get_runtime_context().gcs_address, filters=[("name", "=", f"service-{number}")])
+        )
         if where == node.node_id:
             break
     assert where == node.node_id
@@ -135,7 +142,13 @@ def test_the_service_answers_the_same_after_its_node_has_died(cluster: Cluster, 
 
     cluster.remove_node(node)
     assert ray.get(service.summary.remote()) == before["summary"]
-    assert next(a.node_id for a in list_actors(filters=[("name", "=", f"service-{number}")])) != where
+    assert (
+        next(
+            a.node_id
+            for a in list_actors(ray.get_runtime_context().gcs_address, filters=[("name", "=", f"service-{number}")])
+        )
+        != where
+    )
     np.testing.assert_array_equal(ray.get(service.strata.remote()), strata)
     for name, array in told_by(service, ["strata", "centrality", "features"]).items():
         np.testing.assert_array_equal(array, before["told"][name])
