@@ -108,7 +108,7 @@ class ExperimentConfig(Settings):
         if self.swap.enabled and len(keys) < 2:
             raise ValueError(f"swap.enabled needs candidates beside {keys[0]}; add one, or leave it out")
         if self.swap.enabled and self.race.rerace != "never":
-            raise ValueError("swap.enabled and race.rerace are two answers to a disappointment; choose one")
+            raise ValueError("swap.enabled and race.rerace cannot both be set; choose one")
         if self.race.rerace != "never" and (self.explore != "race" or len(keys) < 2):
             raise ValueError("race.rerace needs explore = 'race' and at least two candidates; leave it out")
         return self

@@ -79,7 +79,7 @@ def check_data(directory: RunDirectory, data: Dataset) -> None:
     if changed:
         raise UserError(
             f"dataset {data.name} has changed since {directory.path} was started: {'; '.join(changed)}. "
-            f"Bring the images back, or {_start_again(directory)}"
+            f"Restore the images, or {_start_again(directory)}"
         )
 
 

@@ -38,7 +38,7 @@ def listen() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             # `nohup` asks to ignore that the terminal is closed. What a shell starts in the background ignores Ctrl-C,
-            # but is to heed a SIGINT that somebody sends to it.
+            # but must react to a SIGINT that somebody sends to it.
             if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _interrupt)
 
@@ -85,7 +85,7 @@ def held_back() -> Iterator[None]:
 
 @contextmanager
 def ended_once() -> Iterator[None]:
-    """Ignores further signals from an interruption of the block on: what encloses it is left in peace."""
+    """Ignores further signals once the block was interrupted, so that what encloses it can end in order."""
     try:
         yield
     except KeyboardInterrupt:

@@ -111,7 +111,7 @@ class Layout:
             if sum(slots) < per_trial:
                 raise UserError(
                     f"a candidate takes {per_trial} x {needed / 2**30:.1f} GiB of memory, and free are: "
-                    f"{described(nodes)}; end other programs, or try it all the same with race.max_concurrent=1"
+                    f"{described(nodes)}; end other programs, or try anyway with race.max_concurrent=1"
                 )
         concurrent = min(sum(slots) // per_trial, most)
         race = _with_memory(race, nodes, slots, concurrent * per_trial)

@@ -1,4 +1,4 @@
-"""Writes down and shows what Tune hears while a run goes on."""
+"""Writes down and shows what Tune hears during a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class Observer(tune.Callback):  # type: ignore[misc]
         self._written = len(scheduler.decisions)
         self._restarts = len(scheduler.contest.restarts)
         #: How far every candidate's written reports reach.
-        self._reached = {report["candidate"]: report["samples_seen"] for report in directory.reports()}
+        self._reached: dict[str, float] = {}
+        for report in directory.reports():  # the last one may be a repetition, after a resume from an older checkpoint
+            reached = self._reached.get(report["candidate"], 0)
+            self._reached[report["candidate"]] = max(report["samples_seen"], reached)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune stores callbacks to restore them; every session makes its own

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, and the one screen at its end."""
+"""What a person sees during a run, and the one screen at its end."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def judge(
 
 
 def _mostly_used(reports: Sequence[Mapping[str, Any]]) -> Candidate:
-    """What a run trained with in most of its later half, should it have swapped."""
+    """What a run trained with in most of its later half, if it has swapped."""
     used: Counter[Candidate] = Counter()
     for before, report in itertools.pairwise([{"samples_seen": 0}, *reports]):
         late = max(report["samples_seen"] - max(before["samples_seen"], reports[-1]["samples_seen"] / 2), 0)

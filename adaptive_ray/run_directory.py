@@ -84,10 +84,8 @@ class RunDirectory:
 
     def write_decisions(self, decisions: Iterable[Mapping[str, Any]]) -> None:
         """Replaces all decisions of races."""
-        file = self.path / "decisions.jsonl"
-        new = file.with_suffix(".tmp")
-        new.write_text("".join(json.dumps(_plain(decision)) + "\n" for decision in decisions))
-        new.replace(file)
+        lines = (json.dumps(_plain(decision)) + "\n" for decision in decisions)
+        write_whole(self.path / "decisions.jsonl", "".join(lines))
 
     def append_swap(self, decision: Mapping[str, Any]) -> None:
         self._append("swaps.jsonl", decision)

@@ -42,7 +42,7 @@ def locked(run: Path) -> Iterator[str | None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{run} is being written by {_holder(descriptor)}; wait until that run has ended, or stop it"
+                f"{run} is in use by {_holder(descriptor)}; wait until that run has ended, or stop it"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:

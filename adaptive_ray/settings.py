@@ -119,7 +119,9 @@ class RaceSettings(Settings):
     predictor: str = Field("joint", description="extrapolates the loss curves: joint, per_curve or last_value")
 
     rerace: Literal["never", "on_surprise"] | Points = Field(
-        "never", description="another race from the winner's weights: when it disappoints (see swap), or at: [0.1, 0.3]"
+        "never",
+        description="another race from the winner's weights: when it does worse than forecast (see swap), or at: "
+        "[0.1, 0.3]",
     )
 
     @field_validator("max_concurrent")
@@ -155,7 +157,7 @@ class StretchSettings(Settings):
 
 
 class SwapSettings(SurpriseSettings):
-    """How much a winner must disappoint, and whether it may then change to another candidate within its run."""
+    """When a winner does worse than forecast, and whether it may then change to another candidate within its run."""
 
     enabled: bool = Field(False, description="whether to swap at all")
 

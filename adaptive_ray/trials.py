@@ -1,4 +1,4 @@
-"""The candidates of an experiment as Ray Tune trials under the scheduler, from the start or from where they stood."""
+"""The candidates of an experiment as Ray Tune trials under the scheduler, from the start or resumed."""
 
 from __future__ import annotations
 

@@ -29,10 +29,10 @@ class Contest:
     Args:
         budget, window, axis, drop_below, min_reports: See ``Race``.
         predictor: A name in ``PREDICTORS``.
-        rerace: When there is another race: ``never``, ``on_surprise`` (the winner disappoints), or ``{"at": [...]}``,
-            shares of the budget.
+        rerace: When there is another race: ``never``, ``on_surprise`` (the winner does worse than forecast), or
+            ``{"at": [...]}``, shares of the budget.
         rerace_window: The window of further races; None: the same.
-        patience, threshold: What is a disappointment. See ``Surprise``.
+        patience, threshold: When it does worse than forecast. See ``Surprise``.
 
     Raises:
         ValueError: A number is out of its range, or a name is unknown.
@@ -120,11 +120,6 @@ class Contest:
             self._expect()
         return decisions
 
-    def replay(self, events: Iterable[Event]) -> None:
-        """Brings this contest to where another one with the same settings stood after these ``events``."""
-        for event in events:
-            self.take(event)
-
     # --- how things stand ---------------------------------------------------------------------------------------
 
     @property
@@ -176,7 +171,7 @@ class Contest:
         return self.race.state(key) if key in self.race.keys else State.DROPPED
 
     def reason(self, key: Hashable) -> str:
-        """Why a candidate stands where it stands, in words."""
+        """Why a candidate is in its state, in words."""
         return next(race.reason(key) for race in reversed(self.races) if key in race.keys)
 
     # --- how it is done -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A race between candidates: fed with reports, it answers who goes on, who is dropped and why, and who has won.
+"""A race between candidates: fed with reports, it answers who continues, who is dropped and why, and who has won.
 
 Pure: it knows neither Ray nor torch, so a race can be replayed on recorded curves in milliseconds.
 """
@@ -43,7 +43,7 @@ class _Lane:
 class Race:
     """K candidates on one window of training; the lowest forecast at the end of the budget wins.
 
-    After each report the curves are fitted anew. A candidate whose probability of ending lowest falls below
+    After each report the curves are fitted again. A candidate whose probability of ending lowest falls below
     ``drop_below`` is dropped at once; the race ends when one is left, or when all that are left have spent the window.
     A race may be run from the middle of the run: all candidates then fork from the same weights at ``start``.
 
@@ -123,7 +123,7 @@ class Race:
         are kept for the next ``refit``.
 
         Returns:
-            Every change of state that follows, of this or of other candidates; empty: everybody goes on.
+            Every change of state that follows, of this or of other candidates; empty: everybody continues.
         """
         lane = self._lanes.get(key)
         if lane is None or not lane.alive:
@@ -199,7 +199,7 @@ class Race:
             return []
         if not self._has_shown(key):
             return self.fail(key, "ended without reporting a loss")
-        return [self._move(key, State.WAITING, "has come to its end"), *self._finish()]
+        return [self._move(key, State.WAITING, "has finished"), *self._finish()]
 
     # --- how things stand ---------------------------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class Race:
         return next((key for key in self.failed if self._before(key).state is State.WON), None)
 
     def reason(self, key: Hashable) -> str:
-        """Why a candidate stands where it stands, in words; empty while it races."""
+        """Why a candidate is in its state, in words; empty while it races."""
         return self._lanes[key].reason
 
     def failures(self) -> dict[Hashable, str]:
@@ -265,7 +265,7 @@ class Race:
     # --- how it decides -----------------------------------------------------------------------------------------
 
     def refit(self) -> None:
-        """Fits all curves anew. Every report of the race does; a winner's later ones leave the forecast as it was."""
+        """Fits all curves again. Every report of the race does; a winner's later ones leave the forecast as it was."""
         curves = {key: ([at - self.start for at in lane.samples], lane.losses) for key, lane in self._lanes.items()}
         self.forecaster.fit(curves, {key: self.horizon(key) for key in curves})
 

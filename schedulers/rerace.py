@@ -18,7 +18,7 @@ class ReracePlan:
         window: What a candidate may spend in each further race.
         budget: The whole run.
         points: Where further races begin; empty: nowhere.
-        on_surprise: They begin when the winner disappoints instead.
+        on_surprise: They begin when the winner does worse than forecast instead.
     """
 
     window: float

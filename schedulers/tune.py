@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
-from ray.tune.result import AUTO_RESULT_KEYS
+from ray.tune.result import AUTO_RESULT_KEYS, DONE
 from ray.tune.schedulers import FIFOScheduler
 
 from schedulers.contest import Contest
@@ -22,7 +22,7 @@ from schedulers.tune_config import Configurations
 from schedulers.tune_restore import RestoreCallback
 from schedulers.tune_trial import (
     RESTARTED,
-    can_be_taken_up,
+    can_be_resumed,
     concurrency_limit,
     disk_failure,
     failure_reason,
@@ -49,8 +49,8 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
 
     Works with any trainable that reports the metric and how far it has come. Trials whose chance of ending best
     becomes small are stopped at once, and their last result says why (``stop_reason``). A trial that has spent the
-    window is paused until the others have spent theirs, so that more trials than fit run in turns; then one trial goes
-    on to the end of the budget.
+    window is paused until the others have spent theirs, so that more trials than fit run in turns; then one trial
+    continues to the end of the budget.
 
     A trial can be paused if it is a class with ``save_checkpoint``, or if its results come with a checkpoint: Tune's,
     or the ``checkpoint_path`` of ``ray.tune.integration.ray_train``. Any other keeps its slot and trains on while it
@@ -90,7 +90,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         rerace_window: The window of the further races; None: the same.
         patience: So many reports in a row make a surprise.
         threshold: How far they must lie above the forecast, in its standard deviations.
-        winner_config: What changes in the winner's configuration when it goes on; None: it goes on as it is. A value
+        winner_config: What changes in the winner's configuration when it continues; None: nothing. A value
             that can be called is called with the race that was won.
         candidate_attr: The configuration entry that names a trial's candidate; trials without it go by their id.
 
@@ -172,7 +172,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             self._configurations.settle(self.contest)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_trials": {}}  # Tune adds its trials anew
+        return {**self.__dict__, "_trials": {}}  # Tune adds its trials again
 
     # --- what Tune calls ----------------------------------------------------------------------------------------
 
@@ -208,9 +208,6 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             self.contest.retry([key])  # Tuner.restore was asked to
         if trial.status == Trial.PENDING:
             self._place(trial, key)
-            if key in self.last_results and trial.status != Trial.PENDING:
-                # It does not start, and no longer counts against max_concurrent_trials.
-                tune_controller.search_alg.on_trial_complete(trial.trial_id)
             if trial.status != Trial.PENDING:  # it does not count against max_concurrent_trials
                 tune_controller.search_alg.on_trial_complete(trial.trial_id)
         elif self.contest.state(key) in (State.RACING, State.WAITING):
@@ -219,12 +216,13 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         key = self._key(trial)
         before = self._reached(key)
-        if cause := result.get(RESTARTED):
+        cause = result.get(RESTARTED)
+        if cause and not result.get(DONE):  # when a function has returned, Tune passes its last result once more
             self.contest.restart(key, before, str(cause))
         self._take(key, trial, result)
         if self._reached(key) > before:
             trial.run_metadata.num_failures = 0  # Tune's limit is on failures without progress in between
-        self._clear_the_track(tune_controller, but=trial)
+        self._stop_losers(tune_controller, but=trial)
         state, samples = self.contest.state(key), self._reading.samples(result)
         if state is State.DROPPED:
             return put_aside(tune_controller, trial) if self.contest.comes_back(key) else _STOP
@@ -232,7 +230,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             return _STOP
         forks = key == self.contest.source and bool(self.contest.unforked) and samples >= self.race.start
         restarts = state is State.WON and not self._configurations.fits(trial, key, self.contest)
-        if not (state is State.WAITING or forks or restarts) or not can_be_taken_up(trial, result):
+        if not (state is State.WAITING or forks or restarts) or not can_be_resumed(trial, result):
             return _CONTINUE
         if state is State.WAITING:  # it no longer counts against max_concurrent_trials: others may begin
             tune_controller.search_alg.on_trial_complete(trial.trial_id, result=result)
@@ -247,7 +245,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             return
         self.contest.fail(key, failure_reason(trial))
         note(trial, self.contest.reason(key))
-        self._clear_the_track(tune_controller, but=trial)
+        self._stop_losers(tune_controller, but=trial)
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         key = self._key(trial)
@@ -260,12 +258,12 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         elif not self._has_reports:
             self.contest.fail(key, self._reading.missing(result, AUTO_RESULT_KEYS))
             note(trial, self.contest.reason(key))
-            self._clear_the_track(tune_controller, but=trial)
+            self._stop_losers(tune_controller, but=trial)
             return
         if self._reading.spent(result) >= self.race.budget:
             note(trial, f"has spent the budget of {self.race.budget:,.0f} {self.race.axis}")
         self.contest.complete(key)
-        self._clear_the_track(tune_controller, but=trial)
+        self._stop_losers(tune_controller, but=trial)
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         key = self._key(trial)
@@ -274,17 +272,17 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         note(trial, self.contest.reason(key))
         tune_controller._mark_trial_to_checkpoint(trial)  # Tune 2.60 forgets to save that a paused trial was stopped
         if not was_dropped:
-            self._clear_the_track(tune_controller, but=trial)
+            self._stop_losers(tune_controller, but=trial)
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         trials = tune_controller.get_trials()
         if tune_controller.search_alg.is_finished() and self.contest.expect(len(trials)):
-            self._clear_the_track(tune_controller)
+            self._stop_losers(tune_controller)
         taken = sum(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in trials)
         if taken < concurrency_limit(tune_controller.search_alg):
             for key in self.race.keys:
                 trial = self._trials.get(key)
-                if trial is not None and trial.status == Trial.PAUSED and self._may_go_on(key):
+                if trial is not None and trial.status == Trial.PAUSED and self._may_continue(key):
                     self._equip(trial, key)
                     return trial
         return next((trial for trial in trials if trial.status == Trial.PENDING), None)
@@ -317,10 +315,10 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             raise ValueError(
                 f"two trials have {self._candidate_attr} {key!r} in their configuration: each needs its own, or none"
             )
-        if self.contest.may_race_again and not is_function(trial) and not can_be_taken_up(trial):
+        if self.contest.may_race_again and not is_function(trial) and not can_be_resumed(trial):
             raise ValueError(f"rerace needs trials that can be paused: {trial.trainable_name} has no save_checkpoint")
         if trial.has_reported_at_least_once and key not in self.contest.races[0].keys:
-            logger.warning("the race begins anew: to restore it, use RunConfig(callbacks=[scheduler.callback])")
+            logger.warning("the race starts again: to restore it, use RunConfig(callbacks=[scheduler.callback])")
 
     def _add_again(self, controller: TuneController, trial: Trial, key: Hashable) -> None:
         """Prepares a trial that has failed and that Tune is about to start again, or ends it after all."""
@@ -345,7 +343,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             trial.set_status(Trial.PAUSED if self.contest.comes_back(key) else Trial.TERMINATED)
             note(trial, contest.reason(key))
         elif (
-            (state is State.WAITING and can_be_taken_up(trial))
+            (state is State.WAITING and can_be_resumed(trial))
             or key in contest.unforked
             or (key == contest.source and contest.unforked and self._is_at_the_fork(trial))
         ):
@@ -370,7 +368,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         elif complaint := reading.complaint(result):
             logger.error(f"trial {key} {complaint}")
             contest.fail(key, complaint)
-        elif contest.may_race_again and not can_be_taken_up(trial, result):
+        elif contest.may_race_again and not can_be_resumed(trial, result):
             raise ValueError(
                 f"rerace needs trials that can be paused: {trial.trainable_name} has reported without a checkpoint; "
                 "report one with every result, or use rerace='never'"
@@ -382,8 +380,8 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     def _has_reports(self) -> bool:
         return any(isinstance(event, Report) for event in self.contest.events)
 
-    def _clear_the_track(self, controller: TuneController, but: Trial | None = None) -> None:
-        """Stops or pauses whoever is out, except ``but``, whose fate is its caller's."""
+    def _stop_losers(self, controller: TuneController, but: Trial | None = None) -> None:
+        """Stops or pauses whoever is out, except ``but``, which the caller handles."""
         for key, trial in list(self._trials.items()):
             if trial is but or trial.is_finished() or self.contest.state(key) is not State.DROPPED:
                 continue
@@ -395,8 +393,8 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     def _is_at_the_fork(self, source: Trial) -> bool:
         return weights_at(source, self._reading.time_attr) >= self.race.start
 
-    def _may_go_on(self, key: Hashable) -> bool:
-        """Whether a paused trial's time has come. Forks begin first, for the source's next checkpoints may replace its
+    def _may_continue(self, key: Hashable) -> bool:
+        """Whether a paused trial may run now. Forks begin first, for the source's next checkpoints may replace its
         last one; all have begun once they have reported."""
         contest = self.contest
         if contest.state(key) is not State.RACING or not contest.unforked:

@@ -16,7 +16,7 @@ class Configurations:
 
     Args:
         winner: The entries that a winner gets in place of its own. A value that can be called is called with the race
-            that was won, once: the race's forecasts change as its winner goes on.
+            that was won, once: the race's forecasts change as its winner continues.
     """
 
     def __init__(self, winner: Mapping[str, Any] | None) -> None:

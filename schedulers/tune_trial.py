@@ -35,8 +35,8 @@ def is_function(trial: Trial) -> bool:
     return issubclass(trial.get_trainable_cls(), FunctionTrainable)
 
 
-def can_be_taken_up(trial: Trial, result: Mapping[str, Any] | None = None) -> bool:
-    """Whether it would go on from where it was when it made ``result`` (None: its last one), if it were paused."""
+def can_be_resumed(trial: Trial, result: Mapping[str, Any] | None = None) -> bool:
+    """Whether it would continue from where it was when it made ``result`` (None: its last one), if it were paused."""
     result = trial.last_result if result is None else result
     if is_function(trial):
         return bool(result.get(_TRAIN_CHECKPOINT) or result.get("checkpoint_dir_name"))
@@ -44,7 +44,7 @@ def can_be_taken_up(trial: Trial, result: Mapping[str, Any] | None = None) -> bo
 
 
 def pause(controller: Any, trial: Trial, result: Mapping[str, Any], samples: float) -> str:
-    """Pauses a trial that has just reported, so that it can be taken up from there; returns the answer to Tune."""
+    """Pauses a trial that has just reported, so that it can be resumed from there; returns the answer to Tune."""
     if not result.get(_TRAIN_CHECKPOINT):
         return "PAUSE"  # Tune saves the trial and restores it
     _train_from(trial, result[_TRAIN_CHECKPOINT], samples)
@@ -62,7 +62,7 @@ def put_aside(controller: Any, trial: Trial) -> str:
 
 
 def weights_at(trial: Trial, time_attr: str) -> float:
-    """How far a paused trial had come when the weights were saved that it would go on from; -1: there are none."""
+    """How far a paused trial had come when the weights were saved that it would continue from; -1: none."""
     saved = trial.last_result
     if not saved.get(_TRAIN_CHECKPOINT):
         checkpoint = trial.latest_checkpoint_result
@@ -71,7 +71,7 @@ def weights_at(trial: Trial, time_attr: str) -> float:
 
 
 def give_weights(trial: Trial, source: Trial, time_attr: str) -> None:
-    """Lets a paused trial go on from another paused one's weights (as Tune's PopulationBasedTraining does)."""
+    """Lets a paused trial continue from another paused one's weights (as Tune's PopulationBasedTraining does)."""
     if path := source.last_result.get(_TRAIN_CHECKPOINT):
         _train_from(trial, path, weights_at(source, time_attr))
         return
@@ -103,12 +103,12 @@ def restart(trial: Trial, time_attr: str, *, forked: bool) -> None:
 
 
 def _train_from(trial: Trial, path: str, samples: float) -> None:
-    """A Ray Train run that goes on needs a name of its own: samples never fall, so they make one."""
+    """A Ray Train run that continues needs a new name: samples never fall, so they make one."""
     trial.set_config({**trial.config, "resume_from": path, "run_tag": f"{samples:.12g}"})
 
 
 def note(trial: Trial, reason: str) -> None:
-    """Writes down why a trial was stopped. Assigned anew, or Tune would not save it."""
+    """Writes down why a trial was stopped. Assigned, not changed in place, or Tune would not save it."""
     trial.run_metadata.last_result = {**trial.last_result, STOP_REASON: reason}
 
 
@@ -154,7 +154,12 @@ def what_died(error: RayActorError) -> str:
 def last_error(trial: Trial) -> BaseException | None:
     """What a trial has failed with last."""
     file = trial.pickled_error_file
-    error = cloudpickle.loads(Path(file).read_bytes()) if file and Path(file).exists() else None
+    if not file or not Path(file).exists():
+        return None
+    try:
+        error: BaseException | None = cloudpickle.loads(Path(file).read_bytes())
+    except Exception:  # an error that cannot be unpickled says nothing here, and must not end the experiment
+        return None
     return error.cause if isinstance(error, RayTaskError) else error
 
 

@@ -265,7 +265,7 @@ class Run:
         save_checkpoint(state, directory)
 
     def load(self, directory: Path) -> None:
-        """Goes on from a checkpoint: with its candidate where it swaps as this run does, else with this run's own.
+        """Continues from a checkpoint: with its candidate where it swaps as this run does, else with this run's own.
 
         Raises:
             CheckpointError: There is none, or it is damaged.

@@ -136,7 +136,7 @@ class TrainingData:
             if values is not None and len(values) != len(self.images):
                 raise ValueError(f"{name} of {len(values):,} images do not fit {len(self.images):,}: of other images?")
         if self.features is not None and not np.isfinite(self.features).all():
-            raise ValueError("features must be finite, and some are NaN or infinite; mend or leave out these images")
+            raise ValueError("features must be finite, and some are NaN or infinite; fix or leave out these images")
         q = self.centrality
         if q is not None and len(q) and not (np.min(q) >= 0 and np.max(q) <= 1):
             raise ValueError(f"centrality from {np.min(q):g} to {np.max(q):g} must be percentiles within 0 to 1")

@@ -15,7 +15,7 @@ from schedulers.swap import SwapOnSurprise
 
 
 class SurpriseSettings(BaseModel):
-    """When a run that does worse than forecast disappoints."""
+    """When a run counts as worse than forecast."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -28,7 +28,8 @@ class SwapSettings(SurpriseSettings):
 
     mode: Literal["surprise", "rotate"] = Field(
         "surprise",
-        description="surprise: keep a candidate until it disappoints; rotate: take turns, the most promising next",
+        description="surprise: keep a candidate until it does worse than forecast; rotate: take turns, the most "
+        "promising next",
     )
     candidates: tuple[Candidate, ...] = Field(
         min_length=2, description="what can be changed to, the first one included"

@@ -179,7 +179,7 @@ def test_a_run_that_another_process_writes_is_not_touched(directory: RunDirector
     (directory.path / INPUTS_FILE).unlink()
     with locked(directory.path):
         before = {file.name: file.read_bytes() for file in directory.path.iterdir()}
-        with pytest.raises(UserError, match="is being written by process"):
+        with pytest.raises(UserError, match="is in use by process"):
             experiment.run(directory, Console(file=io.StringIO()))
     directory.write_json("result.json", {})
     with pytest.raises(UserError, match="is finished"):

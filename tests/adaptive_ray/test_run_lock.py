@@ -51,7 +51,7 @@ def test_the_second_process_is_told_who_writes(tmp_path: Path, holder: tuple[sub
     with pytest.raises(UserError) as caught, locked(tmp_path):
         pytest.fail("two hold it")
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path} is being written by process {process.pid} on {socket.gethostname()};")
+    assert message.startswith(f"{tmp_path} is in use by process {process.pid} on {socket.gethostname()};")
     assert "\n" not in message
     process.communicate()
     with locked(tmp_path):
@@ -91,7 +91,7 @@ def test_a_copy_has_a_lock_of_its_own(tmp_path: Path) -> None:
 def test_a_holder_that_has_not_said_who_it_is(tmp_path: Path, content: str) -> None:
     with locked(tmp_path):
         (tmp_path / LOCK_FILE).write_text(content)
-        with pytest.raises(UserError, match="is being written by another process"), locked(tmp_path):
+        with pytest.raises(UserError, match="is in use by another process"), locked(tmp_path):
             pass
 
 
