@@ -35,7 +35,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="changes a setting, e.g. trial.workers=2")
 ]
 Address = Annotated[
-    str | None, typer.Option(help="of a running Ray cluster; else RAY_ADDRESS, else one is started here")
+    str | None, typer.Option(help="HOST:PORT of a running Ray cluster; default: RAY_ADDRESS, else one is started here")
 ]
 
 
@@ -44,18 +44,20 @@ def run(
     config: Annotated[Path | None, typer.Argument(help="a YAML file, such as configs/quickstart.yaml")] = None,
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="of the run; default: time and data set")] = None,
-    runs_dir: Annotated[Path | None, typer.Option(help="where results stand; default: the configuration's")] = None,
+    runs_dir: Annotated[
+        Path | None, typer.Option(help="where results are written; default: the configuration's")
+    ] = None,
     address: Address = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="continues a run that was interrupted")] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="with --resume: tries candidates that failed again")
+        bool, typer.Option("--retry-failed", help="with --resume: retries candidates that failed")
     ] = False,
 ) -> None:
     """Races the candidates, trains the winner, and shows why it won."""
     if (config is None) == (resume is None):
         raise UserError("give either a configuration file or --resume RUN")
     if retry_failed and resume is None:
-        raise UserError("--retry-failed tries the failed candidates of a run again: name the run with --resume RUN")
+        raise UserError("--retry-failed retries the failed candidates of a run: name the run with --resume RUN")
     if resume is not None and (overrides or name or runs_dir):
         raise UserError("--resume continues a run with its own settings; leave out --set, --name and --runs-dir")
     console = _console()
@@ -132,13 +134,17 @@ def cluster(
     config: ConfigFile,
     overrides: Overrides = None,
     address: Address = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="OUT.json", help="writes the same there")] = None,
-    page: Annotated[Path, typer.Option("--html", metavar="PAGE.html", help="the picture")] = Path("clusters.html"),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT.json", help="also writes the result as JSON")
+    ] = None,
+    page: Annotated[Path, typer.Option("--html", metavar="PAGE.html", help="where the picture is written")] = Path(
+        "clusters.html"
+    ),
 ) -> None:
     """Counts the clusters of the training images, and says which batch size follows from them."""
     for option, file in (("--json", json_file), ("--html", page)):
         if file is not None and not file.absolute().parent.is_dir():
-            raise UserError(f"{option} {file}: {file.parent} is no directory; make it first")
+            raise UserError(f"{option} {file}: {file.parent} is not a directory; create it first")
     console = _console()
     with console.status("loading"):
         from adaptive_ray.clusters.command import count
@@ -167,13 +173,13 @@ def replay(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT.json", help="a row per policy and sweep")
     ] = None,
-    plots: Annotated[Path | None, typer.Option(metavar="DIR", help="writes the same as PNG pictures")] = None,
+    plots: Annotated[Path | None, typer.Option(metavar="DIR", help="also writes PNG charts")] = None,
 ) -> None:
     """Replays policies on recorded runs: what each would have chosen, and what that would have cost."""
     if axis not in ("samples", "seconds"):
         raise UserError(f"--axis {axis}: use samples or seconds")
     if json_file is not None and not json_file.parent.is_dir():
-        raise UserError(f"--json {json_file}: {json_file.parent} is no directory; make it first")
+        raise UserError(f"--json {json_file}: {json_file.parent} is not a directory; create it first")
     console = _console()
     with console.status("replaying"):
         from adaptive_ray.studies import recordings, replay
@@ -244,7 +250,7 @@ def main() -> None:
     """Entry point: what a person can fix becomes one line on stderr and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a console that has no letter for it shows a question mark
+            stream.reconfigure(errors="replace")  # what the console cannot encode becomes a question mark
     interruption.listen()
     code = _code()
     if code == interruption.exit_code():

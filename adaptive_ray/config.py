@@ -35,7 +35,7 @@ class ExperimentConfig(Settings):
     """Everything about one run."""
 
     name: str | None = Field(None, pattern=r"^[\w.-]+$", description="of the run; null: time and data set")
-    runs_dir: Path = Field(Path("runs"), description="results stand in runs_dir/name; all nodes must reach it")
+    runs_dir: Path = Field(Path("runs"), description="results are written to runs_dir/name; all nodes must reach it")
     seed: int = Field(0, ge=0, description="fixes data splits, initialisation, order and augmentation")
     dataset: DatasetSettings = Field(description="images")
     candidates: list[CandidateEntry] | CandidatesFromClusters | None = Field(

@@ -35,10 +35,10 @@ class DatasetSettings(BaseModel):
         description="before training, of an image_folder; headers: of up to 10,000 files; pixels: decodes all, so that "
         "no damaged one is met later",
     )
-    limit: int | None = Field(None, ge=16, description="use so many training images only, drawn by the seed")
+    limit: int | None = Field(None, ge=16, description="use only this many training images, drawn by the seed")
     reference: int = Field(512, ge=16, description="training images set aside for the reference loss")
     test_share: float = Field(0.2, gt=0, lt=1, description="share held out for the probes, if the data has no test set")
-    test_limit: int = Field(10_000, ge=1, description="use so many of a test set's images at most, drawn by the seed")
+    test_limit: int = Field(10_000, ge=1, description="use at most this many of a test set's images, drawn by the seed")
     stream: Literal["auto"] | bool = Field(
         "auto",
         description="whether the training images of an image folder stay on disk, where all workers must reach them, "

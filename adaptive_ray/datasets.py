@@ -93,7 +93,8 @@ def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
     if len(order) < 16:
         raise UserError(
             f"dataset {settings.name}: {len(images)} images leave {len(order)} to train on after "
-            f"{settings.reference} for reference; at least 16 are needed, so lower dataset.reference or add images"
+            f"{settings.reference} for the reference loss{f' and {tested} to test on' if tested else ''}; "
+            f"at least 16 are needed, so lower dataset.reference or add images"
         )
     tests, test_labels = source.test or (images, source.labels)
     test_rows = held_out[:tested] if source.test is None else _drawn(len(tests), settings.test_limit, seed)
@@ -135,7 +136,7 @@ def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
 def _classes(
     source: _Source, rows: Rows, test_labels: Labels | None, test_rows: Rows
 ) -> tuple[Labels | None, Labels | None, list[str]]:
-    """The labels of the parts, and what there is to say of them."""
+    """The labels of both parts, and remarks on their classes."""
     if source.labels is None or test_labels is None:
         return None, None, []
     labels, tested = source.labels[rows], test_labels[test_rows]
@@ -148,7 +149,8 @@ def _classes(
         remarks.append(f"all images to test on are of one class, {shown(source.classes[tested_on.pop()])}")
     if missing := [shown(source.classes[label]) for label in sorted(tested_on - trained_on)]:
         remarks.append(
-            f"images to test on are of {len(missing)} classes that none to train on is of: {missing[0]}, ..."
+            f"classes of images to test on without images to train on: {len(missing):,} "
+            f"({', '.join(missing[:_NAMED])}{', ...' if len(missing) > _NAMED else ''})"
         )
     return labels, tested, remarks
 
@@ -165,7 +167,7 @@ def _composition(source: _Source) -> Iterator[str]:
 
 
 def _flat(source: _Source, images: Images) -> Iterator[str]:
-    """Says so if a range of values or a format has made nothing of images on disk."""
+    """Counts images of a single colour: a range of values or a format may not fit."""
     if isinstance(source.images, ImageFiles):
         values = images.reshape(*images.shape[:2], -1)
         if flat := int((values.min(2) == values.max(2)).all(1).sum()):
@@ -173,7 +175,7 @@ def _flat(source: _Source, images: Images) -> Iterator[str]:
 
 
 def _drawn(count: int, limit: int, seed: int) -> Rows:
-    """So many of a test set, in their order."""
+    """At most ``limit`` rows of a test set, drawn by ``seed``, in their order."""
     if count <= limit:
         return np.arange(count)
     return np.sort(np.random.default_rng((seed, 2)).permutation(count)[:limit])

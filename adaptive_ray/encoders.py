@@ -19,7 +19,7 @@ from trainables.simclr import Encoder, EncoderSettings, build_encoder
 def save_encoder(encoder: Encoder, directory: Path, *, image_size: int, provenance: dict[str, Any]) -> None:
     """Writes ``encoder.safetensors`` and ``encoder.json`` into ``directory``."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    write_whole(directory / "encoder.safetensors", save(weights))  # its own writing has errors of its own
+    write_whole(directory / "encoder.safetensors", save(weights))  # save_file raises no OSError where the disk is full
     description = {
         "architecture": encoder.settings.model_dump(mode="json"),
         "channels": encoder.channels,
@@ -32,7 +32,7 @@ def save_encoder(encoder: Encoder, directory: Path, *, image_size: int, provenan
 
 
 def load_encoder(path: str | Path) -> Encoder:
-    """The encoder that a run trained, in evaluation mode, on the CPU. The weights it started from are not needed.
+    """Loads the encoder that a run trained, in evaluation mode, on the CPU; initial weights are not needed.
 
     Args:
         path: The run's directory, or its ``encoder.safetensors`` or ``encoder.json``.

@@ -1,4 +1,4 @@
-"""What the winner's encoder has learnt, part by part: what cannot be evaluated costs nothing but itself."""
+"""Evaluates the winner's encoder part by part: a part that fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _readable(
     if not isinstance(images, ImageFiles):
         return images[:count], rows
     good, unreadable = images.readable(rows)
-    if unreadable:  # training has not come to them, or they were damaged since
+    if unreadable:  # training has not reached them, or they were damaged since
         why = reason(next(iter(unreadable.values())))
         if not len(good):
             raise ValueError(f"none of {count:,} training images can be read: {why}")

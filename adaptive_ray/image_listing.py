@@ -80,13 +80,13 @@ def list_images(root: Path, skipped: Skipped) -> Tree:
             level = []
             for _, parts, identity in sorted(below):  # links last
                 if identity in seen:
-                    skipped.add("folders that links lead to once more", parts)
+                    skipped.add("folders that links reach again", parts)
                 else:
                     seen.add(identity)
                     level.append(parts)
     repeated = _repeated(root, found)
     for parts, name in sorted(repeated):
-        skipped.add("files that links lead to once more", [*parts, name])
+        skipped.add("files that links reach again", [*parts, name])
     return {parts: [name for name, *_ in images if (parts, name) not in repeated] for parts, images in found.items()}
 
 
@@ -134,7 +134,7 @@ def _repeated(
         try:
             state = root.joinpath(*parts, name).stat()
         except OSError:
-            continue  # it is not there any more, which whoever opens it will say
+            continue  # deleted since; opening it will report that
         if _identity(state) in seen:
             repeated.add((parts, name))
         seen.add(_identity(state))

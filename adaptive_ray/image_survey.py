@@ -1,4 +1,4 @@
-"""What kinds of images there are: their headers are read, and a sample of the values that have more than 8 bits."""
+"""Finds out what kinds of images there are: reads headers, and a sample of the values that have more than 8 bits."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def _values_of(path: str) -> NDArray[np.float64] | None:
     try:
         with refused(path), open_image(path) as image:
             numbers = values(image).ravel()
-    except UnreadableImageError:  # who decodes the image will say what is wrong with it
+    except UnreadableImageError:  # decoding the image reports what is wrong with it
         return None
     if numbers.dtype.kind == "f":
         numbers = numbers[np.isfinite(numbers)]
@@ -210,7 +210,7 @@ def _brightest(path: str) -> int | None:
     try:
         with refused(path), open_image(path) as image:
             return int(np.asarray(image.convert("RGB")).max())
-    except UnreadableImageError:  # who decodes the image will say what is wrong with it
+    except UnreadableImageError:  # decoding the image reports what is wrong with it
         return None
 
 

@@ -1,4 +1,4 @@
-"""Writes down and shows what Tune hears during a run."""
+"""Records and shows what trials report to Tune during a run."""
 
 from __future__ import annotations
 

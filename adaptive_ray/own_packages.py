@@ -1,4 +1,4 @@
-"""Imports of this project's packages find this project's, whatever the folder holds that somebody works in."""
+"""Makes processes import this project's packages, and not folders of the same names in the working directory."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
             rows = [place[candidate.key] for candidate in courses[key]]
             samples, wide = [0, *curve["samples"]], 6 if key == winner else 3
             axes.plot(samples, rows, color=colour, linewidth=wide, solid_capstyle="butt", drawstyle="steps-pre")
-        marks = {"dropped": ("X", "#c0392b", "dropped"), "won": ("*", "#1e8449", "won: goes on with all workers")}
+        marks = {"dropped": ("X", "#c0392b", "dropped"), "won": ("*", "#1e8449", "won: continues with all workers")}
         for entry in decisions:
             if entry["state"] in marks and entry["candidate"] in curves:
                 marker, colour, label = marks[entry["state"]]

@@ -1,4 +1,4 @@
-"""What a configuration comes to on given data: samples, steps, reports and cost, checked before anything starts."""
+"""Plans a run on given data: samples, steps, reports and cost, checked before anything starts."""
 
 from __future__ import annotations
 

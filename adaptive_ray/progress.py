@@ -1,4 +1,4 @@
-"""What a person sees during a run, and the one screen at its end."""
+"""Shows a run's progress on the console, and the candidates in a table at its end."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Progress:
             self.phase(f"embedding by {actors} actors: {done:,} of {total:,} images{left}")
 
     def report(self, race: Race, candidate: str, metrics: Mapping[str, Any]) -> None:
-        """Takes a candidate's report."""
+        """Shows a candidate's report."""
         self._shown = self._shown.with_report(race.standings(), candidate, metrics)
         if self._shown.winner is not None and self._phase.startswith("race"):
             self._phase = f"stretch: batch size {self._shown.winner.key} continues to the end of the budget"
@@ -116,7 +116,7 @@ class Progress:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True, style=_COLOUR[decision.state])
 
     def restarted(self, restart: Restart) -> None:
-        """Says what was lost to the machine."""
+        """Says that a candidate was restarted, and why."""
         text = f"[{self._elapsed()}] batch size {restart_line(restart.candidate, restart.samples, restart.reason)}"
         self._console.print(text, markup=False, highlight=False, soft_wrap=True, style="yellow")
 
@@ -124,7 +124,7 @@ class Progress:
         """Says what was done about the loader inside the run, if anything."""
         if decision["action"] == "keep":
             return
-        words = {"swap": "is swapped for", "return": "is given back for", "confirm": "stays:"}[decision["action"]]
+        words = {"swap": "is swapped for", "return": "returns to", "confirm": "stays:"}[decision["action"]]
         chosen = "" if decision["action"] == "confirm" else f" {decision['chosen']}:"
         text = f"{decision['candidate']} {words}{chosen} {decision['reason']}"
         text = f"[{self._elapsed()}] batch size {text}"
@@ -208,7 +208,7 @@ def verdict_rows(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def restart_line(candidate: Any, samples: float, reason: str) -> str:
-    """What was lost to the machine, in a line."""
+    """Why a candidate was restarted, and after how many samples, in a line."""
     return f"{candidate} was restarted after {samples:,.0f} samples: {reason}"
 
 

@@ -164,7 +164,7 @@ def _own_signal_handlers() -> Iterator[None]:
     """Keeps ``ray.init`` from taking SIGTERM over: its handlers end the process at once, in the middle of a write.
 
     There are three: two that Python knows, and one of Ray's C++ core, which it installs when it connects. A SIGTERM
-    while it connects (less than a second) is heeded, after a few lines of the core's; a second one kills the process.
+    while it connects (less than a second) is handled after the core has printed a few lines; a second one kills us.
     """
     internals, worker = ray._private.utils, ray._private.worker
     set_handler, connect = internals.set_sigterm_handler, worker.connect

@@ -1,4 +1,4 @@
-"""What a run has come to: the winner's encoder, saved as soon as it is trained, and what it has learnt."""
+"""Saves the winner's encoder as soon as it is trained, then evaluates it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def judge(
         explored: Samples that went into candidates that lost.
 
     Returns:
-        All but the seconds that the run took. An accuracy that could not be had is None; ``unavailable`` says why.
+        All but the seconds that the run took. An accuracy that could not be computed is None; ``unavailable`` says why.
     """
     from adaptive_ray.evaluation import evaluate  # matplotlib and scikit-learn: not before the encoder is saved
 
@@ -95,7 +95,7 @@ def judge(
 
 
 def _mostly_used(reports: Sequence[Mapping[str, Any]]) -> Candidate:
-    """What a run trained with in most of its later half, if it has swapped."""
+    """The candidate that a run trained with for most of its later half; it may have swapped."""
     used: Counter[Candidate] = Counter()
     for before, report in itertools.pairwise([{"samples_seen": 0}, *reports]):
         late = max(report["samples_seen"] - max(before["samples_seen"], reports[-1]["samples_seen"] / 2), 0)

@@ -1,4 +1,4 @@
-"""Settings of an experiment that are no component's own: amounts, the race, workers, swaps, tracking."""
+"""Settings of an experiment that belong to no single component: amounts, the race, workers, swaps, tracking."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_candidates(given: Any) -> Any:
     """What ``candidates`` holds, before its entries are read.
 
     Raises:
-        ValueError: It is no list, and nothing else that may stand there.
+        ValueError: It is neither a list nor another accepted form.
     """
     numbers = _numbers(given)
     if len(numbers) == 1:
@@ -70,7 +70,7 @@ def read_batch_size(given: Any) -> Any:
     """What ``batch_size`` holds, before it is read.
 
     Raises:
-        ValueError: It is no whole number, and nothing else that may stand there.
+        ValueError: It is neither a whole number nor another accepted form.
     """
     if isinstance(given, Mapping | BaseModel | None) or len(_numbers(given)) == 1:
         return given

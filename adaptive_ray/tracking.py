@@ -91,7 +91,7 @@ class Tracker:
             raise
 
     def _continue(self, known: Mapping[str, Any]) -> bool:
-        """Takes runs up again that an earlier session left, unless one of them is not there any more."""
+        """Reopens the runs of an earlier session; False: MLflow no longer has one of them."""
         runs = []
         for run_id in [*known["candidates"].values(), known["parent"]]:
             try:
@@ -126,7 +126,7 @@ class Tracker:
         return run_id
 
     def report(self, candidate: str, metrics: Mapping[str, Any]) -> None:
-        """One report of one candidate."""
+        """Logs a candidate's report."""
         self._reopen(self._children[candidate])
         self._log_curves(self._children[candidate], [metrics])
 
@@ -171,7 +171,8 @@ class Tracker:
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Ends what is still open, the parent run last.
 
-        What was dropped or has won stays as it is; what an earlier session broke off is finished once all is.
+        Runs of candidates that were dropped or won stay as they are. With FINISHED, runs that an earlier session left
+        as KILLED or FAILED are finished too.
         """
         ended = self._open | self._broken_off if status == "FINISHED" else self._open
         for run_id in sorted(ended, key=lambda run_id: run_id == self.run_id):

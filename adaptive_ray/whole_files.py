@@ -1,4 +1,4 @@
-"""Files that are written as a whole: whoever reads one, also after a crash, sees all of it or what was there before."""
+"""Writes files atomically: readers, also after a crash, see either the whole new file or the one before."""
 
 from __future__ import annotations
 

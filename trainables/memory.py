@@ -28,7 +28,7 @@ _STATE = 3
 _BACKWARD = 1.2
 
 #: For the environment of a worker's process, before it starts: 1.2 to 1.3 times the training speed on a CPU
-#: (benchmarks/README.md). glibc gives every large block back to the system and gets it anew, page by page and zeroed,
+#: (benchmarks/README.md). glibc gives every large block back to the system and gets it again, page by page and zeroed,
 #: in every step; so it keeps them, for all threads together, and the process stays as large as its largest step.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",

@@ -112,7 +112,7 @@ def _checked(features: ArrayLike) -> NDArray[Any]:
     for rows in chunks(len(vectors)):
         if not (finite := np.isfinite(vectors[rows]).all(1)).all():
             bad = rows.start + int(np.argmin(finite))
-            raise ValueError(f"features of image {bad} are not finite (NaN or infinite); mend or leave out this image")
+            raise ValueError(f"features of image {bad} are not finite (NaN or infinite); fix or remove this image")
     return vectors
 
 

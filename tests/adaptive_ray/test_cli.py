@@ -159,7 +159,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("option", ["--json", "--html"])
     def test_a_file_in_a_folder_that_is_not_there(self, command: Command, tmp_path: Path, option: str) -> None:
-        assert "make it first" in refused(command, tmp_path, "cluster", QUICKSTART, option, "nowhere/out")
+        assert "create it first" in refused(command, tmp_path, "cluster", QUICKSTART, option, "nowhere/out")
 
     def test_a_loss_that_cannot_be_imported(
         self,

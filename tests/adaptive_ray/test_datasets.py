@@ -194,7 +194,7 @@ class TestImageFolder:
 
     def test_too_few_images(self, tmp_path: Path) -> None:
         text = complaint(name="image_folder", root=image_folder(tmp_path), reference=40)
-        assert "60 images leave 8 to train on" in text
+        assert "60 images leave 8 to train on after 40 for the reference loss and 12 to test on" in text
 
 
 class TestLabels:
@@ -228,6 +228,13 @@ class TestLabels:
         assert data.labels is data.test_labels is None
         assert "all images to train on are of one class, cats: they count as unlabelled" in data.summary
         assert "2 classes: cats 200, dogs 2" in data.summary
+
+    def test_classes_without_images_to_train_on_are_named(self) -> None:
+        data = load(name="mnist5k", limit=16)
+        absent = sorted(set(data.test_labels.tolist()) - set(data.labels.tolist()))
+        named = ", ".join(map(str, absent))
+        assert absent
+        assert f"classes of images to test on without images to train on: {len(absent)} ({named})" in data.summary
 
     def test_one_class_to_test_on_is_said(self, tmp_path: Path) -> None:
         root = image_folder(tmp_path, 80)

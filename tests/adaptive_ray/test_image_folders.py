@@ -201,7 +201,7 @@ def test_a_link_from_val_to_train_is_no_image_to_test_on(tmp_path: Path) -> None
     (tmp_path / "val" / "a" / "known.png").symlink_to(tmp_path / "train" / "a" / "000.png")
     folder, skipped = read(tmp_path)
     assert places(folder.test, tmp_path) == ["val/a/000.png", "val/b/000.png"]
-    assert skipped == ["files that links lead to once more: 1 (val/a/known.png)"]
+    assert skipped == ["files that links reach again: 1 (val/a/known.png)"]
 
 
 def test_root_may_be_a_link(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert tree == {(): [], ("b",): ["000.png", "001.png"], ("c",): ["000.png", "001.png"]}
     assert skipped == [
         "broken links and special files: 1 (b/itself)",
-        "folders that links lead to once more: 3 (a, b/further_up, b/up)",
+        "folders that links reach again: 3 (a, b/further_up, b/up)",
     ]
 
 
@@ -72,7 +72,7 @@ def test_a_file_counts_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
     assert tree == {(): [], ("a",): ["again.png"], ("b",): ["000.png", "001.png"], ("a", "folder.png"): []}
     assert skipped == [
         "broken links and special files: 2 (a/broken.png, a/pipe.png)",
-        "files that links lead to once more: 3 (a/outside.png, a/soft.png, b/hard.png)",
+        "files that links reach again: 3 (a/outside.png, a/soft.png, b/hard.png)",
     ]
 
 

@@ -61,7 +61,7 @@ def test_a_flat_folder_of_all_kinds_is_trained_on(tmp_path: Path) -> None:
         "skipped: hidden files and folders: 1 (.ipynb_checkpoints)",
         "skipped: files of other kinds: 1 (notes.txt)",
         "skipped: images that cannot be read: 1 (empty.jpg: the file is empty)",
-        "skipped: files that links lead to once more: 1 (again.tif)",
+        "skipped: files that links reach again: 1 (again.tif)",
     ):
         assert line in done.stdout.splitlines()
     run = tmp_path / "runs" / "mixture"

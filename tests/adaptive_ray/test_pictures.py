@@ -151,7 +151,7 @@ class TestBatchSizes:
         curves, decisions = raced()
         _, text = parsed(pictures.batch_sizes(curves, decisions, "64"))
         assert text.count("dropped") == 1
-        assert text.count("won: goes on with all workers") == 1
+        assert text.count("won: continues with all workers") == 1
         for size in ("32", "64", "128"):
             assert size in text
 

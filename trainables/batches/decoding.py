@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 Images = NDArray[np.uint8]
 Range = tuple[float, float]
 
-#: Pillow's readers that a file may reach, whatever its name says: none of them starts another program, as EPS does.
+#: Pillow's readers that may open a file of any name: none of them starts another program, as the one for EPS does.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
 
 
@@ -83,7 +83,7 @@ def decode(path: str, side: int, pixels: Pixels) -> Images:
 
 @contextmanager
 def refused(path: str) -> Iterator[None]:
-    """Makes an ``UnreadableImageError`` of what reading a file raises, unless the disk or server is to blame."""
+    """Turns what reading a file raises into an ``UnreadableImageError``, unless the disk or server failed."""
     try:
         yield
     except Exception as error:  # Pillow raises whatever reading a damaged file raises
@@ -118,7 +118,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def rawmode(image: Image.Image) -> str:
-    """How an image that is not loaded yet stands in its file, such as ``RGB;16B``; empty where Pillow does not say."""
+    """How an image that is not loaded yet is stored, such as ``RGB;16B``; empty where Pillow does not say."""
     tile = getattr(image, "tile", None)
     how = tile[0][3] if tile else ""
     how = how[0] if isinstance(how, tuple) and how else how

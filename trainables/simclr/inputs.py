@@ -1,4 +1,4 @@
-"""What users give an encoder: checked, and brought to floats in [0, 1] with channels first."""
+"""Checks images that users give an encoder, and converts them to floats in [0, 1] with channels first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ArrayOfImages(Protocol):
 
 
 def check_images(images: Tensor, channels: int) -> None:
-    """Of a call of the encoder; looks at no values, which would halt a GPU.
+    """Checks type and shape of what the encoder is called with; reads no values, which would stall a GPU.
 
     Raises:
         TypeError: They are no tensor of floats.
@@ -63,7 +63,7 @@ def has_channels_last(images: Tensor | ArrayOfImages, channels: int) -> bool:
 
 
 def as_floats(images: Any, channels_last: bool, device: torch.device) -> Tensor:
-    """A batch on the device: float32 in [0, 1] [n, C, H, W].
+    """Moves a batch to the device and converts it to float32 in [0, 1], [n, C, H, W].
 
     Raises:
         TypeError: They are neither uint8 nor floats.

@@ -71,7 +71,7 @@ def loss_named(name: str) -> ContrastiveLoss:
 
 
 def told_of_images(loss: ContrastiveLoss) -> tuple[ContrastiveLoss, bool]:
-    """The loss as one that may be called with ``images``, and whether it makes use of them."""
+    """Makes a loss accept ``images``; returns it, and whether it uses them."""
     call = loss.forward if isinstance(loss, nn.Module) else loss
     try:
         parameters = list(inspect.signature(call).parameters.values())
