@@ -109,7 +109,7 @@ class Tracker:
         return True
 
     def _create_runs(self, config: ExperimentConfig, directory: RunDirectory) -> None:
-        name, reports = directory.name, directory.reports()
+        name = directory.name
         self.run_id = self._create_run(name, _SOURCE | {"adaptive_ray": "experiment"})
         settings = _flatten(config.model_dump(mode="json", exclude={"tracking"}, exclude_none=True))
         self._client.log_batch(self.run_id, params=[Param(key, str(value)[:500]) for key, value in settings])
@@ -118,7 +118,7 @@ class Tracker:
             child = self._children[candidate.key] = self._create_run(f"{name}/{candidate.key}", tags)
             for param in ("batch_size", "accumulation"):
                 self._client.log_param(child, param, getattr(candidate, param))
-            self._log_curves(child, [report for report in reports if report["candidate"] == candidate.key])
+            self._log_curves(child, directory.reports_of(candidate.key))
 
     def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
         run_id = str(self._client.create_run(self.experiment_id, run_name=name, tags=tags).info.run_id)

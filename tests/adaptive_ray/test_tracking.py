@@ -315,13 +315,15 @@ class TestDatabase:
         config = load_config(tracked[1].path / "config.yaml")
         directory = RunDirectory.create(config, "moved")
         before = Tracker(config, directory)
-        directory.append_report("64", report(64, 64))
+        directory.append_report("64", report(64, 64, images_per_second=900.0))
+        directory.append_report("64", report(64, 64, images_per_second=800.0))  # repeated after a resume
         client = MlflowClient(tracking_uri=before.uri)
         client.delete_run(before.run_id)
         after = Tracker(config, directory)
         assert after.run_id != before.run_id
         _, children = runs_of(after)
         assert [step for step, _ in curve(after, children["64"], "reference_loss")] == [64]
+        assert curve(after, children["64"], "images_per_second") == [(64, 900.0)]
         assert directory.read_json("mlflow.json")["parent"] == after.run_id
         lost = {name: "0" * 32 if name == "parent" else entry for name, entry in known(directory).items()}
         directory.write_json("mlflow.json", lost)
