@@ -38,12 +38,14 @@ class Winner:
             data: What the winner was trained on.
             settings: Of ``TrainSettings``, without the candidate's own.
         """
-        reports = [report for report in directory.reports() if report["candidate"] == winner.key]
+        reports = directory.reports_of(winner.key)
         last, chosen = reports[-1], _mostly_used(reports)
+        # Of a repeated report the last one names the checkpoint that there is.
+        checkpoint = [each["checkpoint_path"] for each in directory.reports() if each["candidate"] == winner.key][-1]
         own = {"batch_size": winner.batch_size, "accumulation": winner.accumulation}
         candidate = TrainSettings.model_validate({**settings, **own})
         channels, size, _ = data.shape
-        encoder = load_averaged_encoder(candidate, channels, size, last["checkpoint_path"])
+        encoder = load_averaged_encoder(candidate, channels, size, checkpoint)
         provenance = {
             "dataset": data.name,
             "batch_size": chosen.batch_size,
