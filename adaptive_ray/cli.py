@@ -123,7 +123,7 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     )
     if experiment.layout:
         race, stretch, at_once = experiment.layout.race, experiment.layout.stretch, experiment.layout.concurrent
-        device = f"{race.gpus:.3g} GPU" if race.gpus else f"{race.cpus:.3g} CPU cores"
+        device = f"{race.gpus:.3g} GPU" if race.gpus else f"{race.cpus:.3g} CPU core{'' if race.cpus == 1 else 's'}"
         waves = f", {at_once} at once in {-(-sweep // at_once)} waves" if at_once < sweep else ""
         racing = f"{sweep} x {race.count} in the race ({device} each{waves}), {stretch.count} for the winner"
         console.print(f"workers: {racing if races else stretch.count}")

@@ -48,8 +48,8 @@ class ExperimentConfig(Settings):
     )
     sampling: Literal["shuffle", "stratified", "balanced", "clustered"] = Field(
         "shuffle",
-        description="batches of any images; with every cluster in its share; with equally much of every cluster, small "
-        "ones repeated; or of few clusters, so that negatives are hard",
+        description="shuffle: any images; stratified: every cluster in proportion; balanced: equally much of every "
+        "cluster, small ones repeated; clustered: few clusters, so that negatives are hard",
     )
     accumulation: InformationSettings | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""How a run ends before it is finished: what MLflow is told, and what a person is."""
+"""Ends an unfinished run: closes its MLflow runs, and explains full disks and lost output to the user."""
 
 from __future__ import annotations
 

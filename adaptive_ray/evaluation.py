@@ -44,7 +44,9 @@ class Evaluation:
         """Takes whatever is raised within as the reason why ``names`` are missing."""
         try:
             yield
-        except Exception as error:  # a library, a file or the memory: the encoder is saved, and the other parts remain
+        except (
+            Exception
+        ) as error:  # a library, a file or the memory: the encoder is saved, and other parts are still evaluated
             _log.debug("%s cannot be evaluated", names, exc_info=True)
             self.unavailable |= dict.fromkeys(names, reason(error))
 

@@ -60,11 +60,11 @@ def read_folder(root: Path, skipped: Skipped, *, labelled: bool = True) -> Image
 
     Args:
         root: A folder of images, or of a folder for each class, or of ``train`` and ``val`` or ``test`` that are such.
-        skipped: Is told what is left out.
+        skipped: Collects what is left out.
         labelled: Whether folders are classes.
 
     Raises:
-        UserError: There is no such folder, no image in it, or no telling which images are to train on.
+        UserError: There is no such folder, no image in it, or it is not clear which images are to train on.
     """
     name = f"dataset.root = {shown(str(root))}"
     if not root.is_dir():

@@ -1,4 +1,4 @@
-"""What a run was started with, its settings and its images, so that it is not resumed with others."""
+"""Records the settings and images that a run was started with, and refuses to resume it with others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A directory for the Ray that one run starts: no other Ray on the machine looks there, and none of it is left."""
+"""Makes a temporary directory for the Ray that one run starts, apart from any other Ray, and removes it at the end."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _make(base: Path) -> tuple[Path, int]:
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
             (path / _LOCK).touch()
             lock = _lock(path / _LOCK)
-            if lock is not None:  # else another run has just taken it for an abandoned one
+            if lock is not None:  # else another run has just removed it as abandoned
                 return path, lock
     except OSError as error:
         raise UserError(
@@ -108,7 +108,7 @@ def _remove_abandoned(base: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Removes the directory; the lock's file last, so that what is left of it is known for what it is."""
+    """Removes the directory; the lock's file last, so that the next run recognises what is left."""
     for _ in range(20):  # Ray's last processes may still write
         shutil.rmtree(path / "ray", ignore_errors=True)
         if not (path / "ray").exists():
