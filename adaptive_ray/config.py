@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -34,7 +35,7 @@ from trainables.settings import SimCLRSettings, check_accumulation
 class ExperimentConfig(Settings):
     """Everything about one run."""
 
-    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="of the run; null: time and data set")
+    name: str | None = Field(None, description="of the run; null: time and data set")
     runs_dir: Path = Field(Path("runs"), description="results are written to runs_dir/name; all nodes must reach it")
     seed: int = Field(0, ge=0, description="fixes data splits, initialisation, order and augmentation")
     dataset: DatasetSettings = Field(description="images")
@@ -74,6 +75,13 @@ class ExperimentConfig(Settings):
 
     _candidates_are_listed = field_validator("candidates", mode="before")(read_candidates)
     _batch_size_is_one = field_validator("batch_size", mode="before")(read_batch_size)
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[\w.-]*\w[\w.-]*", name):
+            raise ValueError("use letters, digits, dots, dashes and underscores")
+        return name
 
     @field_validator("candidates")
     @classmethod

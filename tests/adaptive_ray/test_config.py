@@ -174,7 +174,8 @@ class TestWrongSettings:
             ("simclr.augment=letters", ["simclr.augment = 'letters'", "'natural'", "'digits'"]),
             ("simclr.optimizer.name=adagrad", ["simclr.optimizer.name = 'adagrad'", "lars"]),
             ("simclr.temperature=0", ["simclr.temperature = 0", "greater than 0"]),
-            ("name=a/b", ["name = 'a/b'"]),
+            ("name=a/b", ["name = 'a/b'", "use letters"]),
+            ("name=..", ["name = '..'", "use letters"]),
             ("tracking.experiment=''", ["tracking.experiment = ''"]),
         ],
     )

@@ -83,9 +83,11 @@ def as_floats(images: Any, channels_last: bool, device: torch.device) -> Tensor:
     batch = batch.float()
     low, high = batch.aminmax()
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # nor if one is NaN
-        way = (
-            "divide by 255 once, or give uint8" if low >= 0 and 1 < high <= 255 else "the encoder normalises by itself"
-        )
+        way = "the encoder normalises by itself"
+        if not (low.isfinite() and high.isfinite()):
+            way = "replace NaN and infinite values"
+        elif low >= 0 and 1 < high <= 255:
+            way = "divide by 255 once, or give uint8"
         raise ValueError(f"float images from {float(low):g} to {float(high):g} must be in [0, 1]: {way}")
     return batch
 
