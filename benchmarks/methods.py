@@ -5,7 +5,7 @@
 
 Seconds are CPU seconds of one thread (on a GPU, wall seconds): candidates that lose a race are in them, and cached
 gradients' second forward. Embedding and clustering, once for a data set, are shown apart. At equal seconds a run that
-took more has its budget cut by as much, schedules included, and is trained anew.
+took more has its budget cut by as much, schedules included, and is trained again.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ SHARD = 256
 
 
 class FeatureFile:
-    """float16 [n, d] in a folder of its own. Interrupted or damaged, it is completed rather than computed anew.
+    """float16 [n, d] in a folder of its own. Interrupted or damaged, it is completed rather than computed again.
 
-    A shard counts once its checksum stands in ``shards.jsonl``, which happens after its rows are on disk. Whoever opens
+    A shard counts once its checksum is in ``shards.jsonl``, which happens after its rows are on disk. Whoever opens
     the file checks every sum, so that a torn write or a damaged disk costs the shards that it hit.
 
     Args:

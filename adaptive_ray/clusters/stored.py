@@ -14,7 +14,7 @@ import numpy as np
 
 from adaptive_ray.clusters.counting import Clustering, count_clusters
 
-#: Of the way clusters are counted: what an older one has stored is counted anew.
+#: Of the way clusters are counted: what an older one has stored is counted again.
 _VERSION = 1
 _ARRAYS = ("labels", "sizes", "centrality")
 

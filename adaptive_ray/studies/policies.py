@@ -69,7 +69,7 @@ def race(
 
 
 def discard(sweep: Sweep, axis: Axis, *, share: float = WINDOW) -> Outcome:
-    """Everybody trains for a constant share of the budget; the lowest loss then goes on (Egele et al. 2024)."""
+    """Everybody trains for a constant share of the budget; the lowest loss then continues (Egele et al. 2024)."""
     until = share * sweep.budget(axis)
     # The first report at or after that point: nobody can be compared before it has said anything.
     reports = {key: int(np.sum(run.time(axis) < until)) + 1 for key, run in sweep.by_key.items()}

@@ -83,7 +83,7 @@ class Feed:
 class _ReadAhead:
     """Decodes files in threads before they are needed.
 
-    Images are kept one by one under their indices, so that a changed batch size or share cuts them up anew.
+    Images are kept one by one under their indices, so that a changed batch size or share cuts them up again.
     """
 
     def __init__(self, files: ImageFiles) -> None:

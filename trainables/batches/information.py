@@ -34,7 +34,7 @@ class InformationSettings(BaseModel):
     )
     max_micro_batches: int = Field(64, ge=1, description="of an update, informed or not: no stall is longer")
     remainder: Literal["carry", "apply"] = Field(
-        "carry", description="what an epoch's end finds unfinished goes on in the next one, or makes an update there"
+        "carry", description="what an epoch's end finds unfinished continues in the next one, or makes an update there"
     )
     negatives: Literal["plain", "shared"] = Field(
         "plain",
@@ -101,7 +101,7 @@ class InformationAccumulator:
         self._complete = False
 
     def add(self, score: float) -> bool:
-        """Takes the next micro-batch's score. True: these are enough, update now; the next one begins anew.
+        """Takes the next micro-batch's score. True: these are enough, update now; the next one starts from zero.
 
         Raises:
             ValueError: The score is negative or no number.

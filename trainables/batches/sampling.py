@@ -41,7 +41,7 @@ def balanced_order(strata: ArrayLike, seed: int, epoch: int) -> Indices:
     """Every batch holds equally much of every cluster: int64 [n].
 
     An epoch has as many entries as there are images, n / M of each of M clusters. Of a larger cluster it holds a part,
-    and the next epoch goes on with those that have not come; a smaller one is repeated (``repeats``). Over the epochs a
+    and the next epoch continues with the remaining ones; a smaller one is repeated (``repeats``). Over the epochs a
     cluster's images come equally often, but for one. Arguments and errors: see ``stratified_order``.
     """
     cluster, sizes = clusters_of(strata)
@@ -110,7 +110,7 @@ def _spread(grouped: Indices, sizes: Indices, generator: np.random.Generator) ->
 
 
 def _passes(members: Indices, seed: int, number: int, start: int, count: int) -> Indices:
-    """Entries from ``start`` on of an endless sequence: a cluster's members, shuffled anew in each pass."""
+    """Entries from ``start`` on of an endless sequence: a cluster's members, reshuffled in each pass."""
     first, skipped = divmod(start, len(members))
     passes = range(first, -(-(start + count) // len(members)))
     shuffled = [np.random.default_rng((seed, number, turn)).permutation(members) for turn in passes]

@@ -17,7 +17,7 @@ class WeightAverage:
     The decay of a step is exp(-B / horizon): it depends on the samples of the step and not on the number of steps, so
     the averages of different batch sizes look equally far back. Early on it is a plain mean.
 
-    The average stands in for the learning rate's later decay (Sandler et al. 2023), which is what makes the losses of
+    The average replaces the learning rate's later decay (Sandler et al. 2023), which is what makes the losses of
     runs that are still at a high learning rate comparable. Batch statistics are not averaged: ``calibrate`` sets them.
     """
 
