@@ -5,21 +5,25 @@ ARGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: run check test test-ray test-others test-fast lint format bench clean
+.PHONY: run check test test-ray-runs test-ray-trials test-others test-fast lint format bench clean
 
 run: .venv/.ready
 	$(BIN)/adaptive-ray run configs/quickstart.yaml $(ARGS)
 
-# Linting, too, takes what Ray's tests leave.
+# Linting, too, takes the time that Ray's tests wait.
 check: .venv/.ready
-	@$(MAKE) --no-print-directory --jobs=3 --keep-going lint test-ray test-others
+	@$(MAKE) --no-print-directory --jobs=4 --keep-going lint test-ray-runs test-ray-trials test-others
 
-# Ray's tests wait a third of their time for processes to start; all others, beside them, take what is left.
+# Ray's tests wait a third of their time for processes to start: whole runs and single trials are tested side by side,
+# each with its own Ray, and all other tests beside them.
 test: .venv/.ready
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-ray test-others
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going test-ray-runs test-ray-trials test-others
 
-test-ray: .venv/.ready
-	$(BIN)/pytest -m ray $(ARGS) | sed -u 's/^/ray     /'
+test-ray-runs: .venv/.ready
+	$(BIN)/pytest -m ray tests/adaptive_ray $(ARGS) | sed -u 's/^/runs    /'
+
+test-ray-trials: .venv/.ready
+	$(BIN)/pytest -m ray --ignore=tests/adaptive_ray $(ARGS) | sed -u 's/^/trials  /'
 
 test-others: .venv/.ready
 	nice -n 19 $(BIN)/pytest -m "not ray" $(ARGS) | sed -u 's/^/others  /'
