@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+LONG ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -10,9 +11,9 @@ SHELL := /bin/bash
 run: .venv/.ready
 	$(BIN)/adaptive-ray run configs/quickstart.yaml $(ARGS)
 
-# Linting, too, takes the time that Ray's tests wait.
+# Linting, too, takes the time that Ray's tests wait. Tests marked long are left to `make test`.
 check: .venv/.ready
-	@$(MAKE) --no-print-directory --jobs=4 --keep-going lint test-ray-runs test-ray-trials test-others
+	@$(MAKE) --no-print-directory --jobs=4 --keep-going LONG='and not long' lint test-ray-runs test-ray-trials test-others
 
 # Ray's tests wait a third of their time for processes to start: whole runs and single trials are tested side by side,
 # each with its own Ray, and all other tests beside them.
@@ -20,10 +21,10 @@ test: .venv/.ready
 	@$(MAKE) --no-print-directory --jobs=3 --keep-going test-ray-runs test-ray-trials test-others
 
 test-ray-runs: .venv/.ready
-	$(BIN)/pytest -m ray tests/adaptive_ray $(ARGS) | sed -u 's/^/runs    /'
+	$(BIN)/pytest -m "ray $(LONG)" tests/adaptive_ray $(ARGS) | sed -u 's/^/runs    /'
 
 test-ray-trials: .venv/.ready
-	$(BIN)/pytest -m ray --ignore=tests/adaptive_ray $(ARGS) | sed -u 's/^/trials  /'
+	$(BIN)/pytest -m "ray $(LONG)" --ignore=tests/adaptive_ray $(ARGS) | sed -u 's/^/trials  /'
 
 test-others: .venv/.ready
 	nice -n 19 $(BIN)/pytest -m "not ray" $(ARGS) | sed -u 's/^/others  /'

@@ -134,6 +134,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_full_disk_then_a_folder_in_the_way_then_the_results(one_class: Path, small_disk: Path) -> None:
     """Images of one class: no probe is possible, and nothing that was trained is trained again."""
     runs, run = small_disk / "runs", small_disk / "runs" / "run"

@@ -217,6 +217,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str,
     return RunDirectory.open(runs / "digits"), errors, output + rest
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_killed_processes_change_no_decision_no_weight_and_no_result(
     finished: tuple[RunDirectory, str], faulty: tuple[RunDirectory, str, str]
@@ -248,6 +249,7 @@ def test_killed_processes_change_no_decision_no_weight_and_no_result(
     assert untimed(results[1]) == untimed(results[0])
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_what_was_lost_to_the_machine_is_said_and_who_failed_is_the_winner_again(
     faulty: tuple[RunDirectory, str, str],

@@ -14,7 +14,7 @@ from PIL import Image
 
 from adaptive_ray import load_encoder
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def mixture(folder: Path) -> Path:
