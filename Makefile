@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-LONG ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -11,23 +10,23 @@ SHELL := /bin/bash
 run: .venv/.ready
 	$(BIN)/adaptive-ray run configs/quickstart.yaml $(ARGS)
 
-# Linting, too, takes the time that Ray's tests wait. Tests marked long are left to `make test`.
+# Linting, too, takes the time that Ray's tests wait.
 check: .venv/.ready
-	@$(MAKE) --no-print-directory --jobs=4 --keep-going LONG='and not long' lint test-ray-runs test-ray-trials test-others
+	@$(MAKE) --no-print-directory --jobs=4 --keep-going lint test-ray-runs test-ray-trials test-others
 
 # Ray's tests wait a third of their time for processes to start: whole runs and single trials are tested side by side,
-# each with its own Ray, and all other tests beside them.
+# each with its own Ray, and all other tests beside them, as nice as Ray's workers are.
 test: .venv/.ready
 	@$(MAKE) --no-print-directory --jobs=3 --keep-going test-ray-runs test-ray-trials test-others
 
 test-ray-runs: .venv/.ready
-	$(BIN)/pytest -m "ray $(LONG)" tests/adaptive_ray $(ARGS) | sed -u 's/^/runs    /'
+	$(BIN)/pytest -m ray tests/adaptive_ray $(ARGS) | sed -u 's/^/runs    /'
 
 test-ray-trials: .venv/.ready
-	$(BIN)/pytest -m "ray $(LONG)" --ignore=tests/adaptive_ray $(ARGS) | sed -u 's/^/trials  /'
+	$(BIN)/pytest -m ray --ignore=tests/adaptive_ray $(ARGS) | sed -u 's/^/trials  /'
 
 test-others: .venv/.ready
-	nice -n 19 $(BIN)/pytest -m "not ray" $(ARGS) | sed -u 's/^/others  /'
+	nice -n 15 $(BIN)/pytest -m "not ray" $(ARGS) | sed -u 's/^/others  /'
 
 test-fast: .venv/.ready
 	$(BIN)/pytest -m "not (ray or slow or gpu)" $(ARGS)
@@ -35,7 +34,7 @@ test-fast: .venv/.ready
 lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	nice -n 19 $(BIN)/mypy
+	nice -n 15 $(BIN)/mypy
 
 format: .venv/.ready
 	$(BIN)/ruff check --fix .

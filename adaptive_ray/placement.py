@@ -1,4 +1,4 @@
-"""Workers that find no place in the cluster, for which Ray itself would wait for ever, or no memory there."""
+"""Frees what dead trials have reserved, and ends a run whose workers find no place in the cluster, or no memory."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from ray import tune
 
 from adaptive_ray.errors import PlacementError
 from adaptive_ray.nodes import no_place
-from adaptive_ray.places import places
+from adaptive_ray.places import places, release_orphans
 from schedulers.tune_trial import last_error
 from trainables.machine import MemoryTakenError
 
 #: Seconds that workers may wait for their place. Ray Train asks for another one after 60.
 _PATIENCE = 45.0
 #: Seconds between two looks.
-_EVERY = 2
+_EVERY = 1
 
 
 class PlacementWatch(tune.Callback):  # type: ignore[misc]
     """Ends the experiment when workers of this job wait for a place too long, or others hold their memory.
 
-    That is nobody's failure and drops no candidate: what has been reported stays, and the run can be resumed.
+    What a trial had reserved is freed as soon as the trial has died. An end is nobody's failure and drops no candidate:
+    what has been reported stays, and the run can be resumed.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,7 @@ class PlacementWatch(tune.Callback):  # type: ignore[misc]
         if now - self._looked < _EVERY:
             return
         self._looked = now
+        release_orphans()
         waiting = {key: group for key, group in places().items() if group["state"] in ("PENDING", "RESCHEDULING")}
         self._since = {key: self._since.get(key, now) for key in waiting}
         for key, since in self._since.items():

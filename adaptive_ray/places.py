@@ -7,7 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray import PlacementGroupID
+from ray import ActorID, PlacementGroupID
+from ray._private.state import state
+from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 #: A placement group's id ends in its job's.
@@ -23,11 +25,29 @@ def places() -> dict[str, dict[str, Any]]:
     return {key: group for key, group in groups if key[-_JOB_DIGITS:] == job and group["state"] != "REMOVED"}
 
 
+def release_orphans() -> None:
+    """Removes this job's groups whose creator has died: Ray keeps them reserved until the job ends.
+
+    The creator is a Ray Train run's controller, which is killed with its trial.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for record in state._connect_and_get_accessor().get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(record)
+        removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
+        by_actor = group.creator_actor_id not in (b"", ActorID.nil().binary())  # else by this driver
+        if by_actor and group.creator_actor_dead and not removed and group.creator_job_id.hex() == job:
+            _remove(group.placement_group_id)
+
+
 def release_places() -> None:
     """Gives all back before the job ends: a group that waits would get its place later, and keep it."""
     deadline = time.monotonic() + _PATIENCE
     with suppress(Exception):  # a cluster that does not answer has nothing to give back
         while (held := places()) and time.monotonic() < deadline:
             for key in held:
-                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
+                _remove(bytes.fromhex(key))
             time.sleep(1)  # a run's controller asks again until it has died with its trial
+
+
+def _remove(group: bytes) -> None:
+    remove_placement_group(PlacementGroup(PlacementGroupID(group)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partialmethod
 
@@ -62,7 +62,6 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
                         address="local",
                         num_cpus=int(cpus),
                         num_gpus=int(gpus),
-                        # Without it, stopped trials keep their workers' places reserved for most of a minute.
                         include_dashboard=True,
                         dashboard_host="127.0.0.1",
                         dashboard_port=0,  # any: the usual one is for clusters that people start with `ray start`
@@ -127,22 +126,7 @@ def _shut_down() -> None:
 def _runtime_environment(variables: dict[str, str]) -> dict[str, object]:
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = _POLL_SECONDS
     polling = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": _POLL_SECONDS}
-    return {"env_vars": {**polling, **KEEP_MEMORY, **variables}, "worker_process_setup_hook": worker_setup()}
-
-
-def worker_setup() -> Callable[[], None]:
-    """What each worker process does first; see ``own_packages`` for why this is a function in a function.
-
-    Ray Train's placement-group cleaner asks the cluster that ``RAY_API_SERVER_ADDRESS`` names whether its run still
-    lives, and destroys the run's workers if not. Without the variable it asks whichever cluster was started last.
-    """
-    install = imports_from(ROOT)
-
-    def set_up() -> None:
-        install()
-        os.environ["RAY_API_SERVER_ADDRESS"] = ray.get_runtime_context().gcs_address
-
-    return set_up
+    return {"env_vars": {**polling, **KEEP_MEMORY, **variables}, "worker_process_setup_hook": imports_from(ROOT)}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import ray.train
 from ray import ObjectRef, tune
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -88,13 +89,18 @@ def _unused(storage: Path, name: str) -> str:
     return next(name for name in names if not (storage / name).exists())
 
 
+#: Callbacks whose actor is a process that nobody needs. There are no datasets of Ray Data; and the driver frees what
+#: dead trials had reserved (``adaptive_ray.placement``), also if their workers were just starting.
+_LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback)
+
+
 class Trainer(DataParallelTrainer):  # type: ignore[misc]
-    """Retries lost workers, and has no actor that serves Ray Data's datasets: there are none, and it is a process."""
+    """Retries lost workers, and starts fewer processes than Ray's own."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         workers = [each for each in self.run_config.callbacks if isinstance(each, Workers)]
-        return [*workers, *(each for each in callbacks if not isinstance(each, DatasetsCallback))]
+        return [*workers, *(each for each in callbacks if not isinstance(each, _LEFT_OUT))]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         policy = RetryLostWorkers(self.run_config.failure_config)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import ray  # noqa: F401  (psutil comes with it)
 
@@ -35,6 +38,12 @@ def ports(processes: list[psutil.Process]) -> set[int]:
 def left_of(processes: list[psutil.Process], *, within: float) -> list[str]:
     """The command lines of those that still run after so many seconds."""
     return commands(psutil.wait_procs(processes, timeout=within)[1])
+
+
+def stacks(pid: int) -> str:
+    """What each thread of a process is doing."""
+    command = [Path(sys.executable).parent / "py-spy", "dump", "--pid", str(pid)]  # comes with Ray
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 def of_run(driver: int, title: str) -> list[int]:

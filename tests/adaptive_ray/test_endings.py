@@ -46,14 +46,14 @@ def start(folder: Path, *arguments: str | Path, **environment: str) -> subproces
     )
 
 
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    """Returns with the first line that holds a text."""
+def wait_for(process: subprocess.Popen[str], text: str) -> list[str]:
+    """The lines up to the first one that holds a text."""
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
         seen.append(line)
         if text in line:
-            return
+            return seen
     raise AssertionError("".join(seen) + str(process.communicate()[1]))
 
 
@@ -63,22 +63,48 @@ def mlflow_says(runs: Path) -> set[str]:
     return {run.info.status for run in client.search_runs([experiment.experiment_id])}
 
 
+def mixture(folder: Path) -> Path:
+    """12-bit TIFFs, a larger one in colour and transparent, and what is no image of theirs: no labels."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(60):
+        Image.fromarray(generator.integers(0, 4096, (20 + index, 30)).astype(np.uint16)).save(folder / f"{index}.tif")
+    Image.fromarray(generator.integers(0, 256, (80, 90, 4), dtype=np.uint8)).save(folder / "drawn on top.PNG")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "0.tif").write_bytes((folder / "0.tif").read_bytes())
+    (folder / "again.tif").symlink_to("0.tif")
+    (folder / "empty.jpg").touch()
+    (folder / "notes.txt").touch()
+    return folder
+
+
+#: What is said of it before it is trained on.
+SURVEY = (
+    "image_folder: 33 images to train on, 16 for the reference loss, 12 to test on",
+    "unlabelled: there are no folders of classes",
+    "kinds: 60 16-bit grey, 1 RGBA",
+    "integers of more than 8 bits in 60 images: 0 becomes black, 4,095 white; 0 to 4,095 in 60 of them",
+    "transparency in 1 images: laid on #ffffff (dataset.background)",
+    "skipped: hidden files and folders: 1 (.ipynb_checkpoints)",
+    "skipped: files of other kinds: 1 (notes.txt)",
+    "skipped: images that cannot be read: 1 (empty.jpg: the file is empty)",
+    "skipped: files that links reach again: 1 (again.tif)",
+)
+
+
 @pytest.fixture(scope="module")
-def one_class(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A configuration for images of a single class."""
-    folder = tmp_path_factory.mktemp("images")
-    (folder / "only").mkdir()
-    random = np.random.default_rng(0)
-    for index in range(90):
-        pixels = random.integers(0, 255, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "only" / f"{index:03d}.png")
+def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration for a folder that a person might have, with a loss of the user's."""
+    folder = tmp_path_factory.mktemp("config")
     settings = {
-        "dataset": {"name": "image_folder", "root": str(folder), "image_size": 16, "reference": 16},
-        "candidates": [8, 16],
-        "budget": {"samples": 1024},
-        "race": {"window": {"samples": 256}, "evaluations": 4},
+        "dataset": {"name": "image_folder", "root": str(mixture(folder / "images")), "image_size": 16},
+        "batch_size": 8,
+        "explore": "none",
+        "budget": {"samples": 512},
+        "race": {"evaluations": 4},
         "simclr": {"encoder": {"width": 8, "depth": 1}, "loss": "loss_of_a_user:mine"},
     }
+    settings["dataset"] |= {"reference": 16, "stream": True}  # type: ignore[operator]
     (folder / "loss_of_a_user.py").write_text("from trainables.simclr import nt_xent as mine\n")
     file = folder / "experiment.yaml"
     file.write_text(yaml.safe_dump(settings))
@@ -86,13 +112,13 @@ def one_class(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_early_error_leaves_nothing_running_in_mlflow(
-    one_class: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray cannot start, while MLflow is being opened in another thread."""
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'too-long' * 20}")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.syspath_prepend(one_class.parent)
-    config = load_config(one_class, runs_dir=tmp_path)
+    monkeypatch.syspath_prepend(own_images.parent)
+    config = load_config(own_images, runs_dir=tmp_path)
     with pytest.raises(UserError, match="RAY_TMPDIR"):
         Experiment(config).run(RunDirectory.create(config, "early"), Console(quiet=True))
     assert mlflow_says(tmp_path) == {"FAILED"}
@@ -100,9 +126,9 @@ def test_an_early_error_leaves_nothing_running_in_mlflow(
 
 
 @pytest.mark.ray
-def test_repeated_signals_while_ray_starts_end_the_run_once(one_class: Path, tmp_path: Path) -> None:
+def test_repeated_signals_while_ray_starts_end_the_run_once(own_images: Path, tmp_path: Path) -> None:
     """In the race: test_experiment.py."""
-    process = start(one_class.parent, one_class, "--runs-dir", tmp_path, "--name", "stopped")
+    process = start(own_images.parent, own_images, "--runs-dir", tmp_path, "--name", "stopped")
     wait_for(process, "starting Ray")
     deadline = time.monotonic() + 120
     while len(children := descendants(process.pid)) < 3:  # Ray's first processes
@@ -134,14 +160,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.ray
-@pytest.mark.long
-def test_a_full_disk_then_a_folder_in_the_way_then_the_results(one_class: Path, small_disk: Path) -> None:
-    """Images of one class: no probe is possible, and nothing that was trained is trained again."""
+def test_a_full_disk_then_a_folder_in_the_way_then_the_results(own_images: Path, small_disk: Path) -> None:
+    """On images without labels: no probe is possible, and nothing that was trained is trained again."""
     runs, run = small_disk / "runs", small_disk / "runs" / "run"
     resume = f"continue with: adaptive-ray run --resume {run}"
-    process = start(one_class.parent, one_class, "--runs-dir", runs, "--name", "run", **ASCII)
-    wait_for(process, "samples, reference loss")
+    process = start(own_images.parent, own_images, "--runs-dir", runs, "--name", "run", **ASCII)
+    said = wait_for(process, "samples, reference loss")
     filler = fill(small_disk)
+    assert set(SURVEY) <= {line.rstrip("\n") for line in said}
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 1, errors
     assert "No space left on device" in errors.splitlines()[-1]
@@ -153,24 +179,29 @@ def test_a_full_disk_then_a_folder_in_the_way_then_the_results(one_class: Path, 
 
     filler.unlink()
     (run / "encoder.json").mkdir()
-    process = start(one_class.parent, "--resume", run, **ASCII)
+    process = start(own_images.parent, "--resume", run, **ASCII)
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 1, errors
     assert errors.splitlines()[-1].startswith(f"adaptive-ray: {run / 'encoder.json'}: Is a directory")
     assert resume in errors.splitlines()[-1]
     assert "Traceback" not in output + errors
     reports = (run / "reports.jsonl").read_text()
-    assert json.loads(reports.splitlines()[-1])["samples_seen"] == 1024
+    assert json.loads(reports.splitlines()[-1])["samples_seen"] == 512
 
     (run / "encoder.json").rmdir()
-    process = start(one_class.parent, "--resume", run, **ASCII)
+    process = start(own_images.parent, "--resume", run, **ASCII)
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     assert (run / "reports.jsonl").read_text() == reports
-    assert load_encoder(run).settings.width == 8
+    inputs = json.loads((run / "inputs.json").read_text())
+    assert inputs["unreadable"] == {str(own_images.parent / "images" / "empty.jpg"): "the file is empty"}
+    features = load_encoder(run).embed(np.random.default_rng(1).random((5, 16, 16, 3)))
+    assert features.shape == (5, 32)
+    assert features.std() > 0
     result = json.loads((run / "result.json").read_text())
     assert result["probe_accuracy"] is None
     assert result["knn_accuracy"] is None
+    assert np.isfinite(result["reference_loss"])
     assert set(result["unavailable"]) == {name for name in result if name.endswith("_accuracy")}
     assert (run / "neighbours.png").is_file()
     assert "linear probe" in output

@@ -24,7 +24,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
 RAY = Path(sys.executable).parent / "ray"
-SMALL = ["--set", "simclr.encoder.width=8", "--set", "tracking.enabled=false"]
+SMALL = ["--set", "simclr.encoder.width=8", "--set", "tracking.enabled=false", "--set", "dataset.limit=1024"]
+#: A race between two, and a single run.
+RACE = ["--set", "candidates=[64,256]", "--set", "race.window.samples=4096"]
+ALONE = ["--set", "candidates=[64]", "--set", "explore=none"]
 BUDGET = 12_288
 #: Another user's number.
 SOMEBODY = 65534
@@ -158,7 +161,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> Told:
     ours = {**environment, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
     told = Told()
 
-    def run(name: str, *user: str) -> tuple[subprocess.Popen[str], Path]:
+    def run(name: str, settings: list[str], *user: str) -> tuple[subprocess.Popen[str], Path]:
         """In a folder that happens to hold packages named as ours are."""
         folder = ray_files / name
         for package in ("schedulers", "trainables"):
@@ -167,8 +170,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> Told:
         for path in (folder, *folder.rglob("*")) if user else ():
             os.chown(path, SOMEBODY, SOMEBODY)
         command = [*user, sys.executable, "-m", "adaptive_ray", "run", str(QUICKSTART), *SMALL, "--runs-dir", "runs"]
-        command += ["--name", "digits", "--set", f"budget.samples={BUDGET}", "--set", "candidates=[64,256]"]
-        command += ["--set", "race.window.samples=4096"]
+        command += ["--name", "digits", "--set", f"budget.samples={BUDGET}", *settings]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         environment = {**ours, "HOME": str(folder)} if user else ours
         process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
@@ -187,10 +189,10 @@ def told(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> Told:
 
     with ExitStack() as stack:
         with head(theirs, home / "crashed.log") as crashed:
-            first, first_run = run("first")
+            first, first_run = run("first", RACE)
             stack.callback(first.kill)
             # What crashes now is still named by Ray's own file when the second run starts.
-        second, second_run = run("second", *somebody_else())
+        second, second_run = run("second", ALONE, *somebody_else())
         stack.callback(second.kill)
         alive = stack.enter_context(head(theirs, home / "alive.log"))
         told.refused = refused(crashed.address, own_cluster(first.pid))
@@ -199,9 +201,8 @@ def told(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> Told:
         told.ports = ports([*descendants(first.pid), *descendants(second.pid)])
         assert first.poll() is None
         assert second.poll() is None
-        job = ["--set", "budget.samples=2048", "--set", "candidates=[64]", "--set", "race.window.samples=1024"]
-        job = ["adaptive-ray", "run", "configs/quickstart.yaml", *SMALL, *job, "--runs-dir", str(home / "runs")]
-        job += ["--name", "job"]
+        job = ["adaptive-ray", "run", "configs/quickstart.yaml", *SMALL, *ALONE, "--set", "budget.samples=2048"]
+        job += ["--runs-dir", str(home / "runs"), "--name", "job"]
         done = submit(theirs, alive.dashboard, checkout(home), *job)
         told.codes["job"], told.outputs["job"] = done.returncode, done.stdout + done.stderr
         told.imported = [file.read_text() for file in home.glob("imported-*")]

@@ -26,8 +26,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
 #: One candidate with one worker, so that nothing else can differ in rounding.
 ONE = [
-    "candidates=[64]", "explore=none", "stretch.workers=1", "budget.samples=6144", "race.window.samples=6144",
-    "race.evaluations=24", "simclr.encoder.width=8", "dataset.limit=640", "dataset.reference=64",
+    "candidates=[64]", "explore=none", "stretch.workers=1", "budget.samples=3072", "race.window.samples=3072",
+    "race.evaluations=12", "simclr.encoder.width=8", "dataset.limit=640", "dataset.reference=64",
     "tracking.enabled=false",
 ]  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_it_is_interrupted_moved_and_its_newest_checkpoint_is_cut(tmp_path: Path
     first = start(str(QUICKSTART), *settings, "--runs-dir", str(tmp_path / "runs"), "--name", "one")
     assert first.stdout is not None
     for line in first.stdout:
-        if "batch size 64: 768 of 6,144 samples" in line:
+        if "batch size 64: 768 of 3,072 samples" in line:
             break
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=60)
@@ -58,7 +58,7 @@ def test_it_is_interrupted_moved_and_its_newest_checkpoint_is_cut(tmp_path: Path
     (tmp_path / "runs" / "one").rename(place)
     directory = RunDirectory.open(place)
     reported = directory.reports()
-    assert 3 <= len(reported) < 24
+    assert 3 <= len(reported) < 12
     assert str(tmp_path) not in (place / "reports.jsonl").read_text()
     kept = [Path(report["checkpoint_path"]) for report in reported[-2:]]
     assert all((path / CHECKPOINT_FILE).is_file() for path in kept)
@@ -84,7 +84,7 @@ def test_it_is_interrupted_moved_and_its_newest_checkpoint_is_cut(tmp_path: Path
     finally:
         torch.set_num_threads(threads)
     (curve,) = directory.read_json("curves.json").values()
-    assert curve["samples"] == list(range(256, 6144 + 256, 256))  # every report counts once
+    assert curve["samples"] == list(range(256, 3072 + 256, 256))  # every report counts once
     assert curve["reference_loss"] == losses
     weights = load_file(place / "encoder.safetensors")
     assert weights.keys() == whole.state_dict().keys()

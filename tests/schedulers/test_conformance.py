@@ -15,7 +15,7 @@ import cloudpickle
 import pytest
 from ray import tune
 from ray.tune import ResultGrid
-from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
 from schedulers import LossExtrapolationScheduler
 from tests.schedulers.in_process import trials_in_this_process
@@ -32,7 +32,6 @@ SCHEDULERS: dict[str, Callable[[], TrialScheduler]] = {
         **GOAL, time_attr="training_iteration", budget=END, window=5, min_reports=3
     ),
     "asha": lambda: ASHAScheduler(**GOAL, max_t=END, grace_period=3),
-    "hyperband": lambda: HyperBandScheduler(**GOAL, max_t=END, reduction_factor=3),
     "median": lambda: MedianStoppingRule(
         **GOAL, time_attr="training_iteration", grace_period=3, min_samples_required=2
     ),
@@ -61,8 +60,7 @@ class Witness(tune.Callback):
             assert isinstance(again.debug_string(), str)
 
 
-#: Orders in which results arrive, by their seed. In some, a trial that Ray's HyperBand has to retry waits for ever.
-ORDERS = [(name, seed) for seed in (None, 1, 2) for name in SCHEDULERS if name != "hyperband" or seed is None]
+ORDERS = [(name, seed) for seed in (None, 1, 2) for name in SCHEDULERS]
 
 
 @pytest.fixture(params=ORDERS, ids=lambda order: "{}, order {}".format(*order))

@@ -14,6 +14,7 @@ import ray
 from ray import tune
 from ray.util.state import list_actors
 
+from adaptive_ray.placement import PlacementWatch
 from schedulers import LossExtrapolationScheduler, State
 from trainables.settings import TrainingData
 from trainables.trial import run_trial
@@ -62,7 +63,9 @@ def race(
             **(own or {}),
         },
         tune_config=tune.TuneConfig(scheduler=scheduler),
-        run_config=tune.RunConfig(name="race", storage_path=str(storage), verbose=0, callbacks=[record]),
+        run_config=tune.RunConfig(
+            name="race", storage_path=str(storage), verbose=0, callbacks=[record, PlacementWatch()]
+        ),
     ).fit()
     return results, record
 
