@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from adaptive_ray.own_packages import ROOT, imports_from
+from adaptive_ray.ray_cluster.own_packages import ROOT, imports_from
 
 if TYPE_CHECKING:
     from adaptive_ray.encoders import load_encoder

@@ -19,9 +19,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adaptive_ray import __version__, interruption
-from adaptive_ray.endings import storage_problem
+from adaptive_ray import __version__
 from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, UserError
+from adaptive_ray.experiment.endings import storage_problem
+from adaptive_ray.ray_cluster import signals as interruption
 
 app = typer.Typer(
     help="Pretrains SimCLR encoders on Ray without anyone choosing the batch size.",
@@ -62,11 +63,11 @@ def run(
         raise UserError("--resume continues a run with its own settings; leave out --set, --name and --runs-dir")
     console = _console()
     with console.status("loading"):
-        from adaptive_ray.config import load_config
-        from adaptive_ray.experiment import Experiment, open_run
-        from adaptive_ray.progress import print_lines
-        from adaptive_ray.ray_address import check_address
-        from adaptive_ray.run_directory import RunDirectory
+        from adaptive_ray.config.experiment import load_config
+        from adaptive_ray.experiment.experiment import Experiment, open_run
+        from adaptive_ray.ray_cluster.address import check_address
+        from adaptive_ray.report.terminal import print_lines
+        from adaptive_ray.run_directory.directory import RunDirectory
 
         check_address(address)  # before data are loaded and there is a directory
         if resume is not None:
@@ -88,9 +89,9 @@ def run(
 def plan(config: ConfigFile, overrides: Overrides = None, address: Address = None) -> None:
     """Prints what would run and what it would cost, without running it."""
     console = _console()
-    from adaptive_ray.config import load_config
-    from adaptive_ray.experiment import Experiment
-    from adaptive_ray.progress import print_lines
+    from adaptive_ray.config.experiment import load_config
+    from adaptive_ray.experiment.experiment import Experiment
+    from adaptive_ray.report.terminal import print_lines
 
     settings = load_config(config, overrides or [])
     experiment = Experiment(settings, address=address)
@@ -148,7 +149,7 @@ def cluster(
     console = _console()
     with console.status("loading"):
         from adaptive_ray.clusters.command import count
-        from adaptive_ray.config import load_config
+        from adaptive_ray.config.experiment import load_config
 
         settings = load_config(config, overrides or [])
     summary = count(settings, address, console, page)
@@ -159,8 +160,8 @@ def cluster(
 @app.command()
 def report(run_directory: Annotated[Path, typer.Argument(help="runs/NAME of a finished run")]) -> None:
     """Rebuilds report.html from a run's directory."""
-    from adaptive_ray.report import write_report
-    from adaptive_ray.run_directory import RunDirectory
+    from adaptive_ray.report.page import write_report
+    from adaptive_ray.run_directory.directory import RunDirectory
 
     _console().print(str(write_report(RunDirectory.open(run_directory))), soft_wrap=True, highlight=False)
 
@@ -182,7 +183,7 @@ def replay(
         raise UserError(f"--json {json_file}: {json_file.parent} is not a directory; create it first")
     console = _console()
     with console.status("replaying"):
-        from adaptive_ray.studies import recordings, replay
+        from adaptive_ray.replay import recordings, replay
 
         names = replay.known_policies(policy or [])
         sweeps = recordings.load_sweeps(curves)
@@ -194,7 +195,7 @@ def replay(
         if json_file is not None:
             json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         if plots is not None:
-            from adaptive_ray.studies.plots import write_plots
+            from adaptive_ray.replay.plots import write_plots
 
             for file in write_plots(plots, rows, forecasts, sweeps, axis):
                 console.print(str(file), soft_wrap=True, highlight=False)
@@ -209,9 +210,9 @@ def version() -> None:
 
 
 def _show(console: Console, directory: Any, result: dict[str, Any], settings: Any) -> None:
-    from adaptive_ray.accuracies import REPRESENTATIONS, accuracy_rows, missing, reference_loss
-    from adaptive_ray.progress import restart_line, results_table
-    from adaptive_ray.report import last_decisions
+    from adaptive_ray.report.accuracies import REPRESENTATIONS, accuracy_rows, missing, reference_loss
+    from adaptive_ray.report.page import last_decisions
+    from adaptive_ray.report.terminal import restart_line, results_table
     from schedulers import Candidate
 
     console.print()

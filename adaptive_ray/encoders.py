@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from adaptive_ray.errors import UserError
-from adaptive_ray.whole_files import write_whole
+from adaptive_ray.run_directory.atomic_write import write_whole
 from trainables.simclr import Encoder, EncoderSettings, build_encoder
 
 

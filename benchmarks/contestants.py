@@ -40,15 +40,15 @@ class Images:
 
 
 class Ours:
-    """The steps of ``trainables.run``; compiled, where ``options.accelerate`` is auto, as on a GPU in a long run."""
+    """The steps of ``trainables.training.run``; compiled where ``options.accelerate`` is auto, as in a long run."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.device, self.size, self._options = pick_device(), options.batch_size, options
         self.run = self._make_run()
 
     def _make_run(self) -> Any:
-        from trainables.run import Run
-        from trainables.settings import TrainingData, TrainSettings
+        from trainables.settings.train import TrainingData, TrainSettings
+        from trainables.training.run import Run
 
         options = self._options
         images = np.ascontiguousarray(Images(options.data).data.transpose(0, 3, 1, 2))
@@ -119,7 +119,7 @@ class Ours:
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
-        from trainables.devices import computes_in_bfloat16
+        from trainables.training.devices import computes_in_bfloat16
 
         on_gpu = self.device.type == "cuda"
         with FlopCounterMode(display=False) as counter, torch.no_grad():

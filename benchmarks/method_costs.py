@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from trainables.batches import SampleStream, WeightSettings, batch_score
-from trainables.run import Run
-from trainables.settings import TrainingData, TrainSettings
-from trainables.weights import SampleWeights
+from trainables.settings.train import TrainingData, TrainSettings
+from trainables.training.run import Run
+from trainables.training.sample_weights import SampleWeights
 
 #: Of the made-up data set that scores and weights know.
 IMAGES, CLUSTERS, DIMENSIONS = 50_000, 20, 16

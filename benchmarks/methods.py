@@ -31,9 +31,9 @@ from rich.console import Console
 from rich.table import Table
 from sampling import chosen
 
-from adaptive_ray.clusters.settings import AlphaM
+from adaptive_ray.config.clusters import AlphaM
 from schedulers import Race
-from trainables.memory import KEEP_MEMORY
+from trainables.training.micro_batch import KEEP_MEMORY
 
 #: Share of the budget that a race's candidates may spend.
 WINDOW = 0.2
@@ -106,8 +106,8 @@ class Bench:
         """Trains and probes."""
         from trainables.batches import stratified_order
         from trainables.evaluation.probe import probe
-        from trainables.settings import TrainingData
-        from trainables.training import train
+        from trainables.settings.train import TrainingData
+        from trainables.training.loop import train
 
         order = partial(stratified_order, self.found.labels, self.seed)
         data = TrainingData(

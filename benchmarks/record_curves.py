@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from trainables.memory import KEEP_MEMORY
+from trainables.training.micro_batch import KEEP_MEMORY
 
 #: Held-out images of the reference loss.
 REFERENCE = 512
@@ -60,10 +60,10 @@ def record(recording: Recording, options: argparse.Namespace) -> Path:
     """Trains one run from start to end, probes it, and writes its file when all of it is there."""
     import torch
 
-    from adaptive_ray.dataset_settings import DatasetSettings
-    from adaptive_ray.datasets import load_dataset
+    from adaptive_ray.config.dataset import DatasetSettings
+    from adaptive_ray.datasets.dataset import load_dataset
     from trainables.evaluation.probe import probe
-    from trainables.training import train
+    from trainables.training.loop import train
 
     torch.set_num_threads(1)
     data = load_dataset(

@@ -118,7 +118,7 @@ def load(dataset: str, root: str, images: int, tail: float, seed: int) -> Any:
     """A data set's images and labels; ``tail`` thins its classes out exponentially (Cui et al. 2019)."""
     from dataclasses import replace
 
-    from adaptive_ray.datasets import DatasetSettings, load_dataset
+    from adaptive_ray.datasets.dataset import DatasetSettings, load_dataset
 
     limit = None if tail > 1 else images
     data = load_dataset(
@@ -162,8 +162,8 @@ def record(name: str, seed: int, batch_size: int, options: argparse.Namespace) -
     """Trains one run from start to end and returns its recording."""
     import torch
 
-    from trainables.settings import TrainSettings
-    from trainables.training import load_averaged_encoder, train
+    from trainables.settings.train import TrainSettings
+    from trainables.training.loop import load_averaged_encoder, train
 
     torch.set_num_threads(1)
     scenario = SCENARIOS[name]

@@ -24,7 +24,7 @@ from record_curves import run_settings
 from rich.console import Console
 from rich.table import Table
 
-from trainables.memory import KEEP_MEMORY
+from trainables.training.micro_batch import KEEP_MEMORY
 
 #: Images of the largest class over those of the smallest.
 RATIO = 100
@@ -57,8 +57,8 @@ def compare(options: argparse.Namespace, kind: str, seed: int) -> list[Row]:
     from adaptive_ray.clusters import count_clusters, encode
     from trainables.batches import CLUSTER_ORDERS
     from trainables.evaluation.probe import probe
-    from trainables.settings import TrainingData
-    from trainables.training import train
+    from trainables.settings.train import TrainingData
+    from trainables.training.loop import train
 
     torch.set_num_threads(1)
     training, test = (CIFAR10(str(options.root), train=part, download=False) for part in (True, False))

@@ -16,11 +16,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from adaptive_ray.pictures import STYLE, colours
-from adaptive_ray.studies.recordings import Sweep, load_sweeps
-from adaptive_ray.swap_picture import swap_figure
+from adaptive_ray.replay.recordings import Sweep, load_sweeps
+from adaptive_ray.report.curves import STYLE, colours
+from adaptive_ray.report.swaps import swap_figure
 from schedulers import JointForecaster, PerCurveForecaster
-from schedulers.extrapolation.annealing import annealed
+from schedulers.forecast.schedule_clock import annealed
 
 HERE = Path(__file__).parent
 #: How much of a run is known to the forecasts that are shown.

@@ -128,7 +128,7 @@ def main() -> None:
         table.add_row(title, *(f"{statistics.median(f[key] for f in found):.1f}" for found in collected.values()))
     console = Console(width=130)
     console.print(table)
-    for module in ("trainables.worker", "adaptive_ray.cli"):
+    for module in ("trainables.on_ray.worker", "adaptive_ray.cli"):
         whole, top = imports(module)
         packages = ", ".join(f"{name} {own:.2f}" for name, own in top)
         console.print(f"import {module}: {whole:.2f} s; most of it by {packages}", highlight=False)

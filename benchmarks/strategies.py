@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schedulers import JointForecaster, Race, State
-from trainables.memory import KEEP_MEMORY
+from trainables.training.micro_batch import KEEP_MEMORY
 
 #: Share of the budget that a race's candidates may spend, and where the second race begins.
 WINDOW, AGAIN = 0.1, 0.3
@@ -81,8 +81,8 @@ class Workshop:
     """Trains pieces of runs, and keeps their checkpoints at the points where strategies part."""
 
     def __init__(self, options: argparse.Namespace, seed: int, folder: Path) -> None:
-        from adaptive_ray.dataset_settings import DatasetSettings
-        from adaptive_ray.datasets import load_dataset
+        from adaptive_ray.config.dataset import DatasetSettings
+        from adaptive_ray.datasets.dataset import load_dataset
 
         settings = DatasetSettings(
             name=options.dataset, root=options.root, limit=options.images, reference=512, download=False
@@ -96,7 +96,7 @@ class Workshop:
         self, name: str, first: int, start: Path | None, until: float, marks: Sequence[float] = (), **more: Any
     ) -> tuple[list[Report], Any]:
         """Trains from a checkpoint to a share of the budget; its reports, and the encoder if that was the end."""
-        from trainables.training import train
+        from trainables.training.loop import train
 
         reports: list[Report] = []
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from trainables.memory import KEEP_MEMORY
+from trainables.training.micro_batch import KEEP_MEMORY
 
 
 class Costs(NamedTuple):
@@ -39,8 +39,8 @@ def measure(options: argparse.Namespace) -> tuple[str, dict[str, Costs]]:
     import torch
 
     from schedulers import Candidate
-    from trainables.run import Run
-    from trainables.settings import TrainingData, TrainSettings
+    from trainables.settings.train import TrainingData, TrainSettings
+    from trainables.training.run import Run
 
     torch.set_num_threads(options.threads)
     candidates = [Candidate(size) for size in options.batch_sizes] + [Candidate(options.batch_sizes[0], 4)]

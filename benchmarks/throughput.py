@@ -5,7 +5,7 @@
     python benchmarks/throughput.py --quick --no-lightly   # a smoke test
 
 A step loads, makes two views, goes forward, computes the loss, goes backward and updates. Ours is the step of
-``trainables.run``, driven as ``train`` drives it; lightly's is its example's, with the same backbone, batch,
+``trainables.training.run``, driven as ``train`` drives it; lightly's is its example's, with the same backbone, batch,
 temperature and optimizer, and its best number of loader workers here. Every row is a process of its own; they take
 turns, and medians are shown. The split comes from passes of its own that wait for the device after each phase.
 """
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from stopwatch import PHASES, Split
 
-from trainables.memory import KEEP_MEMORY
+from trainables.training.micro_batch import KEEP_MEMORY
 
 
 class Row:

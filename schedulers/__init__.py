@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from schedulers.candidate import Candidate
 from schedulers.decision import Decision, State
-from schedulers.extrapolation import (
+from schedulers.forecast import (
     PREDICTORS,
     Forecast,
     Forecaster,
@@ -15,12 +15,12 @@ from schedulers.extrapolation import (
     LastValueForecaster,
     PerCurveForecaster,
 )
+from schedulers.in_run.rotate import Rotation
+from schedulers.in_run.swap import SwapOnSurprise
 from schedulers.race import Race
-from schedulers.rotate import Rotation
-from schedulers.swap import SwapOnSurprise
 
 if TYPE_CHECKING:
-    from schedulers.tune import LossExtrapolationScheduler
+    from schedulers.tune.scheduler import LossExtrapolationScheduler
 
 __all__ = [
     "PREDICTORS",
@@ -41,7 +41,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "LossExtrapolationScheduler":
-        from schedulers.tune import LossExtrapolationScheduler
+        from schedulers.tune.scheduler import LossExtrapolationScheduler
 
         return LossExtrapolationScheduler
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from schedulers.extrapolation import Forecast
+from schedulers.forecast import Forecast
 
 
 class State(StrEnum):

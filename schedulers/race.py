@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 
 from schedulers.decision import Decision, State
-from schedulers.extrapolation import Forecast, Forecaster, JointForecaster
+from schedulers.forecast import Forecast, Forecaster, JointForecaster
 
 #: Who is less probable than this to end lowest is dropped.
 DROP_BELOW = 0.1

@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray cluster of four CPUs on this machine, for all tests that need no other."""
-    from adaptive_ray.ray_cluster import started
+    from adaptive_ray.ray_cluster.cluster import started
 
     with started(cpus=4):
         yield

@@ -17,8 +17,8 @@ ALLOWED = {
     "trainables": {"schedulers", "trainables"},
     "adaptive_ray": OURS,
 }
-#: The files of the lowest floor that know Ray.
-WITH_RAY = {"tune.py", "tune_config.py", "tune_restore.py", "tune_trial.py"}
+#: The rooms of the two lower floors that know Ray, alone.
+WITH_RAY = ("schedulers/tune/", "trainables/on_ray/")
 FILES = [file for package in sorted(OURS) for file in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -43,7 +43,7 @@ def users_of(package: str, within: str) -> set[str]:
 
 
 def test_the_packages_are_found() -> None:
-    assert {"schedulers/race.py", "schedulers/extrapolation/joint.py", "trainables/simclr/ntxent.py"} <= set(
+    assert {"schedulers/race.py", "schedulers/forecast/joint.py", "trainables/simclr/ntxent.py"} <= set(
         map(name, FILES)
     )
     assert imported(ROOT / "schedulers" / "tune.py") >= {"ray", "schedulers"}
@@ -55,19 +55,15 @@ def test_imports_only_go_down(file: Path) -> None:
     assert imported(file) & OURS <= ALLOWED[package]
 
 
-def test_ray_on_the_lowest_floor_is_in_the_scheduler() -> None:
-    assert users_of("ray", "schedulers") == {f"schedulers/{file}" for file in WITH_RAY}
-
-
-def test_ray_on_the_middle_floor_is_in_the_worker_and_the_trial() -> None:
-    assert users_of("ray", "trainables") == {
-        f"trainables/{file}.py" for file in ("worker", "trial", "process_group", "failures")
-    }
+def test_ray_is_in_one_room_of_each_lower_floor() -> None:
+    users = users_of("ray", "schedulers") | users_of("ray", "trainables")
+    assert users
+    assert {file for file in users if not file.startswith(WITH_RAY)} == set()
 
 
 def test_the_lowest_floor_needs_numpy_alone() -> None:
     for file in FILES:
-        if name(file).startswith("schedulers/") and file.name not in WITH_RAY:
+        if name(file).startswith("schedulers/") and not name(file).startswith(WITH_RAY):
             foreign = imported(file) - set(sys.stdlib_module_names) - {"schedulers", "numpy"}
             assert foreign == set(), name(file)
 
@@ -78,13 +74,13 @@ def test_the_lowest_floor_needs_numpy_alone() -> None:
         ("mlflow", "trainables", set()),
         ("matplotlib", "trainables", set()),
         ("sklearn", "trainables", {"trainables/evaluation/probe.py"}),
-        ("mlflow", "adaptive_ray", {"adaptive_ray/tracking.py", "adaptive_ray/mlflow_store.py"}),
+        ("mlflow", "adaptive_ray", {f"adaptive_ray/experiment/mlflow_{n}.py" for n in ("tracking", "store")}),
         (
             "matplotlib",
             "adaptive_ray",
             {
                 f"adaptive_ray/{n}.py"
-                for n in ("pictures", "swap_picture", "method_pictures", "studies/plots", "clusters/pictures")
+                for n in ("report/curves", "report/swaps", "report/methods", "replay/plots", "clusters/pictures")
             },
         ),
     ],
@@ -100,15 +96,15 @@ def test_heavy_packages_are_each_in_one_place(package: str, within: str, users: 
         {
             "schedulers": {"ray", "torch", "pydantic", "adaptive_ray", "trainables"},
             "schedulers.race": {"ray", "torch"},
-            "trainables.training": {"ray", "mlflow", "sklearn", "matplotlib", "adaptive_ray"},
+            "trainables.training.loop": {"ray", "mlflow", "sklearn", "matplotlib", "adaptive_ray"},
         },
-        {"trainables.trial": {"torch", "mlflow", "sklearn", "matplotlib", "adaptive_ray"}},
+        {"trainables.on_ray.trial": {"torch", "mlflow", "sklearn", "matplotlib", "adaptive_ray"}},
         {
             "adaptive_ray": {"ray", "torch", "mlflow", "sklearn", "matplotlib", "numpy"},
             "adaptive_ray.errors": {"ray", "torch", "mlflow"},
             "adaptive_ray.cli": {"ray", "torch", "mlflow", "sklearn", "matplotlib"},
             "adaptive_ray.clusters": {"ray", "mlflow", "sklearn", "matplotlib"},
-            "adaptive_ray.experiment": {"mlflow", "sklearn", "matplotlib"},
+            "adaptive_ray.experiment.experiment": {"mlflow", "sklearn", "matplotlib"},
         },
     ],
     ids=", ".join,

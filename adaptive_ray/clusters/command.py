@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from adaptive_ray.clusters.consequences import remarks
-from adaptive_ray.clusters.modalities import Modalities
-from adaptive_ray.config import ExperimentConfig
-from adaptive_ray.datasets import load_dataset
-from adaptive_ray.progress import Progress, print_lines
-from adaptive_ray.ray_cluster import cluster
+from adaptive_ray.clusters.dataset_clusters import Modalities
+from adaptive_ray.config.experiment import ExperimentConfig
+from adaptive_ray.datasets.dataset import load_dataset
+from adaptive_ray.ray_cluster.cluster import cluster
+from adaptive_ray.report.terminal import Progress, print_lines
 
 #: Clusters whose sizes are printed one by one.
 _LISTED = 20

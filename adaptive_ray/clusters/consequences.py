@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_ray.clusters.cells import Points, Projection, chunks
 from adaptive_ray.clusters.counting import SAMPLE, Clustering
-from adaptive_ray.config import ExperimentConfig
+from adaptive_ray.clusters.vectors import Points, Projection, chunks
+from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.errors import UserError
 from schedulers import Candidate
 from trainables.batches import CLUSTER_ORDERS, InformedUpdates, SampleStream, batch_score

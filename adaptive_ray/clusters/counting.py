@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from adaptive_ray.clusters.cells import Labels, Points, Projection, chunks, k_means, means, nearest
 from adaptive_ray.clusters.methods import METHODS, Found, Method
+from adaptive_ray.clusters.vectors import Labels, Points, Projection, chunks, k_means, means, nearest
 
 #: Points that clusters are counted on; the rest joins them. More than 200 clusters need more.
 SAMPLE = 20_000

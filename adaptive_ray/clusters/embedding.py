@@ -14,10 +14,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from adaptive_ray.clusters.cache import FeatureFile
 from adaptive_ray.clusters.encoders import ImageEncoder, open_encoder
+from adaptive_ray.clusters.feature_store import FeatureFile
 from adaptive_ray.errors import AdaptiveRayError, PlacementError, UserError
-from adaptive_ray.nodes import described, free_devices, no_place
+from adaptive_ray.ray_cluster.nodes import described, free_devices, no_place
 from trainables.batches import ImageFiles
 
 #: Shards that an actor has at hand: one in work, one waiting. More would only fill the object store.

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from adaptive_ray.config.errors import explain
 from adaptive_ray.encoders import load_encoder
 from adaptive_ray.errors import UserError
-from adaptive_ray.explain import explain
 from trainables.simclr.encoder import EncoderSettings, build_encoder
 
 Images = NDArray[np.uint8]

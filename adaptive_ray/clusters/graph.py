@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_ray.clusters.cells import Labels, Points, k_means
+from adaptive_ray.clusters.vectors import Labels, Points, k_means
 
 #: Neighbours of a point; 10 to 30 give the same number of communities within 2 on CIFAR-10, Fashion-MNIST and MNIST.
 NEIGHBOURS = 15

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptive_ray.clusters.cells import Labels, Points, k_means, means, nearest
 from adaptive_ray.clusters.graph import CELLS, communities, neighbour_graph
+from adaptive_ray.clusters.vectors import Labels, Points, k_means, means, nearest
 
 #: Points that are searched for a number, where that takes more than linear time.
 _SEARCHED = 4_000

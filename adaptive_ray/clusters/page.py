@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from adaptive_ray import __version__
 from adaptive_ray.clusters import pictures
 from adaptive_ray.clusters.counting import Clustering
-from adaptive_ray.clusters.settings import AlphaM
+from adaptive_ray.config.clusters import AlphaM
 
 #: Images that are drawn on a page come from the first so many.
 _IMAGES = 20_000

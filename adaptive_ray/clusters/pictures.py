@@ -13,7 +13,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from adaptive_ray.pictures import STYLE, colours, svg
+from adaptive_ray.report.curves import STYLE, colours, svg
 
 #: Dots on the map, and those of them that are shown as the images they are.
 _DOTS, _THUMBNAILS = 1_500, 250

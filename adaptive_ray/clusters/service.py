@@ -8,9 +8,9 @@ from typing import Any
 
 import ray
 
-from adaptive_ray.clusters.cells import Labels, Points
+from adaptive_ray.clusters.clustering_store import clustering_of
 from adaptive_ray.clusters.consequences import reduced_features
-from adaptive_ray.clusters.stored import clustering_of
+from adaptive_ray.clusters.vectors import Labels, Points
 from trainables.batches import CLUSTER_ORDERS
 
 #: Epochs whose orders are kept: candidates in a race are at different ones.

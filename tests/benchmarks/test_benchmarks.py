@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adaptive_ray.studies.recordings import load_sweeps
+from adaptive_ray.replay.recordings import load_sweeps
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from schedulers.extrapolation.annealing import annealed
+from schedulers.forecast.schedule_clock import annealed
 
 
 def shared_curve(progress: np.ndarray) -> np.ndarray:

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.trainables.images import smooth_images
-from trainables.checkpoint import CHECKPOINT_FILE
-from trainables.run import Run
 from trainables.simclr import SimCLR
-from trainables.training import TrainingData, train
+from trainables.training.checkpoint import CHECKPOINT_FILE
+from trainables.training.loop import TrainingData, train
+from trainables.training.run import Run
 
 CPU = torch.device("cpu")
 UNCHANGED = {"crop_area": (1, 1), "crop_aspect": (1, 1), "flip": 0, "jitter": 0, "grayscale": 0}
@@ -93,7 +93,7 @@ def without_clocks(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def double_simclr(*arguments: Any, **keywords: Any) -> SimCLR:
-    """``SimCLR`` in float64, in whose rounding nothing hides; to take its place in ``trainables.run``."""
+    """``SimCLR`` in float64, in whose rounding nothing hides; to take its place in ``trainables.training.run``."""
     model = SimCLR(*arguments, **keywords).double()
     model.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
     return model

@@ -20,7 +20,7 @@ class Workers:
 
     def __init__(self, directory: Path) -> None:
         context = torch.multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["trainables.run", __name__])
+        context.set_forkserver_preload(["trainables.training.run", __name__])
         self._executor = ProcessPoolExecutor(4, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
         self._rendezvous = (directory / f"rendezvous-{number}" for number in count())
 

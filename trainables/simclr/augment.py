@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from trainables.simclr.pixels import adjust, blur, luma, shift_hue
+from trainables.simclr.color import adjust, blur, luma, shift_hue
 
 _Floats = NDArray[np.float32]
 

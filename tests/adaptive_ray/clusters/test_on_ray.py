@@ -16,17 +16,17 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
 
-from adaptive_ray.clusters.cache import SHARD, FeatureFile
+from adaptive_ray.clusters.dataset_clusters import Modalities
 from adaptive_ray.clusters.embedding import channels_last, embed
 from adaptive_ray.clusters.encoders import open_encoder
-from adaptive_ray.clusters.modalities import Modalities
+from adaptive_ray.clusters.feature_store import SHARD, FeatureFile
 from adaptive_ray.clusters.service import ClusterService, start_service
-from adaptive_ray.clusters.settings import ClusterSettings
+from adaptive_ray.config.clusters import ClusterSettings
 from adaptive_ray.errors import UserError
-from adaptive_ray.ray_cluster import joined
+from adaptive_ray.ray_cluster.cluster import joined
 from tests.adaptive_ray.clusters.mixtures import mixture
 from trainables.batches import CLUSTER_ORDERS, ImageFiles, SampleStream, stratified_order
-from trainables.worker import orders_of, told_by
+from trainables.on_ray.worker import orders_of, told_by
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from adaptive_ray.clusters import count_clusters, pictures
 from adaptive_ray.clusters.page import summary_of, write_page
-from adaptive_ray.clusters.settings import AlphaM
+from adaptive_ray.config.clusters import AlphaM
 from trainables.batches import ImageFiles
 
 

@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from tests.trainables.images import noise_images, smooth_images
 from trainables.simclr import Augment, AugmentSettings
 from trainables.simclr.augment import PROFILES, Draw
-from trainables.simclr.pixels import adjust
+from trainables.simclr.color import adjust
 
 OFF = AugmentSettings(crop_area=(1, 1), crop_aspect=(1, 1), flip=0, jitter=0, grayscale=0)
 ALL = AugmentSettings(rotation=20, flip=0.5, jitter=0.8, grayscale=0.3, blur=0.5)

@@ -62,7 +62,7 @@ def test_torchvision_is_imported_by_those_who_ask_for_it() -> None:
     code = """
 import sys
 from trainables.simclr import EncoderSettings, build_encoder
-from trainables.settings import SimCLRSettings
+from trainables.settings.train import SimCLRSettings
 build_encoder(SimCLRSettings().encoder)
 assert "torchvision" not in sys.modules
 assert EncoderSettings(backbone="resnet18").features == 512

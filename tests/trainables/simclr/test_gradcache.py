@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from tests.trainables.workers import Workers
 from trainables.batches import share
-from trainables.devices import data_parallel
 from trainables.simclr import EncoderSettings, SimCLR, dcl, nt_xent
 from trainables.simclr.gradcache import cached_backward
 from trainables.simclr.ntxent import nt_xent as direct_loss
+from trainables.training.devices import data_parallel
 
 
 def views(n: int, seed: int = 0) -> Tensor:

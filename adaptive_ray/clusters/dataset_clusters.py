@@ -1,0 +1,129 @@
+"""A data set's clusters, from disk where they are there, else from its images."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adaptive_ray.clusters.clustering_store import clustering_file, clustering_of, stored_clustering
+from adaptive_ray.clusters.consequences import reduced_features
+from adaptive_ray.clusters.counting import Clustering
+from adaptive_ray.clusters.embedding import Report, embed, sample_of
+from adaptive_ray.clusters.encoders import open_encoder
+from adaptive_ray.clusters.feature_store import FeatureFile
+from adaptive_ray.clusters.service import start_service
+from adaptive_ray.clusters.vectors import Points
+from adaptive_ray.config.clusters import AlphaM, ClusterSettings
+from adaptive_ray.config.experiment import ExperimentConfig
+from adaptive_ray.errors import UserError
+from trainables.batches import ImageFiles
+
+
+class Modalities:
+    """The clusters of some images. Making one opens the encoder, so that nothing starts without it.
+
+    Args:
+        images: uint8 [n, C, H, W], or files.
+        settings: Which encoder, and how clusters are counted.
+        cache: Where features and clusters are kept, in a folder for each set of images and encoder.
+        seed: Of the clusters.
+
+    Raises:
+        UserError: The encoder cannot be had, or there are fewer images than clusters asked for.
+    """
+
+    def __init__(
+        self, images: NDArray[np.uint8] | ImageFiles, settings: ClusterSettings, cache: Path, seed: int
+    ) -> None:
+        self.settings, self.seed, self._images = settings, seed, images
+        if settings.m is not None and settings.m > len(images):
+            raise UserError(f"clusters.m = {settings.m}: there are only {len(images):,} training images; lower it")
+        sample, cpu = sample_of(images), torch.device("cpu")
+        encoder = open_encoder(settings.encoder, input_size=settings.input_size, sample=sample, device=cpu)
+        self._input_size = encoder.input_size
+        self.folder = cache / f"{_digest(images)}-{encoder.fingerprint[:12]}-{encoder.input_size}"
+        self._file = FeatureFile(self.folder, len(images))
+        self.known: Clustering | None = stored_clustering(self.folder, settings.method, settings.m, seed)
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, images: NDArray[np.uint8] | ImageFiles) -> Modalities:
+        """Those of an experiment's training images."""
+        cache = (config.clusters.cache or config.runs_dir / "features").absolute()
+        return cls(images, config.clusters, cache, config.seed)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all features are on disk and whole."""
+        return not self._file.missing()
+
+    def embed(self, report: Report) -> None:
+        """Has actors compute the features that are not on disk. Ray must be initialised.
+
+        Raises:
+            UserError: An image file is damaged, or the encoder cannot be had on another node.
+        """
+        count = None if self.settings.actors == "auto" else self.settings.actors
+        embed(self._images, self._file, self.settings.encoder, self._input_size, count, report)
+
+    def features(self) -> NDArray[np.float16]:
+        """float16 [n, d] as a memory map, once they are complete."""
+        return self._file.read()
+
+    def reduced(self) -> Points | None:
+        """See ``reduced_features``; None while features are missing."""
+        return reduced_features(self.folder, self.seed) if self.complete else None
+
+    def clustering(self) -> Clustering:
+        """Of the features, which must be there: known, or counted now.
+
+        Raises:
+            UserError: They cannot be clustered as asked.
+        """
+        try:
+            self.known = clustering_of(self.folder, self.settings.method, self.settings.m, self.seed)
+        except ValueError as error:
+            raise UserError(f"clusters: {error}") from None
+        return self.known
+
+    def present(self, page: Path, name: str, alpha: AlphaM) -> dict[str, Any]:
+        """Writes the page about the clusters that have been counted in the data set ``name``, and returns its numbers.
+
+        Returns:
+            See ``summary_of``.
+        """
+        from adaptive_ray.clusters.page import summary_of, write_page  # matplotlib: not before it is needed
+
+        assert self.known is not None, "clusters are presented after they were counted"
+        summary = summary_of(self.known, self.settings.encoder, alpha)
+        write_page(page, name, self._images, self.features(), self.known, summary)
+        return summary
+
+    def service(self, order: str) -> Any:
+        """The actor that answers for them; see ``ClusterService``. Ray must be initialised."""
+        file = clustering_file(self.folder, self.settings.method, self.settings.m, self.seed)
+        return start_service(
+            f"{file.stem}-{order}-{self.folder.name}",
+            folder=str(self.folder),
+            encoder=self.settings.encoder,
+            method=self.settings.method,
+            m=self.settings.m,
+            seed=self.seed,
+            order=order,
+        )
+
+
+def _digest(images: NDArray[np.uint8] | ImageFiles) -> str:
+    """Of the images; of files, of their names, sizes and times."""
+    digest = hashlib.blake2b(digest_size=8)
+    if isinstance(images, ImageFiles):
+        for line in images.stamps():
+            digest.update(line)
+    else:
+        digest.update(repr(images.shape).encode())
+        digest.update(np.ascontiguousarray(images).data)
+    return digest.hexdigest()

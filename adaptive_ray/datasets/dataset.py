@@ -1,0 +1,240 @@
+"""Data sets: images to train on, in memory or left on disk, a held-out reference set, and images to test on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageColor
+
+from adaptive_ray.config.dataset import DatasetSettings
+from adaptive_ray.datasets.arrays import ARRAY_DATASETS, Images, Labels
+from adaptive_ray.datasets.image_folders import Part, read_folder
+from adaptive_ray.datasets.image_listing import Skipped
+from adaptive_ray.datasets.image_survey import survey
+from adaptive_ray.errors import UserError
+from trainables.batches import ImageFiles
+from trainables.batches.decoding import shown
+from trainables.settings.train import TrainingData
+from trainables.training.host_memory import free_memory
+
+Rows = NDArray[np.int64]
+
+_NAMED = 8  # classes that are listed one by one
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """uint8 images [n, C, H, W] and their classes.
+
+    Args:
+        name: Of the data set.
+        training: Images to train on, and those of the reference loss.
+        labels: Classes of ``training.images``; None: unlabelled, or they are all of one class.
+        test_images: Held out.
+        test_labels: Their classes; None where ``labels`` is.
+        summary: What was found, decided and left out: a line each.
+        unreadable: Why files were left out that should hold images, by their paths.
+    """
+
+    name: str
+    training: TrainingData
+    labels: Labels | None
+    test_images: Images
+    test_labels: Labels | None
+    summary: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        _, channels, height, width = self.training.images.shape
+        return channels, height, width
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What there is before it is split; ``test`` is None where images to test on are drawn from the others."""
+
+    images: Images | ImageFiles
+    labels: Labels | None
+    test: tuple[Images | ImageFiles, Labels | None] | None
+    classes: list[str]
+    lines: list[str] = field(default_factory=list)
+    skipped: Skipped = field(default_factory=Skipped)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def leave_out(self, root: Path, path: str, why: str) -> None:
+        """Says that a file holds no readable image."""
+        self.unreadable[path] = why
+        self.skipped.add("images that cannot be read", [f"{os.path.relpath(path, root)}: {why}"])
+
+
+def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
+    """Loads, splits by ``seed`` and returns a data set.
+
+    Files that cannot be decoded are left out, and ``summary`` names them. Training images that stay on disk are only
+    decoded in training, which ends at a damaged one; ``check: pixels`` finds it before.
+
+    Raises:
+        UserError: Files are missing or cannot be downloaded, there are too few images, or too many are held out for
+            the memory.
+    """
+    source = _folder(settings) if settings.name == "image_folder" else _arrays(settings)
+    images = source.images
+    order = np.random.default_rng((seed, 1)).permutation(len(images))
+    tested = 0 if source.test is not None else max(1, round(settings.test_share * len(images)))
+    held_out, order = order[: tested + settings.reference], order[tested + settings.reference :]
+    order = order[: settings.limit]
+    if len(order) < 16:
+        raise UserError(
+            f"dataset {settings.name}: {len(images)} images leave {len(order)} to train on after "
+            f"{settings.reference} for the reference loss{f' and {tested} to test on' if tested else ''}; "
+            f"at least 16 are needed, so lower dataset.reference or add images"
+        )
+    tests, test_labels = source.test or (images, source.labels)
+    test_rows = held_out[:tested] if source.test is None else _drawn(len(tests), settings.test_limit, seed)
+    training: Images | ImageFiles
+    if isinstance(images, ImageFiles) and _streamed(settings, source, images, len(test_rows), len(order)):
+        training = images.subset(order)
+    else:
+        training, order = _in_memory(images, order, source, settings)
+    reference, _ = _in_memory(images, held_out[tested:], source, settings)
+    test_images, test_rows = _in_memory(tests, test_rows, source, settings)
+    for part, purpose, least in (
+        (training, "train on", 16),
+        (reference, "compare by", 2),
+        (test_images, "test on", 1),
+    ):
+        if len(part) < least:
+            skipped = "; ".join(source.skipped.lines())
+            raise UserError(f"dataset {settings.name}: {len(part)} images to {purpose} can be read ({skipped})")
+    labels, tested_labels, remarks = _classes(source, order, test_labels, test_rows)
+    return Dataset(
+        name=settings.name,
+        training=TrainingData(images=training, reference=reference),
+        labels=labels,
+        test_images=test_images,
+        test_labels=tested_labels,
+        summary=(
+            f"{settings.name}: {len(training):,} images to train on, {len(reference)} for the reference loss, "
+            f"{len(test_images):,} to test on",
+            *_composition(source),
+            *source.lines,
+            *remarks,
+            *_flat(source, reference),
+            *(f"skipped: {line}" for line in source.skipped.lines()),
+        ),
+        unreadable=source.unreadable,
+    )
+
+
+def _classes(
+    source: _Source, rows: Rows, test_labels: Labels | None, test_rows: Rows
+) -> tuple[Labels | None, Labels | None, list[str]]:
+    """The labels of both parts, and remarks on their classes."""
+    if source.labels is None or test_labels is None:
+        return None, None, []
+    labels, tested = source.labels[rows], test_labels[test_rows]
+    trained_on, tested_on = set(labels.tolist()), set(tested.tolist())
+    if len(trained_on) == 1:
+        name = shown(source.classes[trained_on.pop()])
+        return None, None, [f"all images to train on are of one class, {name}: they count as unlabelled"]
+    remarks = []
+    if len(tested_on) == 1:
+        remarks.append(f"all images to test on are of one class, {shown(source.classes[tested_on.pop()])}")
+    if missing := [shown(source.classes[label]) for label in sorted(tested_on - trained_on)]:
+        remarks.append(
+            f"classes of images to test on without images to train on: {len(missing):,} "
+            f"({', '.join(missing[:_NAMED])}{', ...' if len(missing) > _NAMED else ''})"
+        )
+    return labels, tested, remarks
+
+
+def _composition(source: _Source) -> Iterator[str]:
+    if source.labels is None:
+        return
+    counts = np.bincount(source.labels, minlength=len(source.classes)).tolist()
+    if len(counts) <= _NAMED:
+        each = ", ".join(f"{shown(name)} {count:,}" for name, count in zip(source.classes, counts, strict=True))
+    else:
+        each = f"{f'{min(counts):,} to ' if min(counts) < max(counts) else ''}{max(counts):,} images each"
+    yield f"{len(counts):,} classes: {each}"
+
+
+def _flat(source: _Source, images: Images) -> Iterator[str]:
+    """Counts images of a single colour: a range of values or a format may not fit."""
+    if isinstance(source.images, ImageFiles):
+        values = images.reshape(*images.shape[:2], -1)
+        if flat := int((values.min(2) == values.max(2)).all(1).sum()):
+            yield f"{flat:,} of {len(images):,} images that were looked at are of one colour all over"
+
+
+def _drawn(count: int, limit: int, seed: int) -> Rows:
+    """At most ``limit`` rows of a test set, drawn by ``seed``, in their order."""
+    if count <= limit:
+        return np.arange(count)
+    return np.sort(np.random.default_rng((seed, 2)).permutation(count)[:limit])
+
+
+def _streamed(settings: DatasetSettings, source: _Source, files: ImageFiles, tested: int, training: int) -> bool:
+    """Whether so many training images stay on disk. Those held out never do, and must fit into memory."""
+    each, available = files.nbytes / len(files), free_memory()
+    held_out, setting = settings.reference + tested, "test_share" if source.test is None else "test_limit"
+    if held_out * each > available / 2:
+        raise UserError(
+            f"dataset.{setting} = {getattr(settings, setting):g}: {held_out:,} images held out would take "
+            f"{held_out * each / 1e9:.1f} GB, more than half of the {available / 1e9:.1f} GB of memory available; "
+            f"lower it, or dataset.image_size"
+        )
+    return training * each > available / 2 if settings.stream == "auto" else settings.stream
+
+
+def _in_memory(
+    images: Images | ImageFiles, rows: Rows, source: _Source, settings: DatasetSettings
+) -> tuple[Images, Rows]:
+    """The images of these rows, and the rows of those that could be decoded."""
+    if not isinstance(images, ImageFiles):
+        return np.ascontiguousarray(images[rows]), rows
+    decoded, unreadable = images.readable(rows)
+    for error in unreadable.values():
+        source.leave_out(settings.root, error.path, error.why)
+    return decoded, np.delete(rows, list(unreadable))
+
+
+def _arrays(settings: DatasetSettings) -> _Source:
+    (images, labels), test = ARRAY_DATASETS[settings.name](settings)
+    classes = [str(label) for label in range(int(labels.max()) + 1)]
+    if settings.labels == "auto":
+        return _Source(images, labels, test, classes)
+    return _Source(images, None, test and (test[0], None), [], ["unlabelled: dataset.labels = none"])
+
+
+def _folder(settings: DatasetSettings) -> _Source:
+    skipped = Skipped()
+    folder = read_folder(settings.root, skipped, labelled=settings.labels == "auto")
+    colour, given = ImageColor.getrgb(settings.background), settings.value_range
+    found = survey(
+        [*folder.training.paths, *(folder.test.paths if folder.test else ())],
+        settings.image_size,
+        decode_all=settings.check == "pixels",
+        background=(colour[0], colour[1], colour[2]),
+        value_range=(given[0], given[1]) if given else None,
+    )
+    numbers = {name: label for label, name in enumerate(sorted(set(folder.training.classes or ())))}
+    decoders = None if settings.decoders == "auto" else settings.decoders
+
+    def of(part: Part) -> tuple[ImageFiles, Labels | None]:
+        part = part.without(found.unreadable)
+        files = ImageFiles(part.paths, settings.image_size, decoders=decoders, pixels=found.pixels)
+        return files, None if part.classes is None else np.array([numbers[name] for name in part.classes], np.int64)
+
+    test = of(folder.test) if folder.test else None
+    source = _Source(*of(folder.training), test, list(numbers), [*folder.notes, *found.lines], skipped)
+    for path, why in found.unreadable.items():
+        source.leave_out(settings.root, path, why)
+    return source

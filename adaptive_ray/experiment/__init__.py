@@ -1,0 +1,1 @@
+"""One run of the product, from its configuration to its results."""

@@ -1,0 +1,325 @@
+"""One run from its configuration to its results: race, stretch, probes, files."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from adaptive_ray.config.experiment import ExperimentConfig
+from adaptive_ray.config.plan import Plan
+from adaptive_ray.datasets.dataset import Dataset, load_dataset
+from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, PlacementError, StorageError, UserError
+from adaptive_ray.experiment.endings import Tracking, storage_problem
+from adaptive_ray.experiment.results import Winner, judge
+from adaptive_ray.experiment.trials import Trials
+from adaptive_ray.experiment.tune_callback import Observer
+from adaptive_ray.ray_cluster.address import cluster_address
+from adaptive_ray.ray_cluster.cluster import cluster
+from adaptive_ray.ray_cluster.layout import Layout, laid_out
+from adaptive_ray.ray_cluster.nodes import Node, free_nodes, this_machine
+from adaptive_ray.ray_cluster.signals import exit_code, listening
+from adaptive_ray.report.terminal import Progress
+from adaptive_ray.run_directory.directory import RunDirectory
+from adaptive_ray.run_directory.history import History
+from adaptive_ray.run_directory.inputs import check_data, check_settings
+from adaptive_ray.run_directory.lock import locked
+from trainables.simclr import build_encoder
+from trainables.simclr.losses import loss_named
+from trainables.training.micro_batch import training_bytes
+
+if TYPE_CHECKING:
+    from adaptive_ray.clusters.counting import Clustering
+    from adaptive_ray.clusters.dataset_clusters import Modalities
+
+#: Images that a worker must at least be able to have in the network at once, where that is left to the memory.
+_FEW_IMAGES = 32
+
+
+class Experiment:
+    """A validated run. Making one loads the data and checks everything that can be checked without a cluster.
+
+    Args:
+        config: The run.
+        address: Of a running Ray cluster; None: the one that ``RAY_ADDRESS`` names, else one started here.
+
+    Raises:
+        UserError: Something about the configuration, the data or this machine does not fit.
+    """
+
+    def __init__(self, config: ExperimentConfig, *, address: str | None = None) -> None:
+        self.config, self.address = config, address
+        self.data: Dataset = load_dataset(config.dataset, config.seed)
+        self._try_encoder()
+        self.layout: Layout | None = None
+        self._plan: Plan | None = None
+        self.modalities: Modalities | None = None
+        if config.uses_clusters:
+            from adaptive_ray.clusters.dataset_clusters import Modalities
+
+            self.modalities = Modalities.of(config, self.data.training.images)
+        known = self.modalities.known if self.modalities is not None else None
+        if known is not None or not config.sized_by_clusters:
+            self._settle(known)
+
+    def _settle(self, found: Clustering | None) -> None:
+        """Plans with the batch sizes, and the images of updates, that follow from the clusters."""
+        updates = None
+        if found is not None and self.modalities is not None:
+            from adaptive_ray.clusters.consequences import images_per_update
+
+            self.config = self.config.with_clusters(found.m)
+            updates = images_per_update(self.config, found, self.modalities.reduced)
+        self._plan = Plan.of(self.config, len(self.data.training.images), updates)
+        if cluster_address(self.address) is None:
+            self.layout = Layout.of(self.config, [this_machine()], self._training_bytes())
+
+    @property
+    def plan(self) -> Plan:
+        """What the run comes to.
+
+        Raises:
+            UserError: Batch sizes follow from clusters that have not been counted yet.
+        """
+        if self._plan is None:
+            raise UserError(
+                "the batch size follows from clusters that have not been counted yet; "
+                "count them with: adaptive-ray cluster CONFIG"
+            )
+        return self._plan
+
+    def _try_encoder(self) -> None:
+        """Whether it takes the images, and whether the weights that it starts from are there."""
+        channels, size, _ = self.data.shape
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self._encoder = build_encoder(self.config.simclr.encoder, channels, image_size=size)
+        except ValueError as error:
+            raise UserError(f"simclr.encoder: {error}") from None
+
+    def _training_bytes(self) -> int:
+        """What a worker's training takes of the memory at least."""
+        micro_batch = self.config.simclr.micro_batch
+        images = _FEW_IMAGES if micro_batch == "auto" else micro_batch
+        share = max(candidate.batch_size for candidate in self.config.choices) // self.config.trial.workers
+        return training_bytes(self._encoder, self.data.shape, min(images, max(share, 1)))
+
+    def _layout(self, directory: RunDirectory, nodes: list[Node]) -> Layout:
+        """Who trains on what; a resumed run keeps its layout if there is room."""
+        before = directory.path / "layout.json"
+        written = Layout.read(directory.read_json(before.name)) if before.exists() else None
+        again = free_nodes if cluster_address(self.address) else None
+        layout = laid_out(self.config, nodes, self._training_bytes(), before=written, again=again)
+        directory.write_json(before.name, dataclasses.asdict(layout))
+        return layout
+
+    def check_loss(self) -> None:
+        """Imports a loss of the user's before Ray starts, so that an import error costs no time.
+
+        Raises:
+            UserError: It cannot be imported.
+        """
+        try:
+            loss_named(self.config.simclr.loss)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"simclr.loss: {reason}; install its package, or add its folder to PYTHONPATH") from None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of ``TrainSettings``, without the candidate's own."""
+        return {
+            **self.config.simclr.model_dump(mode="json"),
+            "budget": self.plan.budget,
+            "evaluate_every": self.plan.evaluate_every,
+            "seed": self.config.seed,
+            "information": self.config.accumulation and self.config.accumulation.model_dump(mode="json"),
+            "sample_weights": self.config.sample_weights.model_dump(mode="json"),
+        }
+
+    def run(self, directory: RunDirectory, console: Console, *, retry_failed: bool = False) -> dict[str, Any]:
+        """Runs, or continues what ``directory`` already holds, and writes the results there.
+
+        Args:
+            directory: Of the run.
+            console: Where progress is shown.
+            retry_failed: Whether candidates that failed in an earlier session are tried again.
+
+        Returns:
+            The content of ``result.json``.
+
+        Raises:
+            UserError: The cluster or MLflow cannot be used as configured, another process writes to ``directory``, or
+                the run was started on other images.
+            PlacementError: The cluster has no place for the workers.
+            NoSurvivorError: Every candidate failed.
+            WinnerFailedError: The winner failed after the race.
+            StorageError: The disk is full, or a folder cannot be written to.
+            InterruptedRunError: Ctrl-C, or the job was stopped.
+        """
+        self.check_loss()
+        resume = f"adaptive-ray run --resume {directory.path}"
+        try:
+            with (
+                listening(),
+                locked(directory.path) as warning,
+                Progress(console) as progress,
+                ThreadPoolExecutor(1) as pool,
+            ):
+                if warning:
+                    progress.phase(warning)
+                _check_unfinished(directory)  # by whoever held the lock before
+                check_data(directory, self.data)
+                history = History(directory.path / "events.jsonl")
+                tracking = Tracking(pool, partial(self._open_tracker, directory))
+                with tracking.ended():
+                    return self._run(directory, history, progress, tracking, resume, retry_failed=retry_failed)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(f"interrupted; continue with: {resume}", exit_code()) from None
+        except AdaptiveRayError:
+            raise
+        except Exception as error:
+            if (problem := storage_problem(error)) is not None:
+                kept = "All that was written so far is kept"
+                raise StorageError(f"{problem}. {kept}. Fix this; then continue with: {resume}") from error
+            raise
+
+    def _run(
+        self,
+        directory: RunDirectory,
+        history: History,
+        progress: Progress,
+        tracking: Tracking,
+        resume: str,
+        *,
+        retry_failed: bool,
+    ) -> dict[str, Any]:
+        progress.phase("starting Ray and MLflow")
+        if self._plan is not None:
+            tracking.open()
+        # MLflow hears of an end before Ray takes its seconds to stop: a stopped job has three.
+        with cluster(self.address), tracking.ended():
+            nodes = free_nodes() if cluster_address(self.address) else [this_machine()]
+            clusters = self._clusters(directory, progress)
+            tracking.open()
+            progress.plan = self.plan
+            layout = self._layout(directory, nodes)
+            tracker = tracking.tracker()
+            trials = Trials(self.config, self.plan, self.settings, layout, directory, history, clusters)
+            scheduler = trials.scheduler
+            progress.phase(self._phase())
+            observer = Observer(scheduler, directory, progress, tracker)
+            if retry_failed:
+                trials.retry_failed()
+                observer.write_decisions()
+            try:
+                trials.run(self.data.training, observer, progress.phase)
+            except PlacementError as error:
+                raise PlacementError(f"{error}. Make room; then resume with: {resume}") from None
+            winner = trials.winner()
+            trained = Winner.saved(winner, directory, self.data, self.settings)
+        progress.phase("evaluating the encoder on held-out images")
+        explored = round(scheduler.contest.explored)
+        result = judge(trained, directory, self.data, self.config, budget=self.plan.budget, explored=explored)
+        if self.modalities is not None and self.modalities.known is not None:
+            result["clusters"] = self.modalities.known.m
+        result["restarts"] = [dataclasses.asdict(restart) for restart in scheduler.contest.restarts]
+        result["seconds"] = round(history.seconds, 1)
+        self._write(trained.key, result, directory, tracker)
+        return result
+
+    def _clusters(self, directory: RunDirectory, progress: Progress) -> dict[str, Any] | None:
+        """Counts the clusters if the run needs them, plans with them, and starts the actor that answers for them.
+
+        Returns:
+            What workers need; see ``train_worker``.
+        """
+        if self.modalities is None:
+            return None
+        from adaptive_ray.clusters.consequences import remarks
+
+        self.modalities.embed(progress.embedded)
+        if self.modalities.known is None:
+            progress.phase(f"counting the clusters of {len(self.data.training.images):,} images")
+        found, alpha = self.modalities.clustering(), self.config.alpha_m
+        self._settle(found)
+        sizes = ", ".join(candidate.key for candidate in self.config.choices)
+        progress.phase(f"{found.m} clusters ({found.method}); batch sizes: {sizes}")
+        for remark in remarks(self.config, found.sizes):
+            progress.phase(remark)
+        wanted = self.config.known_of_images
+        known = {"service": self.modalities.service(self.config.sampling), "wanted": wanted} if wanted else None
+        page = directory.path / "clusters.html"
+        if not page.exists():
+            directory.write_json("clusters.json", self.modalities.present(page, self.data.name, alpha))
+        return known
+
+    def _open_tracker(self, directory: RunDirectory) -> Any:
+        if not self.config.tracking.enabled:
+            return None
+        from adaptive_ray.experiment.mlflow_tracking import (
+            Tracker,  # mlflow takes seconds to import, and no worker needs it
+        )
+
+        return Tracker(self.config, directory)
+
+    def _phase(self) -> str:
+        sizes = ", ".join(candidate.key for candidate in self.plan.candidates)
+        return {
+            "race": f"race: batch sizes {sizes} side by side",
+            "rotate": f"one run: batch sizes {sizes} in turns",
+            "none": f"one run: batch size {sizes}",
+        }[self.config.explore if len(self.plan.candidates) > 1 else "none"]
+
+    def _write(self, winner: str, result: dict[str, Any], directory: RunDirectory, tracker: Any) -> None:
+        from adaptive_ray.experiment.evaluate import reason
+        from adaptive_ray.report.page import write_report
+
+        directory.write_json("curves.json", directory.curves())
+        directory.write_json("result.json", result)
+        try:
+            write_report(directory)
+        except Exception as error:  # a picture, or the disk: the results are written, and `report` can try again
+            result["unavailable"]["report.html"] = reason(error)
+            directory.write_json("result.json", result)
+        if tracker is not None:
+            tracker.finished(winner, result, directory.reports_of(winner))
+            tracker.artifacts(directory, [name for name in ARTIFACTS if (directory.path / name).exists()])
+
+
+#: The files of a run's directory that go to MLflow; a run without swaps or clusters lacks theirs.
+ARTIFACTS = (
+    "result.json",
+    "config.yaml",
+    "events.jsonl",
+    "decisions.jsonl",
+    "swaps.jsonl",
+    "curves.json",
+    "report.html",
+    "encoder.safetensors",
+    "encoder.json",
+    "clusters.json",
+    "clusters.html",
+)
+
+
+def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:
+    """An unfinished run, to be continued.
+
+    Raises:
+        UserError: There is none at ``path``, it is finished, or its settings were changed.
+    """
+    directory = RunDirectory.open(path)
+    _check_unfinished(directory)
+    # Resumed from anywhere: features are kept beside the run.
+    return directory, check_settings(directory).model_copy(update={"runs_dir": directory.path.parent})
+
+
+def _check_unfinished(directory: RunDirectory) -> None:
+    if (directory.path / "result.json").exists():
+        raise UserError(f"{directory.path} is finished; there is nothing to resume")

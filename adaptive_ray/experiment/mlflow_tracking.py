@@ -1,0 +1,224 @@
+"""MLflow: a parent run for the experiment, a nested run per candidate, curves over samples."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from mlflow.entities import LifecycleStage, Metric, Param, RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+)
+
+from adaptive_ray.config.experiment import ExperimentConfig
+from adaptive_ray.errors import UserError
+from adaptive_ray.experiment.mlflow_store import first_reason, open_experiment, public, unusable
+from adaptive_ray.report.accuracies import missing, percent, reference_loss
+from adaptive_ray.run_directory.directory import RunDirectory
+from schedulers import Candidate
+
+_SOURCE = {MLFLOW_SOURCE_NAME: "adaptive-ray", MLFLOW_SOURCE_TYPE: "JOB"}
+_RUNNING = RunStatus.to_string(RunStatus.RUNNING)
+
+_log = logging.getLogger(__name__)
+
+#: What is logged of every report, over samples.
+_CURVES = (
+    "reference_loss",
+    "train_loss",
+    "train_loss_above_chance",
+    "batch_size",
+    "accumulation",
+    "images_per_update",
+    "batches_per_update",
+    "information",
+    "informed",
+    "learning_rate",
+    "images_per_second",
+    "data_wait",
+    "alignment",
+    "uniformity",
+    "rankme",
+    "forecast",
+    "surprise",
+)
+
+
+class Tracker:
+    """Writes a run to MLflow as it happens. A server that stops answering is reported once and does not stop the run.
+
+    Args:
+        config: Its ``tracking`` settings say where.
+        directory: Remembers the MLflow runs, so that a resumed run continues them. Where MLflow does not know them any
+            more, or the directory is a copy of another name, they are made again with what has been reported so far.
+
+    Raises:
+        UserError: The tracking server cannot be reached, or refuses.
+    """
+
+    def __init__(self, config: ExperimentConfig, directory: RunDirectory) -> None:
+        self._failed = False
+        self._open: set[str] = set()  # runs that MLflow shows as RUNNING
+        self._broken_off: set[str] = set()  # as KILLED or FAILED, by an earlier session
+        self.run_id, self._children = "", dict[str, str]()
+        runs_dir, file = directory.path.parent, directory.path / "mlflow.json"
+        default = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_dir / 'mlflow.db'}"
+        self.uri = config.tracking.uri or default
+        self._client, self.experiment_id = open_experiment(self.uri, config.tracking.experiment, runs_dir)
+        try:
+            if file.exists():
+                known = directory.read_json(file.name)
+                is_copy = known.get("run", directory.name) != directory.name  # the original may continue too
+                if not is_copy and self._continue(known):
+                    return
+            self._create_runs(config, directory)
+        except MlflowException as error:
+            self.end("FAILED")
+            raise UserError(unusable(self.uri, error)) from None
+        try:
+            runs = {"run": directory.name, "parent": self.run_id, "candidates": self._children}
+            directory.write_json(file.name, runs)
+        except OSError:
+            self.end("FAILED")
+            raise
+
+    def _continue(self, known: Mapping[str, Any]) -> bool:
+        """Reopens the runs of an earlier session; False: MLflow no longer has one of them."""
+        runs = []
+        for run_id in [*known["candidates"].values(), known["parent"]]:
+            try:
+                runs.append(self._client.get_run(run_id))
+            except MlflowException as error:
+                if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                    return False
+                raise
+        if any(run.info.lifecycle_stage == LifecycleStage.DELETED for run in runs):
+            return False
+        self.run_id, self._children = known["parent"], known["candidates"]
+        self._open = {run.info.run_id for run in runs if run.info.status == _RUNNING}
+        self._broken_off = {run.info.run_id for run in runs if run.info.status in ("KILLED", "FAILED")}
+        self._reopen(self.run_id)
+        return True
+
+    def _create_runs(self, config: ExperimentConfig, directory: RunDirectory) -> None:
+        name = directory.name
+        self.run_id = self._create_run(name, _SOURCE | {"adaptive_ray": "experiment"})
+        settings = _flatten(config.model_dump(mode="json", exclude={"tracking"}, exclude_none=True))
+        self._client.log_batch(self.run_id, params=[Param(key, str(value)[:500]) for key, value in settings])
+        for candidate in config.choices:
+            tags = _SOURCE | {"adaptive_ray": "candidate", MLFLOW_PARENT_RUN_ID: self.run_id}
+            child = self._children[candidate.key] = self._create_run(f"{name}/{candidate.key}", tags)
+            for param in ("batch_size", "accumulation"):
+                self._client.log_param(child, param, getattr(candidate, param))
+            self._log_curves(child, directory.reports_of(candidate.key))
+
+    def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
+        run_id = str(self._client.create_run(self.experiment_id, run_name=name, tags=tags).info.run_id)
+        self._open.add(run_id)
+        return run_id
+
+    def report(self, candidate: str, metrics: Mapping[str, Any]) -> None:
+        """Logs a candidate's report."""
+        self._reopen(self._children[candidate])
+        self._log_curves(self._children[candidate], [metrics])
+
+    def dropped(self, candidate: str, reason: str) -> None:
+        """Ends a candidate's run."""
+        self._guard(self._client.set_tag, self._children[candidate], "verdict", f"dropped: {reason}")
+        self._close(self._children[candidate], "FINISHED")
+
+    def racing(self, candidate: str, reason: str) -> None:
+        """Opens a candidate's run again for another race."""
+        self._guard(self._client.set_tag, self._children[candidate], "verdict", reason)
+        self._reopen(self._children[candidate])
+
+    def finished(self, winner: str, result: Mapping[str, Any], reports: Iterable[Mapping[str, Any]]) -> None:
+        """Ends the winner's run, and gives the parent run the results and the winner's curves."""
+        self._guard(self._client.set_tag, self._children[winner], "verdict", "won")
+        self._close(self._children[winner], "FINISHED")
+        self._log_curves(self.run_id, list(reports))
+        now = int(time.time() * 1000)
+        numbers = [
+            Metric(key, float(value), now, 0)
+            for key, value in result.items()
+            if isinstance(value, int | float) and key not in _CURVES  # whose last point it is
+        ]
+        self._guard(self._client.log_batch, self.run_id, metrics=numbers)
+        chosen = Candidate(result["chosen_batch_size"], result["chosen_accumulation"])
+        lines = [
+            f"**Batch size {chosen.key}** was chosen out of {', '.join(self._children)}; linear probe "
+            f"{percent(result['probe_accuracy'])}, {reference_loss(result)}. "
+            "Curves, forecasts and reasons: artifact `report.html`.",
+            *(f"- {line}" for line in missing(result)),
+        ]
+        note = "\n\n".join(lines)
+        self._guard(self._client.set_tag, self.run_id, MLFLOW_RUN_NOTE, note)
+
+    def artifacts(self, directory: RunDirectory, names: Iterable[str]) -> None:
+        """Stores files of the run's directory, and ends all runs that are still open."""
+        for name in names:
+            self._guard(self._client.log_artifact, self.run_id, str(directory.path / name))
+        self.end("FINISHED")
+
+    def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Ends what is still open, the parent run last.
+
+        Runs of candidates that were dropped or won stay as they are. With FINISHED, runs that an earlier session left
+        as KILLED or FAILED are finished too.
+        """
+        ended = self._open | self._broken_off if status == "FINISHED" else self._open
+        for run_id in sorted(ended, key=lambda run_id: run_id == self.run_id):
+            if not self._close(run_id, status):
+                return  # nobody answers, and a person may be waiting for this to end
+
+    def _close(self, run_id: str, status: str) -> bool:
+        closed = self._guard(self._client.set_terminated, run_id, status)
+        if closed:
+            self._open.discard(run_id)
+            self._broken_off.discard(run_id)
+        return closed
+
+    def _reopen(self, run_id: str) -> None:
+        if run_id not in self._open and self._guard(self._client.update_run, run_id, _RUNNING):
+            self._open.add(run_id)
+            self._broken_off.discard(run_id)
+
+    def _log_curves(self, run_id: str, reports: Iterable[Mapping[str, Any]]) -> None:
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, float(report[name]), now, int(report["samples_seen"]))
+            for report in reports
+            for name in _CURVES
+            if report.get(name) is not None
+        ]
+        for start in range(0, len(metrics), 1000):  # MLflow's limit for one call
+            self._guard(self._client.log_batch, run_id, metrics=metrics[start : start + 1000])
+
+    def _guard(self, call: Any, *arguments: Any, **keywords: Any) -> bool:
+        """Whether a call succeeded; the first that does not is reported."""
+        try:
+            call(*arguments, **keywords)
+        except (MlflowException, OSError) as error:
+            if not self._failed:
+                _log.warning(public(f"MLflow at {self.uri} stopped answering: {first_reason(error)}"))
+            self._failed = True
+            return False
+        return True
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat += _flatten(value, f"{prefix}{key}.")
+        else:
+            flat.append((prefix + key, value))
+    return flat

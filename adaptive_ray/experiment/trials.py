@@ -1,0 +1,199 @@
+"""The candidates of an experiment as Ray Tune trials under the scheduler, from the start or resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+import ray
+from ray import tune
+
+from adaptive_ray.config.experiment import ExperimentConfig
+from adaptive_ray.config.plan import Plan
+from adaptive_ray.errors import NoSurvivorError, UserError, WinnerFailedError
+from adaptive_ray.experiment.tune_callback import METRIC, Observer
+from adaptive_ray.ray_cluster.layout import Layout, Workers
+from adaptive_ray.ray_cluster.placement import PlacementWatch
+from adaptive_ray.run_directory.checkpoints import Checkpoints
+from adaptive_ray.run_directory.directory import RunDirectory, describe
+from adaptive_ray.run_directory.history import History
+from schedulers import Candidate, LossExtrapolationScheduler, Race
+from trainables.on_ray.failures import RETRIES
+from trainables.on_ray.trial import run_trial
+from trainables.settings.train import TrainingData
+
+#: A trial itself only waits for its Ray Train workers, which bring their own resources. Ray refuses an empty request.
+_DRIVER = {"CPU": 0, "memory": 1 << 20}
+
+
+class Trials:
+    """What is left to train of an experiment.
+
+    Args:
+        config: The run.
+        plan: What it comes to.
+        settings: Of ``TrainSettings``, without the candidate's own.
+        layout: Who trains on what.
+        directory: Of the run; what has been reported there is not trained again.
+        history: Of the run; the races continue where it ends.
+        clusters: What workers are told of the images' clusters; see ``train_worker``.
+
+    Raises:
+        UserError: There are reports, but no history.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        plan: Plan,
+        settings: dict[str, Any],
+        layout: Layout,
+        directory: RunDirectory,
+        history: History,
+        clusters: dict[str, Any] | None = None,
+    ) -> None:
+        self._clusters = clusters
+        self._config, self._plan, self._settings, self._layout = config, plan, settings, layout
+        self._directory = directory
+        if directory.reports() and not history.events:
+            raise UserError(
+                f"{directory.path} has reports but no events.jsonl: it was made by an earlier version, or the file was "
+                "deleted; it cannot be resumed, so start a new run"
+            )
+        self.scheduler = self._scheduler(history)
+        directory.write_decisions(map(describe, self.scheduler.decisions))  # they follow from the events
+
+    def _scheduler(self, history: History) -> LossExtrapolationScheduler:
+        config, plan = self._config, self._plan
+        scheduler = LossExtrapolationScheduler(
+            METRIC,
+            "min",
+            seconds_attr="seconds",
+            budget=plan.budget,
+            window=plan.window,
+            drop_below=config.race.drop_below,
+            predictor=config.race.predictor,
+            rerace=plan.rerace,
+            patience=config.swap.patience,
+            threshold=config.swap.threshold,
+            winner_config={**_resources(self._layout.stretch), "swap": self._swap()},
+        )
+        scheduler.set_state({"events": history.events})
+        scheduler.contest.record = history.append
+        for candidate in plan.trials:
+            scheduler.contest.enter(candidate.key)
+        return scheduler
+
+    def _swap(self) -> Any:
+        """The winner's setting of this name; it depends on the race."""
+        if self._config.explore == "rotate":
+            return _swap_settings(self._config, self._plan)
+        return partial(_swap_settings, self._config, self._plan) if self._config.swap.enabled else None
+
+    def retry_failed(self) -> None:
+        """Lets candidates that failed continue from their last checkpoints."""
+        self.scheduler.contest.retry(self.scheduler.contest.failed)
+
+    def run(self, data: TrainingData, observer: Observer, say: Callable[[str], None]) -> None:
+        """Trains those that are still in the race, to the end of the winner's budget.
+
+        Args:
+            data: Images.
+            observer: Writes reports.
+            say: Is told from where candidates are resumed, if that is not where they were.
+
+        Raises:
+            UserError: A candidate has reported, and none of its checkpoints is whole.
+        """
+        plan, race, contest = self._plan, self.scheduler.race, self.scheduler.contest
+        if race.over and race.winner is None:
+            return
+        keys = [c.key for c in plan.trials if c.key in race.alive or contest.comes_back(c.key)]
+        checkpoints = Checkpoints(self._directory)
+        starts: dict[Hashable, dict[str, Any]] = {}
+        for key in keys:  # who comes back starts from the weights of another one
+            if key in race.alive and (found := checkpoints.newest(key)):
+                starts[key], damage = found
+                if damage:
+                    say(f"batch size {key} is resumed from {starts[key]['samples_seen']:,} samples: {damage}")
+        checkpoints.delete_unnamed()
+        winner = str(race.winner)
+        if winner in starts and starts[winner]["samples_seen"] >= plan.budget:
+            return
+        candidates = {candidate.key: candidate for candidate in plan.candidates}
+        paths = {key: report["checkpoint_path"] for key, report in starts.items()}
+        self.scheduler.last_results = starts
+        alone = len(plan.trials) == 1
+        storage = self._directory.path / "train"
+        attempt = len(list(storage.glob("tune-*")))
+        trainable = tune.with_parameters(
+            run_trial, settings=self._settings, data=[ray.put(data)], storage=str(storage), clusters=self._clusters
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, _DRIVER),
+            param_space={
+                "candidate": tune.grid_search(keys),
+                "batch_size": tune.sample_from(lambda spec: candidates[spec.config.candidate].batch_size),
+                "accumulation": tune.sample_from(lambda spec: candidates[spec.config.candidate].accumulation),
+                "resume_from": tune.sample_from(lambda spec: paths.get(spec.config.candidate)),
+                "run_tag": "start",
+                "swap": self._swap() if alone else None,
+                **_resources(self._layout.stretch if alone else self._layout.race),
+            },
+            tune_config=tune.TuneConfig(scheduler=self.scheduler, max_concurrent_trials=self._layout.concurrent),
+            run_config=tune.RunConfig(
+                name=f"tune-{attempt}",
+                storage_path=str(storage),
+                callbacks=[observer, checkpoints, PlacementWatch()],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                verbose=0,
+            ),
+        )
+        # It prints a traceback for every trial that fails; what has failed and why is said by the observer.
+        logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the run here, not after Tune's own goodbye
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+        tuner.fit()
+        checkpoints.delete_unnamed()
+
+    def winner(self) -> Candidate:
+        """Who has won.
+
+        Raises:
+            WinnerFailedError: It has failed since.
+            NoSurvivorError: Every candidate failed.
+        """
+        race = self.scheduler.race
+        again = f"Fix the cause, then retry: adaptive-ray run --resume {self._directory.path} --retry-failed"
+        if (failed := race.failed_winner) is not None:
+            done = f"after {race.spent(failed):,.0f} of {race.budget:,.0f} samples"
+            raise WinnerFailedError(f"the winner, batch size {failed}, stopped {done}: {race.reason(failed)}. {again}")
+        if race.winner is None:
+            reasons = "; ".join(f"batch size {key} {why}" for key, why in race.failures().items())
+            raise NoSurvivorError(f"no candidate survived: {reasons}. {again}")
+        return Candidate.of_key(str(race.winner))
+
+
+def _resources(workers: Workers) -> dict[str, Any]:
+    """The entries of a trial's configuration that say what it runs on."""
+    own = {"cpus": workers.cpus, "gpus": workers.gpus, "threads": workers.threads, "memory": workers.memory}
+    return {"workers": workers.count, **own}
+
+
+def _swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = None) -> dict[str, Any]:
+    """A trial's setting ``swap``; of a ``race`` it takes the rates and throughputs that were measured there."""
+    standings = race.standings() if race is not None else []
+    return {
+        "mode": "rotate" if config.explore == "rotate" else "surprise",
+        "candidates": [dataclasses.asdict(candidate) for candidate in plan.candidates],
+        "patience": config.swap.patience,
+        "threshold": config.swap.threshold,
+        "rates": {str(s.key): s.log_rate for s in standings if s.log_rate is not None},
+        "throughputs": {str(s.key): s.throughput for s in standings if math.isfinite(s.throughput)},
+        "turn": plan.turn,
+    }

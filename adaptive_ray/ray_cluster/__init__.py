@@ -1,0 +1,1 @@
+"""Starting or joining a Ray cluster, and placing workers on its nodes."""

@@ -1,0 +1,200 @@
+"""The pictures of a report, as SVG or PNG. Imports matplotlib; workers do not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from adaptive_ray.report.accuracies import REPRESENTATIONS, percent
+from schedulers import PREDICTORS, Candidate, Race
+
+#: Okabe & Ito's colours, which colour-blind readers can tell apart; the yellow is left out.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444")
+#: matplotlib settings of every picture.
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "adaptive_ray",  # equal runs give equal files
+    "font.family": ["sans-serif"],
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+Curves = Mapping[str, Mapping[str, Any]]
+
+
+def race_at_decision(curves: Curves, decisions: Sequence[Mapping[str, Any]], budget: float, predictor: str) -> Race:
+    """The first race as it stood when its winner was chosen, fitted to the points known then."""
+    forecaster = PREDICTORS[predictor]()
+    won = next((i for i, entry in enumerate(decisions) if entry["state"] == "won"), len(decisions))
+    first = decisions[: won + 1]  # of the first race; more may follow
+    known = {entry["candidate"]: entry["samples"] for entry in first if entry["state"] in ("won", "dropped")}
+    race = Race(dict.fromkeys([*curves, *known]), budget=budget, window=budget, drop_below=0, forecaster=forecaster)
+    for key, curve in curves.items():
+        for samples, loss in zip(curve["samples"], curve["reference_loss"], strict=True):
+            if loss is not None and samples <= known.get(key, 0) and samples < budget:
+                race.report(key, samples, loss)
+    return race
+
+
+def loss_curves(curves: Curves, race: Race, winner: str) -> str:
+    """Reference loss over samples, with each candidate's forecast from the decision on; beside it the raw loss. SVG."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[2.2, 1])
+        standings = {standing.key: standing for standing in race.standings()}
+        for (key, curve), colour in zip(curves.items(), colours(len(curves)), strict=True):
+            label = f"{key} (chosen)" if key == winner else key
+            samples, losses = _numbers(curve["samples"]), _numbers(curve["reference_loss"])
+            wide = 2.4 if key == winner else 1.4
+            left.plot(samples, losses, color=colour, label=label, linewidth=wide, marker="o", markersize=3)
+            right.plot(samples, _numbers(curve["train_loss"]), color=colour, linewidth=wide)
+            seen = standings[key].samples
+            if seen <= 0:
+                continue
+            ahead = np.linspace(seen, race.budget, 60)
+            forecasts = [race.forecaster.forecast(key, at) for at in ahead]
+            intervals = np.array([forecast.interval() for forecast in forecasts])
+            if np.isfinite(intervals).all():
+                left.plot(ahead, [f.mean for f in forecasts], color=colour, linestyle="--", linewidth=1)
+                left.fill_between(ahead, intervals[:, 0], intervals[:, 1], color=colour, alpha=0.12, linewidth=0)
+        left.set_title(
+            "Reference loss: seen (points), forecast at the decision (dashed, 80 %)", loc="left", fontsize=10
+        )
+        left.legend(title="batch size")
+        _limit(left, curves)
+        right.set_title("Raw training loss: not comparable", loc="left", fontsize=10)
+        for axes in (left, right):
+            samples_axis(axes)
+        return svg(figure)
+
+
+def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: str) -> str:
+    """Batch size over samples, with the decisions marked. SVG."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 2.6), layout="constrained")
+        axes = figure.subplots()
+        courses = {key: _course(curve) for key, curve in curves.items()}
+        used = sorted({candidate for course in courses.values() for candidate in course})
+        keys = [candidate.key for candidate in used]
+        place = {key: row for row, key in enumerate(keys)}
+        for (key, curve), colour in zip(curves.items(), colours(len(curves)), strict=True):
+            rows = [place[candidate.key] for candidate in courses[key]]
+            samples, wide = [0, *curve["samples"]], 6 if key == winner else 3
+            axes.plot(samples, rows, color=colour, linewidth=wide, solid_capstyle="butt", drawstyle="steps-pre")
+        marks = {"dropped": ("X", "#c0392b", "dropped"), "won": ("*", "#1e8449", "won: continues with all workers")}
+        for entry in decisions:
+            if entry["state"] in marks and entry["candidate"] in curves:
+                marker, colour, label = marks[entry["state"]]
+                row = place[entry["candidate"]]
+                shown = label if label not in axes.get_legend_handles_labels()[1] else None
+                axes.scatter([entry["samples"]], [row], marker=marker, s=150, color=colour, label=shown, zorder=3)
+        axes.set_yticks(range(len(keys)), keys)
+        axes.set_ylim(-0.6, len(keys) - 0.4)
+        axes.set_ylabel("batch size")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25), ncols=2)
+        samples_axis(axes)
+        return svg(figure)
+
+
+def accuracies(result: Mapping[str, Any]) -> str:
+    """Probe accuracies of the trained encoder, the untrained one and raw pixels; "-" where there is none. SVG."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.5, 2.6), layout="constrained")
+        axes = figure.subplots()
+        names = ("trained encoder", "untrained encoder", "raw pixels")
+        for offset, probe, colour in ((0.2, "probe", _COLOURS[0]), (-0.2, "knn", _COLOURS[4])):
+            shares = [result[f"{prefix}{probe}_accuracy"] for prefix in REPRESENTATIONS]
+            places = np.arange(3)[::-1] + offset
+            values = [100 * (share or 0) for share in shares]
+            bars = axes.barh(places, values, 0.36, color=colour, label={"probe": "linear probe", "knn": "20-NN"}[probe])
+            axes.bar_label(bars, labels=[percent(share) for share in shares], padding=4, fontsize=9)
+        axes.set_yticks(np.arange(3)[::-1], names)
+        axes.set_xlim(0, 112)
+        axes.set_xlabel("accuracy on held-out images, %")
+        axes.grid(visible=False, axis="y")
+        figure.legend(loc="outside right upper")
+        return svg(figure)
+
+
+def neighbours(
+    train: Any, train_features: Any, test: Any, test_features: Any, *, rows: int = 6, shown: int = 8
+) -> bytes:
+    """Held-out images and the training images nearest to them by cosine. PNG.
+
+    Args:
+        train: uint8 [n, C, H, W], with their features [n, d].
+        test: uint8 [m, C, H, W], with their features [m, d]; the first ``rows`` are shown.
+    """
+
+    def unit(features: Any) -> Any:
+        return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+    rows = min(rows, len(test))
+    nearest = np.argsort(-unit(test_features[:rows]) @ unit(train_features).T, axis=1)[:, :shown]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=((shown + 1) * 0.8 + 0.3, rows * 0.8 + 0.3), layout="constrained", dpi=110)
+        grid = figure.subplots(rows, shown + 1, squeeze=False, width_ratios=[1.25, *[1] * shown])
+        for row in range(rows):
+            for column, image in enumerate([test[row], *train[nearest[row]]]):
+                axes = grid[row][column]
+                axes.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
+                axes.set_axis_off()
+        grid[0][0].set_title("held out", fontsize=9)
+        grid[0][1].set_title("nearest in training", fontsize=9, loc="left")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+def colours(count: int) -> list[str]:
+    """One for each line of a picture; the eighth is the first again."""
+    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
+
+
+def _course(curve: Mapping[str, Any]) -> list[Candidate]:
+    """What a run started with, and what it had trained with at each of its reports."""
+    first = Candidate(curve["batch_size"], curve.get("accumulation", 1))
+    unchanged = [None] * len(curve["samples"])
+    sizes, counts = curve.get("batch_sizes", unchanged), curve.get("accumulations", unchanged)
+    return [first, *(Candidate(size, count or 1) if size else first for size, count in zip(sizes, counts, strict=True))]
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
+
+
+def _limit(axes: Axes, curves: Curves) -> None:
+    """Keeps what was seen in view, however wide an interval is."""
+    losses = np.concatenate([_numbers(curve["reference_loss"]) for curve in curves.values()])
+    losses = losses[np.isfinite(losses)]
+    if len(losses):
+        low, high = float(losses.min()), float(losses.max())
+        margin = 0.12 * max(high - low, 1e-3)
+        axes.set_ylim(low - 2 * margin, high + margin)
+
+
+def samples_axis(axes: Axes) -> None:
+    """Labels an axis of samples in thousands."""
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value else "0"))
+    axes.set_xlabel("samples seen (images)")
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an element of a page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,66 @@
+"""A run's page: one HTML file without a reference to anything outside itself."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from adaptive_ray import __version__
+from adaptive_ray.config.experiment import dump_config
+from adaptive_ray.report import curves as pictures
+from adaptive_ray.report import methods as method_pictures
+from adaptive_ray.report.accuracies import ACCURACIES, missing, percent, reference_loss
+from adaptive_ray.report.swaps import swap_picture
+from adaptive_ray.report.terminal import verdict_rows
+from adaptive_ray.run_directory.atomic_write import write_whole
+from adaptive_ray.run_directory.directory import RunDirectory
+from schedulers import Candidate
+
+
+def write_report(directory: RunDirectory) -> Path:
+    """Builds ``report.html`` from the other files of a finished run.
+
+    Raises:
+        UserError: The run is not finished.
+    """
+    result, curves = directory.read_json("result.json"), directory.read_json("curves.json")
+    config, decisions = directory.config(), directory.decisions()
+    winner, swaps = result["winner"], directory.swaps()
+    budget = result["budget"]
+    race = pictures.race_at_decision(curves, decisions, budget, config.race.predictor)
+    neighbours, weights = directory.path / "neighbours.png", directory.path / "weights.png"
+    template = Environment(
+        loader=PackageLoader("adaptive_ray"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    ).get_template("report.html.j2")
+    page = template.render(
+        name=directory.name,
+        version=__version__,
+        result=result,
+        chosen=Candidate(result["chosen_batch_size"], result["chosen_accumulation"]).key,
+        dataset=config.dataset.name,
+        loss_curves=pictures.loss_curves(curves, race, winner),
+        batch_sizes=pictures.batch_sizes(curves, decisions, winner),
+        swaps=swap_picture(directory.reports_of(winner), swaps) if swaps else "",
+        information=method_pictures.information(curves[winner]) if config.accumulation is not None else "",
+        weights=base64.b64encode(weights.read_bytes()).decode() if weights.is_file() else "",
+        weight_settings=config.sample_weights,
+        probe=percent(result["probe_accuracy"]),
+        knn=percent(result["knn_accuracy"]),
+        reference_loss=reference_loss(result),
+        missing=list(missing(result)),
+        accuracies=pictures.accuracies(result) if any(result[name] is not None for name in ACCURACIES) else "",
+        neighbours=base64.b64encode(neighbours.read_bytes()).decode() if neighbours.is_file() else "",
+        rows=verdict_rows(last_decisions(decisions)),
+        config=dump_config(config),
+    )
+    file = directory.path / "report.html"
+    write_whole(file, page)
+    return file
+
+
+def last_decisions(decisions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each candidate's last decision, in the order in which candidates first appear."""
+    return list({entry["candidate"]: entry for entry in decisions}.values())

@@ -1,0 +1,70 @@
+"""What the rule saw that changes the loader inside a run, as one picture. Imports matplotlib; workers do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from adaptive_ray.report.curves import STYLE, colours, samples_axis, svg
+from schedulers import Candidate
+
+#: Surprises beyond so many standard deviations are drawn as if they were no larger.
+_MOST = 4.0
+
+
+def swap_picture(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mapping[str, Any]]) -> str:
+    """``swap_figure`` as SVG."""
+    with matplotlib.rc_context(STYLE):
+        return svg(swap_figure(reports, decisions))
+
+
+def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mapping[str, Any]]) -> Figure:
+    """Losses beside what was forecast at the decision before, surprises, and what the run trained with.
+
+    Args:
+        reports: Of one run: ``samples_seen``, ``reference_loss``, ``batch_size``, ``accumulation``.
+        decisions: ``SwapDecision.as_dict()`` of the same run; at least one.
+    """
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    losses, surprises, course = figure.subplots(3, 1, sharex=True, height_ratios=[2.4, 1, 1])
+    samples = [report["samples_seen"] for report in reports]
+    losses.plot(samples, [report["reference_loss"] for report in reports], color="#444444", linewidth=1, label="seen")
+    told = [decision for decision in decisions if decision["forecast"] is not None]
+    at = [decision["samples"] for decision in told]
+    losses.errorbar(
+        at,
+        [decision["forecast"] for decision in told],
+        yerr=[decision["forecast_std"] or 0.0 for decision in told],
+        fmt="o",
+        markersize=3,
+        linewidth=1,
+        color=colours(1)[0],
+        label="forecast at the decision before, with its standard deviation",
+    )
+    losses.set_ylabel("reference loss")
+    losses.legend()
+
+    heights = np.clip([decision["surprise"] or 0.0 for decision in told], -_MOST, _MOST)
+    bad, good = colours(3)[1:]
+    width = 0.6 * (samples[-1] - samples[0]) / max(len(told), 1)
+    surprises.bar(at, heights, width=width, color=[good if height >= 0 else bad for height in heights])
+    surprises.axhline(0, color="#444444", linewidth=0.8)
+    surprises.set_ylabel("surprise\n(+) or (-)")
+
+    used = [Candidate(report["batch_size"], report.get("accumulation", 1)) for report in reports]
+    named = {decision[name] for decision in decisions for name in ("candidate", "chosen")}
+    rows = {candidate.key: row for row, candidate in enumerate(sorted({*used, *map(Candidate.of_key, named)}))}
+    course.step(samples, [rows[candidate.key] for candidate in used], where="pre", color="#444444")
+    for decision in decisions:
+        if decision["candidate"] != decision["chosen"] or decision["action"] == "confirm":
+            place = (decision["samples"], rows[decision["chosen"]])
+            course.annotate(decision["action"], place, xytext=(2, 4), textcoords="offset points", fontsize=8)
+    course.set_yticks(range(len(rows)), list(rows))
+    course.set_ylim(-0.5, len(rows) - 0.2)
+    course.set_ylabel("batch size")
+    samples_axis(course)
+    return figure

@@ -1,0 +1,21 @@
+"""The baseline: whoever is ahead now stays ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from schedulers.forecast.base import Array, Curves, Ends, Forecast, Forecaster, clean, last_value
+
+
+class LastValueForecaster(Forecaster):
+    """Forecasts the last loss of each curve, whatever lies ahead."""
+
+    def __init__(self, head_start: float = 0.0) -> None:
+        del head_start  # what lies behind does not matter here
+        self._curves: dict[Hashable, tuple[Array, Array]] = {}
+
+    def fit(self, curves: Curves, ends: Ends | None = None) -> None:
+        self._curves = clean(curves)
+
+    def forecast(self, key: Hashable, at: float) -> Forecast:
+        return last_value(*self._curves[key], at)

@@ -1,0 +1,59 @@
+"""Weighted least squares with a normal prior (Levenberg-Marquardt; Nocedal & Wright, Numerical Optimization, 10.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from schedulers.forecast.base import Array
+
+
+def levenberg_marquardt(
+    linearise: Callable[[Array], tuple[Array, Array]],
+    theta: Array,
+    weight: Array,
+    prior_mean: Array,
+    precision: Array,
+    steps: int,
+    tolerance: float,
+) -> Array:
+    """Minimises sum(weight * residual^2) + (theta - prior_mean)' precision (theta - prior_mean) over theta [d].
+
+    Args:
+        linearise: theta -> residuals [n] and their derivatives [n, d].
+        theta: Where the search starts.
+        weight: Of each residual [n].
+        prior_mean: Of each parameter [d].
+        precision: Inverse covariance of the prior [d, d].
+        steps: At most so many.
+        tolerance: The search ends when a step gains less than this share of the cost.
+    """
+
+    def cost_of(residual: Array, theta: Array) -> float:
+        away = theta - prior_mean
+        return float(weight @ (residual * residual) + away @ precision @ away)
+
+    damping, diagonal = 1e-4, np.arange(len(theta))
+    residual, jacobian = linearise(theta)
+    cost = cost_of(residual, theta)
+    for _ in range(steps):
+        weighted = jacobian.T * weight
+        matrix = weighted @ jacobian + precision
+        gradient = weighted @ residual + precision @ (theta - prior_mean)
+        matrix[diagonal, diagonal] *= 1.0 + damping
+        step = np.linalg.solve(matrix, gradient)
+        trial = theta - np.minimum(np.maximum(step, -2.0), 2.0)  # exponentials ahead: no leap beyond a factor of e^2
+        trial_residual, trial_jacobian = linearise(trial)
+        trial_cost = cost_of(trial_residual, trial)
+        if not trial_cost < cost:
+            damping *= 10.0
+            if damping > 1e8:
+                break
+            continue
+        gain = cost - trial_cost
+        theta, residual, jacobian, cost = trial, trial_residual, trial_jacobian, trial_cost
+        damping = max(damping * 0.1, 1e-8)
+        if gain < tolerance * (1.0 + cost):
+            break
+    return theta

@@ -1,0 +1,1 @@
+"""Policies that change the batch size within one run."""

@@ -1,0 +1,1 @@
+"""The races as a Ray Tune scheduler: everything here, and nothing else in ``schedulers``, imports Ray."""

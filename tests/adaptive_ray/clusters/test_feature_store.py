@@ -1,0 +1,124 @@
+"""Features on disk: what an interruption or a damage costs, and what it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adaptive_ray.clusters.clustering_store import clustering_file, clustering_of, stored_clustering
+from adaptive_ray.clusters.counting import count_clusters
+from adaptive_ray.clusters.feature_store import SHARD, FeatureFile
+from tests.adaptive_ray.clusters.mixtures import mixture
+
+ROWS = 3 * SHARD + 10
+
+
+def features(dimensions: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(ROWS, dimensions)).astype(np.float16)
+
+
+def filled(folder: Path, upto: int | None = None) -> FeatureFile:
+    file = FeatureFile(folder, ROWS)
+    for rows in file.shards[:upto]:
+        file.write(rows, features()[rows])
+    return file
+
+
+def test_all_shards_are_missing_from_a_new_file_and_nothing_is_made_before_it_is_needed(tmp_path: Path) -> None:
+    file = FeatureFile(tmp_path / "new", ROWS)
+    assert [rows.stop - rows.start for rows in file.missing()] == [SHARD] * 3 + [10]
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    file = filled(tmp_path)
+    assert file.missing() == []
+    read = FeatureFile(tmp_path, ROWS).read()
+    assert isinstance(read, np.memmap)
+    np.testing.assert_array_equal(read, features())
+
+
+def test_an_interruption_costs_what_was_not_finished(tmp_path: Path) -> None:
+    filled(tmp_path, upto=2)
+    again = FeatureFile(tmp_path, ROWS)
+    assert again.missing() == again.shards[2:]
+    for rows in again.missing():
+        again.write(rows, features()[rows])
+    assert FeatureFile(tmp_path, ROWS).missing() == []
+
+
+def test_damage_costs_the_shard_that_it_hit(tmp_path: Path) -> None:
+    filled(tmp_path)
+    with (tmp_path / "features.npy").open("r+b") as file:
+        file.seek(-20 * 16, 2)  # a row of the last full shard
+        file.write(b"\xff" * 16)
+    damaged = FeatureFile(tmp_path, ROWS)
+    assert damaged.missing() == [damaged.shards[2]]
+
+
+def test_a_torn_line_costs_its_shard(tmp_path: Path) -> None:
+    filled(tmp_path)
+    log = tmp_path / "shards.jsonl"
+    log.write_text(log.read_text()[:-9])
+    torn = FeatureFile(tmp_path, ROWS)
+    assert torn.missing() == torn.shards[3:]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY nonsense", b"x" * 1000])
+def test_a_file_that_is_none_is_written_anew(tmp_path: Path, content: bytes) -> None:
+    filled(tmp_path)
+    (tmp_path / "features.npy").write_bytes(content)
+    assert FeatureFile(tmp_path, ROWS).missing() == FeatureFile(tmp_path, ROWS).shards
+    assert filled(tmp_path).missing() == []
+
+
+def test_a_file_of_other_images_or_dimensions_is_written_anew(tmp_path: Path) -> None:
+    filled(tmp_path)
+    other = FeatureFile(tmp_path, 20)
+    assert len(other.missing()) == 1
+    other.write(slice(0, 20), features(4)[:20])
+    assert FeatureFile(tmp_path, 20).read().shape == (20, 4)
+
+
+class TestClustering:
+    def test_is_counted_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        np.save(tmp_path / "features.npy", mixture(4)[0].astype(np.float16))
+        found = clustering_of(tmp_path, "auto", None, 0)
+
+        def counted(*_: object, **__: object) -> None:
+            raise AssertionError("counted again")
+
+        monkeypatch.setattr("adaptive_ray.clusters.clustering_store.count_clusters", counted)
+        again = clustering_of(tmp_path, "auto", None, 0)
+        assert again.m == found.m == 4
+        for name in ("labels", "sizes", "centrality"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+        assert (again.scores, again.method, again.notes) == (found.scores, found.method, found.notes)
+        assert again.stability == found.stability
+        with pytest.raises(AssertionError, match="counted again"):
+            clustering_of(tmp_path, "auto", None, 1)
+
+    @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "older"])
+    def test_is_counted_again_where_the_file_is_damaged(
+        self, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        np.save(tmp_path / "features.npy", mixture(3, n=200)[0])
+        if damage == "older":
+            monkeypatch.setattr("adaptive_ray.clusters.clustering_store._VERSION", 0)
+        found = clustering_of(tmp_path, "auto", 3, 0)
+        monkeypatch.setattr("adaptive_ray.clusters.clustering_store._VERSION", 1)
+        file = clustering_file(tmp_path, "auto", 3, 0)
+        content = file.read_bytes()
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+        file.write_bytes({"empty": b"", "cut": content[:-300], "flipped": flipped, "older": content}[damage])
+        assert stored_clustering(tmp_path, "auto", 3, 0) is None
+        np.testing.assert_array_equal(clustering_of(tmp_path, "auto", 3, 0).labels, found.labels)
+        assert stored_clustering(tmp_path, "auto", 3, 0) is not None
+
+    def test_says_what_count_clusters_says(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "features.npy", mixture(3, n=200)[0])
+        found, expected = clustering_of(tmp_path, "bic", 5, 7), count_clusters(mixture(3, n=200)[0], "bic", 7, m=5)
+        np.testing.assert_array_equal(found.labels, expected.labels)

@@ -1,0 +1,450 @@
+"""Configurations: the shipped ones load, overrides apply, and everything wrong is explained in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from adaptive_ray.config.experiment import dump_config, load_config, parse_config
+from adaptive_ray.config.settings import Amount
+from adaptive_ray.errors import UserError
+from schedulers import Candidate
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+QUICKSTART = CONFIGS / "quickstart.yaml"
+
+
+def complaint(*overrides: str, file: Path = QUICKSTART) -> str:
+    """The one line that a bad configuration is answered with."""
+    with pytest.raises(UserError) as caught:
+        load_config(file, overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text
+    return text
+
+
+def changed(tmp_path: Path, **entries: object) -> Path:
+    """The quickstart's file with some entries replaced."""
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(QUICKSTART.read_text()) | entries))
+    return file
+
+
+class TestShipped:
+    def test_quickstart(self) -> None:
+        config = load_config(QUICKSTART)
+        assert config.dataset.name == "mnist5k"
+        assert len(config.candidates) >= 3
+        assert config.race.predictor == "joint"
+        assert config.simclr.augment == "digits"
+
+    def test_cifar10(self) -> None:
+        config = load_config(CONFIGS / "cifar10.yaml")
+        assert config.dataset.name == "cifar10"
+        assert config.candidates == [Candidate(size) for size in (128, 256, 512, 1024)]
+        assert config.budget == Amount(epochs=200)
+        assert config.simclr.encoder.backbone == "resnet18"
+
+    @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+    def test_every_file_round_trips(self, file: Path) -> None:
+        config = load_config(file)
+        assert parse_config(yaml.safe_load(dump_config(config))) == config
+
+    def test_the_hint_at_the_head_of_cifar10_works(self) -> None:
+        hint = (CONFIGS / "cifar10.yaml").read_text().partition("\ndataset:")[0]
+        settings = [word for word in hint.split() if "=" in word]
+        assert len(settings) == 4
+        assert load_config(CONFIGS / "cifar10.yaml", settings).budget == Amount(epochs=2)
+
+
+class TestOverrides:
+    def test_values_are_yaml(self) -> None:
+        config = load_config(
+            QUICKSTART,
+            ["seed=7", "candidates=[16, 32]", "trial.gpu=false", "race.drop_below=0.2", "name=my-run", "stretch={}"],
+        )
+        assert (config.seed, config.candidates, config.trial.gpu) == (7, [Candidate(16), Candidate(32)], False)
+        assert (config.race.drop_below, config.name, config.stretch.workers) == (0.2, "my-run", "auto")
+
+    def test_deep_ones_leave_their_neighbours_alone(self) -> None:
+        config = load_config(QUICKSTART, ["simclr.optimizer.learning_rate=0.5", "simclr.encoder.width=8"])
+        assert config.simclr.optimizer.learning_rate == 0.5
+        assert config.simclr.optimizer.name == "adamw"
+        assert (config.simclr.encoder.width, config.simclr.encoder.depth) == (8, 1)
+
+    def test_sections_absent_from_the_file_can_be_set(self) -> None:
+        assert "tracking" not in yaml.safe_load(QUICKSTART.read_text())
+        assert load_config(QUICKSTART, ["tracking.enabled=false"]).tracking.enabled is False
+
+    def test_the_last_one_wins(self) -> None:
+        assert load_config(QUICKSTART, ["seed=1", "seed=2"]).seed == 2
+
+    def test_a_value_may_hold_an_equals_sign(self) -> None:
+        assert load_config(QUICKSTART, ["tracking.uri=http://host/?a=b"]).tracking.uri == "http://host/?a=b"
+
+    def test_samples_replace_epochs_and_back(self) -> None:
+        assert load_config(QUICKSTART, ["budget.samples=5000"]).budget == Amount(samples=5000)
+        assert load_config(QUICKSTART, ["race.window.samples=900"]).race.window == Amount(samples=900)
+        both = load_config(QUICKSTART, ["budget.samples=5000", "budget.epochs=3"])
+        assert both.budget == Amount(epochs=3)
+
+    @pytest.mark.parametrize("override", ["seed", "", "=3", "trial.workers 3"])
+    def test_without_name_or_value(self, override: str) -> None:
+        text = complaint(override)
+        assert repr(override) in text
+        assert "name.of.setting=value" in text
+
+    def test_value_that_is_no_yaml(self) -> None:
+        assert "'[64, 128' is not valid YAML" in complaint("candidates=[64, 128")
+
+    def test_below_a_setting_that_has_nothing_below_it(self) -> None:
+        text = complaint("dataset.name.first=1")
+        assert "'name' holds 'mnist5k'" in text
+
+    def test_a_whole_section_is_not_replaced_by_accident(self) -> None:
+        assert "one by one" in complaint("dataset={name: cifar10}")
+
+    def test_impossible_date(self) -> None:
+        # YAML takes it for a date, and there is no 13th month.
+        assert "2024-13-45" in complaint("name=2024-13-45")
+
+
+class TestWrongSettings:
+    @pytest.mark.parametrize(
+        ("override", "parts"),
+        [
+            ("candidates=[]", ["candidates = []", "at least one"]),
+            ("candidates=[0, 64]", ["candidates.0 = 0", "0 is below 2"]),
+            ("candidates=[1]", ["candidates.0 = 1", "1 is below 2"]),
+            ("candidates=[-64]", ["-64 is below 2"]),
+            ("candidates=[64, 32, 64]", ["candidates = [64, 32, 64]", "64 appears twice", "remove one"]),
+            ("candidates=64", ["candidates = 64: write a list: [64]; or batch_size: 64"]),
+            ("candidates=64,128", ["candidates = '64,128': write a list: [64, 128]"]),
+            (
+                "candidates=auto",
+                ["candidates = 'auto': write a list of batch sizes, such as [64,", "from_clusters: {}"],
+            ),
+            ("candidates={batch_size: 64}", ["write a list of batch sizes", "{batch_size: 64, accumulation: 4}]"]),
+            ("batch_size=auto", ["batch_size = 'auto': write one whole number", "from_clusters: {}"]),
+            ("batch_size=[64, 256]", ["batch_size = [64, 256]", "candidates: [64, 256]"]),
+            ("candidates=[64, big]", ["candidates.1 = 'big'", "whole number"]),
+            ("candidates=[64.5]", ["candidates.0 = 64.5", "whole number"]),
+            ("candidates=[{batch_size: 64, accumulation: 0}]", ["candidates.0 = ", "accumulation 0 is below 1"]),
+            ("candidates=[{batch_size: 64, accumulation: two}]", ["candidates.0.accumulation = 'two'", "integer"]),
+            ("candidates=[{batch_size: 1, accumulation: 9}]", ["candidates.0 = ", "batch size 1 is below 2"]),
+            ("candidates=[64, {batch_size: 64, accumulation: 1}]", ["64 appears twice"]),
+            (
+                "candidates=[{batch_size: 64, accumulation: 2}, {batch_size: 64, accumulation: 2}]",
+                ["64x2 appears twice"],
+            ),
+            ("candidates=[{accumulation: 4}]", ["setting 'candidates.0.batch_size' is missing"]),
+            (
+                "candidates=[32, {batch_size: 64, acumulation: 4}]",
+                ["unknown setting 'candidates.1.acumulation'", "did you mean 'accumulation'?"],
+            ),
+            ("explore=racing", ["explore = 'racing'", "'race'", "'rotate'", "'none'"]),
+            (
+                "race.rerace=sometimes",
+                ["= 'sometimes'", "'never'", "'on_surprise'", "settings of its own: at"],
+            ),
+            ("race.rerace={at: []}", ["race.rerace.at = []", "at least 1 item"]),
+            ("swap.patience=1", ["swap.patience = 1", "greater than or equal to 2"]),
+            ("swap.threshold=-1", ["swap.threshold = -1", "greater than or equal to 0"]),
+            ("seed=soon", ["seed = 'soon'", "integer"]),
+            ("seed=-1", ["seed = -1", "greater than or equal to 0"]),
+            ("budget.epochs=0", ["budget.epochs = 0", "greater than 0"]),
+            ("budget.samples=0", ["budget.samples = 0", "greater than or equal to 1"]),
+            ("budget.epochs=.nan", ["budget.epochs = nan"]),
+            ("budget=7", ["budget = 7"]),
+            ("race.window.epochs=many", ["race.window.epochs = 'many'", "number"]),
+            ("race.evaluations=3", ["race.evaluations = 3", "greater than or equal to 4"]),
+            ("race.drop_below=1", ["race.drop_below = 1", "less than 1"]),
+            ("race.predictor=oracle", ["race.predictor = 'oracle'", "joint", "per_curve", "last_value"]),
+            ("trial.workers=0", ["trial.workers = 0", "greater than or equal to 1"]),
+            ("trial.gpu=maybe", ["trial.gpu = 'maybe'", "'auto'", "boolean"]),
+            ("stretch.workers=0", ["stretch.workers = 0", "at least 1, or auto"]),
+            ("race.max_concurrent=0", ["race.max_concurrent = 0", "at least 1, or auto"]),
+            ("stretch.workers=most", ["stretch.workers = 'most'", "'auto'", "integer"]),
+            ("dataset.name=imagenet", ["dataset.name = 'imagenet'", "mnist5k", "image_folder"]),
+            ("dataset.limit=15", ["dataset.limit = 15", "greater than or equal to 16"]),
+            ("dataset.test_share=1", ["dataset.test_share = 1", "less than 1"]),
+            ("simclr.augment=letters", ["simclr.augment = 'letters'", "'natural'", "'digits'"]),
+            ("simclr.optimizer.name=adagrad", ["simclr.optimizer.name = 'adagrad'", "lars"]),
+            ("simclr.temperature=0", ["simclr.temperature = 0", "greater than 0"]),
+            ("name=a/b", ["name = 'a/b'", "use letters"]),
+            ("name=..", ["name = '..'", "use letters"]),
+            ("tracking.experiment=''", ["tracking.experiment = ''"]),
+        ],
+    )
+    def test_value_and_rule_are_named(self, override: str, parts: list[str]) -> None:
+        text = complaint(override)
+        for part in [str(QUICKSTART), *parts]:
+            assert part in text
+
+    @pytest.mark.parametrize(
+        ("name", "nearest"),
+        [
+            ("candidate", "candidates"),
+            ("buget", "budget"),
+            ("dataset.nmae", "name"),
+            ("race.evaluation", "evaluations"),
+            ("race.window.epoch", "epochs"),
+            ("simclr.temprature", "temperature"),
+            ("simclr.encoder.widht", "width"),
+            ("simclr.optimizer.learning_rte", "learning_rate"),
+            ("tracking.url", "uri"),
+            ("swap.enable", "enabled"),
+            ("race.rerace.att", "at"),
+            ("explor", "explore"),
+        ],
+    )
+    def test_unknown_setting_and_the_nearest_known_one(self, name: str, nearest: str) -> None:
+        text = complaint(f"{name}=1")
+        assert f"unknown setting {name!r}" in text
+        assert f"did you mean {nearest!r}?" in text
+
+    def test_unknown_setting_unlike_any_other(self) -> None:
+        text = complaint("stretch.zzz=1")
+        assert "unknown setting 'stretch.zzz'" in text
+        assert "known here: workers" in text
+
+    @pytest.mark.parametrize("name", ["Candidates", "dataset.Name", "int", "trial.float"])
+    def test_unknown_setting_that_looks_like_a_type(self, name: str) -> None:
+        assert f"unknown setting {name!r}" in complaint(f"{name}=1")
+
+    @pytest.mark.parametrize("override", ["budget.epochs=.inf", "race.window.epochs=.inf"])
+    def test_without_end(self, override: str) -> None:
+        assert override.partition("=")[0] in complaint(override)
+
+    @pytest.mark.parametrize(
+        ("settings", "parts"),
+        [
+            (["explore=none"], ["explore = 'none'", "not 64, 128", "keep one, or use race"]),
+            (["explore=rotate", "candidates=[64]"], ["explore = 'rotate'", "beside 64", "add one, or use none"]),
+            (["explore=rotate", "swap.enabled=true"], ["swap.enabled", "explore = 'rotate'", "leave one out"]),
+            (["race.rerace=on_surprise", "swap.enabled=true"], ["swap.enabled and race.rerace", "choose one"]),
+            (["race.rerace={at: [0.3]}", "candidates=[64]"], ["race.rerace", "two candidates", "leave it out"]),
+            (["candidates=[64]", "swap.enabled=true"], ["swap.enabled", "beside 64", "add one, or leave it out"]),
+        ],
+    )
+    def test_how_to_explore_must_fit_the_candidates(self, settings: list[str], parts: list[str]) -> None:
+        text = complaint("candidates=[64, 128]", *settings)
+        for part in parts:
+            assert part in text
+
+    def test_augmentation_in_detail(self, tmp_path: Path) -> None:
+        file = changed(tmp_path, simclr={"augment": {"no_such_thing": 1}})
+        assert "augment" in complaint(file=file)
+
+    @pytest.mark.parametrize("missing", ["dataset", "budget"])
+    def test_missing_section(self, tmp_path: Path, missing: str) -> None:
+        settings = yaml.safe_load(QUICKSTART.read_text())
+        del settings[missing]
+        file = tmp_path / "experiment.yaml"
+        file.write_text(yaml.safe_dump(settings))
+        assert complaint(file=file) == f"{file}: setting '{missing}' is missing"
+
+    def test_neither_or_both_of_candidates_and_batch_size(self, tmp_path: Path) -> None:
+        assert "give either candidates to choose from" in complaint("candidates=null")
+        assert "or one batch_size" in complaint("batch_size=64")
+
+    @pytest.mark.parametrize(
+        ("override", "parts"),
+        [
+            ("clusters.metod=bic", ["unknown setting 'clusters.metod'", "did you mean 'method'?"]),
+            ("clusters.method=kmeans", ["clusters.method = 'kmeans'", "silhouette"]),
+            ("clusters={m: 5, method: hdbscan}", ["hdbscan finds the number itself", "m = 5"]),
+            ("clusters.m=0", ["clusters.m = 0", "greater than 0"]),
+            ("sampling=balance", ["sampling = 'balance'", "'balanced'"]),
+            ("candidates={from_clusters: {alfa: 3}}", ["'candidates.from_clusters.alfa'", "did you mean 'alpha'?"]),
+            ("candidates={from_clusters: {alpha: 0}}", ["candidates.from_clusters.alpha = 0"]),
+            ("candidates={from_clusters: {min: 64, max: 32}}", ["min = 64 is above max = 32", "swap them"]),
+        ],
+    )
+    def test_clusters(self, override: str, parts: list[str]) -> None:
+        text = complaint(override)
+        assert all(part in text for part in parts), text
+
+    @pytest.mark.parametrize(
+        ("override", "parts"),
+        [
+            ("accumulation=4", ["accumulation = 4", "settings of its own: until, alpha"]),
+            ("accumulation={alpha: 2}", ["'accumulation.until' is missing"]),
+            ("accumulation={until: information, alpha: 0}", ["alpha = 0 must be above 0"]),
+            ("accumulation={until: information, alpha: 200}", ["alpha = 200 is never reached", "allow at least 190"]),
+            (
+                "accumulation={until: information, alpha: 2, scor: mmd}",
+                ["accumulation.scor'", "mean 'score'?"],
+            ),
+            ("accumulation={until: information, alpha: auto}", ["needs images_per_update"]),
+            (
+                "accumulation={until: information, alpha: auto, images_per_update: 128}",
+                ["images_per_update = 128", "256 to 16384 images"],
+            ),
+            (
+                "sample_weights={mode: static, strength: -1}",
+                ["strength = -1", "greater than or equal to 0"],
+            ),
+            ("sample_weights={mode: static, strength: 2}", ["sample_weights.strength = 2", "less than or equal to 1"]),
+            ("sample_weights={strength: 0.9}", ["'sample_weights.mode' is missing"]),
+            ("sample_weights={mode: static, centres: strata}", ["centres = strata changes nothing with mode static"]),
+        ],
+    )
+    def test_methods(self, override: str, parts: list[str]) -> None:
+        text = complaint(override)
+        assert all(part in text for part in parts), text
+
+    def test_two_ways_to_accumulate(self, tmp_path: Path) -> None:
+        file = changed(tmp_path, candidates=[64, {"batch_size": 64, "accumulation": 4}])
+        text = complaint("accumulation={until: information, alpha: 2}", file=file)
+        assert "64x4 fixes 4 batches for an update" in text
+
+    def test_batch_sizes_from_clusters_that_accumulation_cannot_use(self) -> None:
+        informed = "accumulation={until: information, alpha: auto, images_per_update: 64}"
+        config = load_config(QUICKSTART, ["candidates={from_clusters: {alpha: 4}, times: [1]}", informed])
+        assert config.with_clusters(10).choices == [Candidate(40)]
+        with pytest.raises(UserError, match="accumulation: with 40 clusters, images_per_update = 64"):
+            config.with_clusters(40)
+
+    @pytest.mark.parametrize("budget", [{}, {"samples": 5000, "epochs": 2}])
+    def test_neither_or_both_of_samples_and_epochs(self, tmp_path: Path, budget: dict[str, int]) -> None:
+        assert "either samples or epochs" in complaint(file=changed(tmp_path, budget=budget))
+
+    def test_settings_are_frozen(self) -> None:
+        config = load_config(QUICKSTART)
+        with pytest.raises(ValueError, match="frozen"):
+            config.seed = 3  # type: ignore[misc]
+
+
+class TestFiles:
+    def test_missing(self, tmp_path: Path) -> None:
+        file = tmp_path / "none.yaml"
+        assert complaint(file=file) == f"{file}: no such file"
+
+    def test_directory(self, tmp_path: Path) -> None:
+        assert str(tmp_path) in complaint(file=tmp_path)
+
+    @pytest.mark.parametrize(
+        "content", [b"dataset: [1\n", b"a: b: c\n", b"\ttab: 1\n", b"\x00\x01", b"\xff\xfe\x80", b"seed: 2024-13-45\n"]
+    )
+    def test_corrupt(self, tmp_path: Path, content: bytes) -> None:
+        file = tmp_path / "corrupt.yaml"
+        file.write_bytes(content)
+        assert complaint(file=file).startswith(f"{file}: ")
+
+    @pytest.mark.parametrize(("content", "kind"), [("- 1\n", "list"), ("", "NoneType"), ("7\n", "int"), ("a\n", "str")])
+    def test_no_mapping(self, tmp_path: Path, content: str, kind: str) -> None:
+        file = tmp_path / "experiment.yaml"
+        file.write_text(content)
+        text = complaint(file=file)
+        assert "mapping" in text
+        assert text.endswith(f"not {kind}")
+
+    def test_key_that_is_no_text(self, tmp_path: Path) -> None:
+        file = tmp_path / "experiment.yaml"
+        file.write_text(QUICKSTART.read_text() + "\n1: 2\n")
+        assert "keys should be strings" in complaint(file=file)
+
+
+def test_dump_holds_every_setting_and_round_trips(tmp_path: Path) -> None:
+    config = load_config(
+        QUICKSTART,
+        [f"runs_dir={tmp_path}", "name='007'", "seed=5", "budget.samples=9000", "trial.gpu=false", "stretch.workers=2"],
+    )
+    text = dump_config(config)
+    assert parse_config(yaml.safe_load(text)) == config
+    assert set(yaml.safe_load(text)) == set(type(config).model_fields)
+    assert yaml.safe_load(text)["race"]["drop_below"] == 0.1  # a default, written out
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert load_config(file) == config
+
+
+def test_candidates_are_batch_sizes_or_batch_sizes_with_accumulation() -> None:
+    config = load_config(QUICKSTART, ["candidates=[64, {batch_size: 128}, {batch_size: 64, accumulation: 4}]"])
+    assert config.candidates == [Candidate(64), Candidate(128), Candidate(64, 4)]
+    written = yaml.safe_load(dump_config(config))
+    assert written["candidates"] == [64, 128, {"batch_size": 64, "accumulation": 4}]
+    assert parse_config(written) == config
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["explore=rotate"],
+        ["explore=none", "candidates=[64]"],
+        ["swap.enabled=true", "swap.patience=5"],
+        ["race.rerace=on_surprise"],
+        ["race.rerace={at: [0.6]}"],
+    ],
+)
+def test_ways_to_explore(settings: list[str]) -> None:
+    config = load_config(QUICKSTART, settings)
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
+    assert config.swap.enabled is ("swap.enabled=true" in settings)
+
+
+@pytest.mark.parametrize(
+    ("amount", "samples"), [(Amount(samples=70), 70), (Amount(epochs=2), 200), (Amount(epochs=0.125), 13)]
+)
+def test_amounts(amount: Amount, samples: int) -> None:
+    assert amount.of(100) == samples
+
+
+def test_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI") as caught:
+        load_config(QUICKSTART, ["tracking.uri=http://me:s3cr3t@host.example:5000"])
+    assert "s3cr3t" not in str(caught.value)
+
+
+class TestFromClusters:
+    def test_the_only_batch_size(self, tmp_path: Path) -> None:
+        file = changed(tmp_path, candidates=None, batch_size={"from_clusters": {"alpha": 16}})
+        config = load_config(file)
+        assert config.sized_by_clusters
+        assert config.with_clusters(10).choices == [Candidate(160)]
+        assert config.with_clusters(1).choices == [Candidate(32)]  # the default's min
+        assert config.with_clusters(1000).choices == [Candidate(4096)]
+
+    def test_the_centre_of_the_candidates(self) -> None:
+        config = load_config(
+            QUICKSTART, ["candidates={from_clusters: {alpha: 12, multiple_of: 16}, times: [0.5, 1, 2]}"]
+        )
+        assert config.uses_clusters
+        assert [c.batch_size for c in config.with_clusters(10).choices] == [64, 128, 240]
+        assert [c.batch_size for c in config.with_clusters(2).choices] == [32, 48]  # two are at the minimum
+        assert config.alpha_m.alpha == 12
+        assert parse_config(yaml.safe_load(dump_config(config))) == config
+
+    def test_a_fixed_batch_size_is_one_candidate(self, tmp_path: Path) -> None:
+        config = load_config(changed(tmp_path, candidates=None, batch_size=96))
+        assert config.choices == [Candidate(96)]
+        assert not config.uses_clusters
+        assert config.with_clusters(5) is config
+        assert load_config(QUICKSTART, ["sampling=stratified"]).uses_clusters
+
+    def test_a_batch_of_one_is_refused(self, tmp_path: Path) -> None:
+        assert "below 2" in complaint(file=changed(tmp_path, candidates=None, batch_size=1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "known"),
+    [
+        ([], set()),
+        (["sampling=balanced"], {"epoch_order"}),
+        (["accumulation={until: information, alpha: 2}"], {"strata"}),
+        (["accumulation={until: information, alpha: 2, score: mmd}"], {"features"}),
+        (["sample_weights={mode: static}"], {"centrality"}),
+        (["sample_weights={mode: batch}"], set()),
+        (["sample_weights={mode: batch, centres: strata}", "sampling=stratified"], {"strata", "epoch_order"}),
+    ],
+)
+def test_images_are_clustered_for_what_is_asked(overrides: list[str], known: set[str]) -> None:
+    config = load_config(QUICKSTART, overrides)
+    assert set(config.known_of_images) == known
+    assert config.uses_clusters is bool(known)
+    assert parse_config(yaml.safe_load(dump_config(config))) == config

@@ -1,0 +1,47 @@
+"""Made-up recordings with known answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adaptive_ray.replay.recordings import Recording, Sweep
+from tests.schedulers.curves import walk
+
+#: Progress rates; the best one per sample is neither the smallest nor the largest batch.
+RATES = {64: 1.0, 128: 1.5, 256: 0.9, 512: 0.5}
+#: Samples per second; the best one per second is 256.
+PACE = {64: 200.0, 128: 300.0, 256: 900.0, 512: 950.0}
+
+
+def recorded(batch_size: int, seed: int = 0, *, rates: dict[int, float] = RATES, **changes: Any) -> dict[str, Any]:
+    """The content of one file."""
+    samples, losses = walk(rates[batch_size], 40_000, points=40, noise=0.005, seed=100 * seed + batch_size, end=40_000)
+    return {
+        "dataset": "made",
+        "batch_size": batch_size,
+        "accumulation": 1,
+        "seed": seed,
+        "learning_rate_rule": "sqrt",
+        "samples": samples.tolist(),
+        "seconds": (samples / PACE[batch_size]).tolist(),
+        "train_loss": (losses + np.log(batch_size)).tolist(),
+        "reference_loss": losses.tolist(),
+        "probe_accuracy": 0.9 - 0.1 * float(losses[-1]),
+        **changes,
+    }
+
+
+def sweep(seed: int = 0, *, rates: dict[int, float] = RATES) -> Sweep:
+    runs = tuple(Recording.model_validate(recorded(size, seed, rates=rates)) for size in rates)
+    return Sweep("made", "sqrt", seed, runs)
+
+
+def write(directory: Path, contents: list[dict[str, Any]]) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, content in enumerate(contents):
+        (directory / f"{number}.json").write_text(json.dumps(content))
+    return directory

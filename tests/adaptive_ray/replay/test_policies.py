@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, MedianStoppingRule
+
+from adaptive_ray.config.settings import RaceSettings
+from adaptive_ray.replay.playback import METRIC, TIME, Playback
+from adaptive_ray.replay.policies import POLICIES
+from schedulers import Race
+from schedulers.race import MIN_REPORTS
+from tests.adaptive_ray.replay.sweeps import sweep
+
+#: These see enough to find the best of four clear candidates.
+INFORMED = sorted(set(POLICIES) - {"random", "per_curve"})
+
+
+@pytest.mark.parametrize("name", INFORMED)
+def test_finds_the_best_per_sample(name: str) -> None:
+    assert POLICIES[name](sweep(), "samples").chosen == "128"
+
+
+@pytest.mark.parametrize("name", ["default", "joint", "sweep"])
+def test_finds_the_best_per_second(name: str) -> None:
+    assert POLICIES[name](sweep(), "seconds").chosen == "256"
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_chosen_one_is_paid_for_to_its_end_and_nobody_further(name: str) -> None:
+    made = sweep()
+    outcome = POLICIES[name](made, "samples")
+    assert outcome.reports[outcome.chosen] == 40
+    assert set(outcome.reports) == set(made.by_key)
+    assert all(0 <= count <= 40 for count in outcome.reports.values())
+
+
+def test_what_exploring_costs() -> None:
+    explored = {name: sum(policy(sweep(), "samples").reports.values()) - 40 for name, policy in POLICIES.items()}
+    assert explored["random"] == 0
+    assert explored["sweep"] == 3 * 40
+    assert explored["joint"] == explored["last_value"] == explored["discard"] == 3 * 4  # a tenth each
+    assert 0 < explored["default"] <= explored["joint"]
+    assert 0 < explored["asha"] < explored["sweep"]
+
+
+def test_a_choice_depends_on_what_was_seen_alone() -> None:
+    early = sweep()
+    bent = [
+        run.model_copy(update={"reference_loss": [*run.reference_loss[:8], *([9.0] * 32)]}) if run.key == "128" else run
+        for run in early.runs
+    ]
+    later = type(early)(early.dataset, early.learning_rate_rule, early.seed, tuple(bent))
+    for name in ("default", "joint", "discard"):
+        assert POLICIES[name](later, "samples").chosen == "128"
+    assert POLICIES["sweep"](later, "samples").chosen != "128"
+
+
+def test_random_differs_between_seeds_and_not_between_calls() -> None:
+    drawn = [POLICIES["random"](sweep(seed), "samples").chosen for seed in range(8)]
+    assert len(set(drawn)) > 1
+    assert drawn == [POLICIES["random"](sweep(seed), "samples").chosen for seed in range(8)]
+
+
+@pytest.mark.parametrize("axis", ["samples", "seconds"])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        FIFOScheduler(),
+        ASHAScheduler(TIME, METRIC, "min", max_t=100),
+        HyperBandScheduler(TIME, METRIC, "min", max_t=27),
+        MedianStoppingRule(TIME, METRIC, "min", grace_period=10, min_samples_required=2),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_ray_schedulers_are_played_to_their_end(scheduler: FIFOScheduler, axis: str) -> None:
+    playback = Playback(sweep(), axis, scheduler)
+    playback.run()
+    assert all(trial.status == "TERMINATED" for trial in playback.trials.values())
+    assert playback.calls == sum(playback.reported.values()) > 0
+    if axis == "samples":
+        assert playback.reported["128"] == max(playback.reported.values())
+    if type(scheduler) is FIFOScheduler:  # nobody is stopped: everybody comes to the end of the budget
+        made = sweep()
+        ends = {run.key: int((run.time(axis) <= made.budget(axis)).sum()) for run in made.runs}
+        assert playback.reported == ends
+    else:
+        assert sum(playback.reported.values()) < 4 * 40
+
+
+def test_the_default_policy_is_an_experiments_default() -> None:
+    race, settings = POLICIES["default"], RaceSettings()
+    defaults = inspect.signature(race).parameters
+    assert defaults["predictor"].default == settings.predictor
+    assert defaults["drop_below"].default == settings.drop_below
+    assert inspect.signature(Race).parameters["min_reports"].default == MIN_REPORTS

@@ -1,0 +1,230 @@
+"""The pictures: they show what was known at the decision, and survive gaps in the curves."""
+
+from __future__ import annotations
+
+import io
+import math
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adaptive_ray.report import curves as pictures
+from adaptive_ray.run_directory.directory import describe
+from schedulers import JointForecaster, Race
+
+BUDGET, WINDOW, EVERY = 16_384, 4096, 512
+RATE = {"32": 1.0, "64": 1.6, "128": 0.8}
+
+
+def loss(key: str, samples: float) -> float:
+    return 3.0 + 3.0 * (RATE[key] * samples / 1000 + 1) ** -0.5
+
+
+def raced(keys: tuple[str, ...] = ("32", "64", "128"), **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Curves and decisions as a run writes them; the winner goes on to the end of the budget."""
+    race = Race(keys, budget=BUDGET, window=WINDOW, **settings)
+    curves: dict[str, Any] = {
+        key: {"batch_size": int(key), "samples": [], "reference_loss": [], "train_loss": []} for key in keys
+    }
+    decisions = []
+    for samples in range(EVERY, BUDGET + 1, EVERY):
+        for key in keys:
+            if race.state(key) == "dropped" or (samples > WINDOW and not race.over):
+                continue
+            curves[key]["samples"].append(samples)
+            curves[key]["reference_loss"].append(loss(key, samples))
+            curves[key]["train_loss"].append(loss(key, samples) + math.log(int(key)))
+            decisions += [describe(decision) for decision in race.report(key, samples, loss(key, samples))]
+    assert race.winner == min(keys, key=lambda key: loss(key, BUDGET))
+    return curves, decisions
+
+
+def parsed(svg: str) -> tuple[ET.Element, str]:
+    """Well-formed, and all of its text."""
+    root = ET.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    return root, " ".join("".join(root.itertext()).split())
+
+
+class TestRaceAtDecision:
+    @pytest.mark.parametrize("drop_below", [0.0, 0.2])
+    def test_the_winner_s_forecast_is_that_of_the_decision(self, drop_below: float) -> None:
+        curves, decisions = raced(drop_below=drop_below)
+        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
+        (won,) = [entry for entry in decisions if entry["state"] == "won"]
+        (standing,) = [s for s in race.standings() if s.key == won["candidate"]]
+        assert standing.samples == won["samples"]
+        assert standing.forecast == pytest.approx((won["forecast"]["mean"], won["forecast"]["std"]))
+
+    def test_what_came_later_does_not_count(self) -> None:
+        curves, decisions = raced()
+        before = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
+        won = next(entry for entry in decisions if entry["state"] == "won")
+        curve = curves[won["candidate"]]
+        for index, samples in enumerate(curve["samples"]):
+            if samples > won["samples"]:
+                curve["reference_loss"][index] = 99.0
+        after = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
+        assert repr(after.standings()) == repr(before.standings())  # in text, because nan is not equal to itself
+
+    def test_nobody_is_dropped_from_the_picture(self) -> None:
+        curves, decisions = raced(drop_below=0.3)
+        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
+        assert set(race.alive) >= set(curves)
+
+    def test_a_gap_in_a_curve(self) -> None:
+        curves, decisions = raced()
+        curves["32"]["reference_loss"][1] = None
+        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
+        assert all(math.isfinite(standing.forecast.mean) for standing in race.standings() if standing.key in curves)
+
+    def test_the_only_one_that_reported(self) -> None:
+        """Of two, one failed before its first report, when the other had reported five times."""
+        curves, _ = raced(("32", "64"))
+        decisions = [
+            {"candidate": "32", "state": "dropped", "samples": 0.0},
+            {"candidate": "64", "state": "won", "samples": 5.0 * EVERY},
+        ]
+        race = pictures.race_at_decision({"64": curves["64"]}, decisions, BUDGET, "joint")
+        (standing,) = [standing for standing in race.standings() if standing.key == "64"]
+        assert standing.samples == 5 * EVERY
+        points = {"64": (curves["64"]["samples"][:5], curves["64"]["reference_loss"][:5])}
+        alone = JointForecaster()
+        alone.fit(points, {"64": BUDGET})
+        assert race.forecaster.forecast("64", BUDGET) == alone.forecast("64", BUDGET)
+
+    @pytest.mark.parametrize("predictor", ["joint", "per_curve", "last_value"])
+    def test_every_predictor(self, predictor: str) -> None:
+        curves, decisions = raced()
+        race = pictures.race_at_decision(curves, decisions, BUDGET, predictor)
+        parsed(pictures.loss_curves(curves, race, "64"))
+
+
+class TestLossCurves:
+    def test_labels(self) -> None:
+        curves, decisions = raced()
+        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
+        _, text = parsed(pictures.loss_curves(curves, race, "64"))
+        for label in ("32", "64 (chosen)", "128", "Raw training loss: not comparable", "samples seen (images)"):
+            assert label in text
+        assert "32 (chosen)" not in text
+
+    def test_each_candidate_has_points_a_forecast_and_an_interval(self) -> None:
+        curves, decisions = raced()
+        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
+        svg = pictures.loss_curves(curves, race, "64")
+        assert svg.count("stroke-dasharray") >= 3
+        assert svg.count('id="FillBetweenPolyCollection_') == 3
+        for colour in ("#0072b2", "#d55e00", "#009e73"):
+            assert colour in svg.lower()
+
+    def test_equal_input_gives_equal_files(self) -> None:
+        curves, decisions = raced()
+        svgs = {
+            pictures.loss_curves(curves, pictures.race_at_decision(curves, decisions, BUDGET, "joint"), "64")
+            for _ in range(2)
+        }
+        assert len(svgs) == 1
+
+    def test_a_candidate_whose_loss_became_nan(self) -> None:
+        curves, decisions = raced()
+        curves["128"]["reference_loss"] = curves["128"]["train_loss"] = [None] * len(curves["128"]["samples"])
+        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
+        svg = pictures.loss_curves(curves, race, "64")
+        parsed(svg)
+        assert "nan" not in svg
+
+    def test_more_candidates_than_colours(self) -> None:
+        curves, _ = raced(("32", "64"))
+        many = {str(size): curves["32"] | {"batch_size": size} for size in range(10, 20)}
+        decisions = [{"candidate": key, "state": "dropped", "samples": 2048.0} for key in many]
+        race = pictures.race_at_decision(many, decisions, BUDGET, "joint")
+        _, text = parsed(pictures.loss_curves(many, race, "10"))
+        assert "19" in text
+
+
+class TestBatchSizes:
+    def test_decisions_are_marked_once_in_the_legend(self) -> None:
+        curves, decisions = raced()
+        _, text = parsed(pictures.batch_sizes(curves, decisions, "64"))
+        assert text.count("dropped") == 1
+        assert text.count("won: continues with all workers") == 1
+        for size in ("32", "64", "128"):
+            assert size in text
+
+    def test_a_decision_about_one_without_a_curve(self) -> None:
+        curves, decisions = raced(("32", "64"))
+        failed = {"candidate": "128", "state": "dropped", "samples": 0.0}
+        _, text = parsed(pictures.batch_sizes(curves, [failed, *decisions], "64"))
+        assert "128" not in text
+
+    def test_one_size_with_and_without_accumulation_are_two_rows(self) -> None:
+        curves, decisions = raced(("32", "64"))
+        curves["64x2"] = curves.pop("32") | {"batch_size": 64, "accumulation": 2}
+        root, text = parsed(pictures.batch_sizes(curves, decisions, "64"))
+        rows = [element.text for element in root.iter() if element.text in ("64", "64x2")]
+        assert rows == ["64", "64x2"]
+        assert "won" in text
+
+    def test_a_single_candidate(self) -> None:
+        curves, decisions = raced(("64",))
+        _, text = parsed(pictures.batch_sizes(curves, decisions, "64"))
+        assert "dropped" not in text
+
+
+def test_accuracies() -> None:
+    result = {
+        "probe_accuracy": 0.9123,
+        "untrained_probe_accuracy": 0.5,
+        "pixel_probe_accuracy": 1.0,
+        "knn_accuracy": 0.0,
+        "untrained_knn_accuracy": 0.25,
+        "pixel_knn_accuracy": 0.3333,
+    }
+    _, text = parsed(pictures.accuracies(result))
+    for number in ("91.2 %", "50.0 %", "100.0 %", "0.0 %", "25.0 %", "33.3 %"):
+        assert number in text
+    for label in ("trained encoder", "untrained encoder", "raw pixels", "linear probe", "20-NN"):
+        assert label in text
+
+
+class TestNeighbours:
+    COLOURS = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200], [200, 200, 0], [0, 200, 200]], dtype=np.uint8)
+
+    def images(self) -> Any:
+        return np.tile(self.COLOURS[:, :, None, None], (1, 1, 8, 8))
+
+    @staticmethod
+    def colours_in(picture: Image.Image, row: int) -> list[tuple[int, ...]]:
+        """The distinct colours from left to right, but for white margins and blended edges."""
+        pixels = np.asarray(picture.convert("RGB"))[row]
+        found: list[tuple[int, ...]] = []
+        for pixel in map(tuple, pixels.tolist()):
+            if set(pixel) <= {0, 200} and (not found or found[-1] != pixel):
+                found.append(pixel)
+        return found
+
+    def test_nearest_first(self) -> None:
+        train = self.images()
+        angles = np.array([0.0, 2.0, 0.5, 1.0, 1.5])  # to the test image's feature, at 0
+        features = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.array([[1], [9], [3], [0.1], [5]])
+        test = np.full((1, 3, 8, 8), 0, dtype=np.uint8)
+        png = pictures.neighbours(train, features, test, np.array([[7.0, 0.0]]), rows=6, shown=4)
+        picture = Image.open(io.BytesIO(png))
+        assert picture.format == "PNG"
+        order = [tuple(self.COLOURS[index].tolist()) for index in (0, 2, 3, 4)]
+        assert self.colours_in(picture, picture.height * 2 // 3) == [(0, 0, 0), *order]
+
+    def test_grey_images_and_fewer_than_asked_for(self) -> None:
+        generator = np.random.default_rng(0)
+        images = generator.integers(0, 256, (5, 1, 28, 28), dtype=np.uint8)
+        png = pictures.neighbours(images, generator.normal(size=(5, 4)), images[:2], generator.normal(size=(2, 4)))
+        Image.open(io.BytesIO(png)).verify()
+
+    def test_features_of_zero_length(self) -> None:
+        images = self.images()
+        png = pictures.neighbours(images, np.zeros((5, 4)), images[:2], np.zeros((2, 4)), shown=3)
+        Image.open(io.BytesIO(png)).verify()

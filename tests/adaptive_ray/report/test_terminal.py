@@ -1,0 +1,267 @@
+"""What a person sees: lines in a log, a live table on a terminal, the results at the end."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from adaptive_ray.config.plan import Plan
+from adaptive_ray.report.terminal import Progress, results_table, verdict_rows
+from adaptive_ray.run_directory.directory import RunDirectory, describe
+from schedulers import Candidate, Race, State
+from schedulers.forecast.base import Curves, Ends
+from schedulers.forecast.per_curve import PerCurveForecaster
+
+BUDGET, WINDOW, EVERY = 16_384, 4096, 1024
+BOTH = (Candidate(32), Candidate(64))
+PLAN = Plan(
+    BOTH, BOTH, {c: c.batch_size for c in BOTH}, 4000, BUDGET, WINDOW, evaluate_every=EVERY, turn=4000, rerace="never"
+)
+SPEED = {"32": 100.0, "64": 200.0}  # images per second
+
+
+def loss(key: str, samples: int) -> float:
+    rate = {"32": 1.5, "64": 1.0}[key]
+    return 3.0 + 3.0 * (rate * samples / 1000 + 1) ** -0.5
+
+
+def new_race(**settings: Any) -> Race:
+    return Race(["32", "64"], budget=BUDGET, window=WINDOW, **{"drop_below": 0.0} | settings)
+
+
+def step(progress: Progress, race: Race, key: str, samples: int, **metrics: Any) -> None:
+    """One report, on its way through the race to the eye."""
+    decisions = race.report(key, samples, loss(key, samples), samples / SPEED[key])
+    values = {
+        "samples_seen": samples,
+        "batch_size": int(key),
+        "reference_loss": loss(key, samples),
+        "images_per_second": SPEED[key],
+    }
+    for decision in decisions:
+        progress.decided(decision)
+    progress.report(race, key, values | metrics)
+
+
+def whole_race(progress: Progress) -> Race:
+    race = new_race()
+    for samples in range(EVERY, WINDOW + 1, EVERY):
+        for key in race.keys:
+            step(progress, race, str(key), samples)
+    return race
+
+
+class TestWithoutTerminal:
+    @pytest.fixture
+    def out(self) -> io.StringIO:
+        return io.StringIO()
+
+    @pytest.fixture
+    def progress(self, out: io.StringIO) -> Progress:
+        return Progress(Console(file=out, width=80), PLAN)
+
+    def test_a_line_a_report(self, progress: Progress, out: io.StringIO) -> None:
+        with progress:
+            progress.phase("race: batch sizes 32, 64 side by side")
+            race = new_race()
+            for samples in (1024, 2048, 3072):
+                for key in ("32", "64"):
+                    step(progress, race, key, samples)
+        lines = out.getvalue().splitlines()
+        assert len(lines) == 7
+        assert lines[0].endswith("race: batch sizes 32, 64 side by side")
+        assert f"batch size 32: 1,024 of 16,384 samples, reference loss {loss('32', 1024):.3f}" in lines[1]
+        assert "200 images/s" in lines[2]
+        standing = race.standings()[1]
+        low, high = standing.forecast.interval()
+        assert f"forecast {standing.forecast.mean:.3f} [{low:.3f}, {high:.3f}]" in lines[6]
+        assert all(re.match(r"\[\d+:\d\d\] ", line) for line in lines)
+
+    def test_decisions(self, progress: Progress, out: io.StringIO) -> None:
+        race = whole_race(progress)
+        said = [line for line in out.getvalue().splitlines() if " reference loss " not in line]
+        assert len(said) == 2  # nothing of those that wait
+        assert "batch size 64 dropped: is forecast to end at" in said[0]
+        assert "batch size 32 won: has the lowest forecast" in said[1]
+        assert race.winner == "32"
+
+    def test_a_run_that_swaps(self, progress: Progress, out: io.StringIO) -> None:
+        common = {"candidate": "32", "chosen": "64", "reason": "-2.1 standard deviations"}
+        progress.swapped({**common, "action": "keep"})
+        assert out.getvalue() == ""
+        progress.swapped({**common, "action": "swap"})
+        assert "batch size 32 is swapped for 64: -2.1 standard deviations" in out.getvalue()
+        step(progress, new_race(), "32", 1024, batch_size=64)
+        assert "batch size 64: 1,024 of" in out.getvalue()
+
+    def test_reasons_are_shown_as_they_are(self, progress: Progress, out: io.StringIO) -> None:
+        reason = "RuntimeError: [enforce fail at alloc.cpp:117] cannot open [/dev/shm/x]"
+        progress.decided(new_race().fail("64", reason)[0])
+        assert reason in out.getvalue()
+
+    def test_time_left(self, progress: Progress, out: io.StringIO) -> None:
+        race = new_race()
+        step(progress, race, "32", 1024)
+        assert out.getvalue().endswith(" ? left\n")  # the other has not shown its pace
+        step(progress, race, "64", 1024)
+        # the slower one has 3,072 samples at 100 a second to the end of the window; then both share the machine's pace
+        seconds = 3072 / 100 + (BUDGET - WINDOW) / 300
+        assert out.getvalue().endswith(f" about {int(seconds // 60)}:{int(seconds % 60):02d} left\n")
+
+    def test_time_left_of_the_winner(self, progress: Progress, out: io.StringIO) -> None:
+        race = whole_race(progress)
+        step(progress, race, "32", 8192, images_per_second=50.0)
+        assert out.getvalue().endswith(" 2:43 left\n")  # 8,192 at 50 a second are 163.84 s
+
+    def test_no_time_is_left_when_nobody_races(self, progress: Progress, out: io.StringIO) -> None:
+        race = new_race()
+        step(progress, race, "32", 1024)
+        for key in ("32", "64"):
+            race.fail(key, "its loss became nan")
+        progress.report(race, "32", {"batch_size": 32, "samples_seen": 1024, "reference_loss": math.nan})
+        assert out.getvalue().endswith(" ? left\n")
+
+    def test_unknown_numbers(self, progress: Progress, out: io.StringIO) -> None:
+        race = new_race()
+        race.fail("64", "its loss became nan")
+        progress.report(race, "64", {"batch_size": 64, "samples_seen": 64, "reference_loss": math.nan})
+        assert "reference loss -, forecast -, nan images/s" in out.getvalue()
+
+
+class TestOnATerminal:
+    @pytest.fixture(autouse=True)
+    def _terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TERM", "xterm-256color")
+
+    def test_a_live_table(self) -> None:
+        out = io.StringIO()
+        with Progress(Console(file=out, force_terminal=True, width=140), PLAN) as progress:
+            progress.phase("starting Ray and MLflow")
+            progress.phase("race: batch sizes 32, 64 side by side")
+            race = new_race()
+            step(progress, race, "32", 1024)
+            step(progress, race, "64", 2048)
+        screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+        for text in ("race: batch sizes", "reference loss", "forecast (80 %)", "1,024", "2,048", "racing", "left"):
+            assert text in screen
+        assert f"{loss('64', 2048):.3f}" in screen
+        assert "of 16,384 samples" not in screen  # the lines of a log
+
+    def test_the_phase_follows_the_race(self) -> None:
+        out = io.StringIO()
+        with Progress(Console(file=out, force_terminal=True, width=140), PLAN) as progress:
+            progress.phase("race: batch sizes 32, 64 side by side")
+            whole_race(progress)
+        screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+        assert "stretch: batch size 32 continues" in screen
+        assert "dropped" in screen
+        assert "won" in screen
+
+    def test_the_screen_is_refreshed_while_curves_are_fitted(self) -> None:
+        """The display has a thread of its own, and comes at any moment: here always at the worst one."""
+        refreshed = 0
+
+        class Shown(PerCurveForecaster):
+            def fit(self, curves: Curves, ends: Ends | None = None) -> None:
+                nonlocal refreshed
+                self._fits = {}  # as in the middle of a fit
+                if progress._live is not None:
+                    progress._live.refresh()
+                    refreshed += 1
+                super().fit(curves, ends)
+
+        out = io.StringIO()
+        with Progress(Console(file=out, force_terminal=True, width=140), PLAN) as progress:
+            race = new_race(forecaster=Shown())
+            for samples in (1024, 2048, 3072):
+                for key in ("32", "64"):
+                    step(progress, race, key, samples)
+            progress.decided(race.fail("64", "out of memory")[0])
+            shown = progress._shown.standings
+        assert refreshed > 6
+        assert [standing.state for standing in shown] == [State.RACING, State.DROPPED]  # known before the next report
+
+    def test_an_error_inside_goes_through(self) -> None:
+        with pytest.raises(KeyboardInterrupt), Progress(Console(file=io.StringIO(), force_terminal=True), PLAN):
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def decisions(tmp_path: Path) -> list[dict[str, Any]]:
+    """The last decisions of a race of three, as read from a file: one lost, one won, one failed before it reported."""
+    race = Race(["32", "64", "128"], budget=BUDGET, window=WINDOW, drop_below=0.0)
+    entries = {str(d.key): describe(d) for d in race.fail("128", "OutOfMemoryError")}
+    for samples in range(EVERY, WINDOW + 1, EVERY):
+        for key in ("32", "64"):
+            for decision in race.report(key, samples, loss(key, samples), samples / SPEED[key]):
+                entries[str(decision.key)] = describe(decision)
+    assert race.winner == "32"
+    file = RunDirectory(tmp_path)
+    for key in ("64", "128", "32"):
+        file.append_decision(entries[key])
+    return file.decisions()
+
+
+class TestVerdicts:
+    def test_rows(self, decisions: list[dict[str, Any]]) -> None:
+        first, lost, failed = verdict_rows(decisions)
+        assert [row["batch size"] for row in (first, lost, failed)] == ["32", "64", "128"]  # the winner first
+        assert [row["verdict"] for row in (first, lost, failed)] == ["won", "dropped", "dropped"]
+        assert first["reference loss"] == f"{loss('32', WINDOW):.3f} at 4,096"
+        assert first["images/s"] == "100"
+        assert lost["images/s"] == "200"
+        assert re.fullmatch(r"1\.\d\d ± \d+ %", first["progress rate"])
+        assert re.fullmatch(r"0\.\d\d ± \d+ %", lost["progress rate"])
+        assert re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", first["forecast"])
+
+    def test_rates_of_two_are_one_another_s_reciprocal(self, decisions: list[dict[str, Any]]) -> None:
+        rates = [float(row["progress rate"].split()[0]) for row in verdict_rows(decisions)[:2]]
+        assert rates[0] * rates[1] == pytest.approx(1, abs=0.02)
+        assert rates[0] / rates[1] == pytest.approx(1.5, rel=0.1)
+
+    def test_a_rate_is_a_factor_with_its_uncertainty_in_percent(self, decisions: list[dict[str, Any]]) -> None:
+        entry = decisions[0] | {"log_rate": [math.log(1.6), math.log(1.05)]}
+        assert verdict_rows([entry])[0]["progress rate"] == "1.60 ± 5 %"
+
+    def test_one_that_never_reported(self, decisions: list[dict[str, Any]]) -> None:
+        failed = verdict_rows(decisions)[2]
+        assert failed == {
+            "batch size": "128",
+            "reference loss": "- at 0",
+            "forecast": "-",
+            "progress rate": "-",
+            "images/s": "-",
+            "verdict": "dropped",
+            "why": "OutOfMemoryError",
+        }
+
+
+class TestResultsTable:
+    @staticmethod
+    def rendered(verdicts: list[dict[str, Any]]) -> str:
+        out = io.StringIO()
+        Console(file=out, width=200).print(results_table(verdicts))
+        return out.getvalue()
+
+    def test_every_cell_is_there(self, decisions: list[dict[str, Any]]) -> None:
+        text = self.rendered(decisions)
+        for row in verdict_rows(decisions):
+            (line,) = [line for line in text.splitlines() if f" {row['batch size']} " in line.split("at")[0]]
+            assert all(value in line for value in row.values())
+        for title in ("batch size", "progress rate", "verdict", "why"):
+            assert title in text
+
+    @pytest.mark.parametrize(
+        "reason",
+        ["[Errno 12] no memory", "[enforce fail at alloc.cpp:117] no memory", "no [/tmp/x] there", "[rank0]: failed"],
+    )
+    def test_reasons_are_shown_as_they_are(self, decisions: list[dict[str, Any]], reason: str) -> None:
+        """Reasons are others' error messages, and rich takes square brackets for its own markup."""
+        (entry,) = [entry for entry in decisions if entry["state"] == State.WON]
+        assert reason in self.rendered([entry | {"reason": reason}])

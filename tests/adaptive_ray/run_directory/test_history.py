@@ -1,0 +1,68 @@
+"""A run's history on disk: torn, damaged, continued."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from adaptive_ray.errors import UserError
+from adaptive_ray.run_directory.history import History
+from schedulers.events import Complete, Enter, Event, Expect, Fail, Report, Restart, Retry
+
+EVENTS: list[Event] = [
+    Expect(2), Enter("64"), Enter("128x4"), Report("64", 64.0, 5.25, 0.5), Report("128x4", 512.0, math.nan, math.inf),
+    Restart("64", 64.0, "worker 0: process 7 (RayTrainWorker) died"), Fail("64", "failed: \u00fc\n\"x\""),
+    Retry(("64",)), Complete("64"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    history = History(tmp_path / "events.jsonl")
+    assert not history.events
+    for event in EVENTS:
+        history.append(event)
+    return tmp_path / "events.jsonl"
+
+
+def test_every_event_comes_back_from_lines_that_any_json_reader_understands(file: Path) -> None:
+    assert repr(History(file).events) == repr(EVENTS)
+    for line in file.read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_torn_anywhere_it_holds_every_whole_line_and_continues(file: Path) -> None:
+    whole = file.read_bytes()
+    for length in range(0, len(whole) + 1, 9):
+        file.write_bytes(whole[:length])
+        torn = History(file)
+        lines = whole[:length].count(b"\n")
+        assert repr(torn.events) == repr(EVENTS[:lines])
+        torn.append(Expect(7))
+        assert repr(History(file).events) == repr([*EVENTS[:lines], Expect(7)])
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"event": "report"', b"\xff\xfe", b'{"event": "expect", "count": 2}', b"[]"])
+def test_a_damaged_line_is_named(file: Path, line: bytes) -> None:
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([*lines[:3], line, *lines[4:]]) + b"\n")
+    with pytest.raises(UserError, match="damaged in line 4") as caught:
+        History(file)
+    assert str(file) in str(caught.value)
+
+
+def test_seconds_are_those_of_all_sessions(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("adaptive_ray.run_directory.history.time.monotonic", lambda: now)
+    first = History(file.with_name("two.jsonl"))
+    now += 50
+    first.append(Enter("64"))
+    now += 1000  # killed, and continued much later
+    second = History(file.with_name("two.jsonl"))
+    now += 20
+    second.append(Expect(1))
+    assert second.seconds == pytest.approx(70)
+    assert History(file.with_name("two.jsonl")).seconds == pytest.approx(70)

@@ -1,0 +1,326 @@
+"""Races one after the other, replayed on made-up curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schedulers import State
+from schedulers.events import Event, from_json, to_json
+from schedulers.race_series import Contest
+from tests.schedulers.curves import shared_curve
+
+BUDGET, WINDOW, STEP = 40_000, 8_000, 1_000
+
+
+def contest(**settings: Any) -> Contest:
+    return Contest(**{"budget": BUDGET, "window": WINDOW, "drop_below": 0, **settings})
+
+
+def run(contest: Contest, rates: Mapping[str, float], *, later: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Drives all candidates to the end as a scheduler would; from the first fork on they walk at ``later`` rates.
+
+    Returns:
+        The samples that every candidate has reported last.
+    """
+    progress, seen = dict.fromkeys(rates, 0.0), dict.fromkeys(rates, 0.0)
+    for key in rates:
+        contest.enter(key)
+    races = 1
+    while any(at < BUDGET for at in seen.values()):
+        race = contest.race
+        moving = [key for key in rates if race.over and key == race.winner]
+        moving = moving or [key for key in race.alive if not race.over and race.state(key) is State.RACING]
+        if not moving or all(seen[key] >= BUDGET for key in moving):
+            break
+        for key in moving:
+            if len(contest.races) > races:
+                break
+            seen[key] += STEP
+            progress[key] += STEP * (later if later and races > 1 else rates)[key]
+            contest.report(key, seen[key], float(shared_curve(np.array(progress[key]))))
+        if len(contest.races) > races:
+            races = len(contest.races)
+            for key in contest.race.keys:
+                seen[key], progress[key] = seen[contest.source], progress[contest.source]
+    return seen
+
+
+def walk(races: Contest, rates: Mapping[str, float], until: float = WINDOW) -> None:
+    """All enter, and report on one grid, taking turns."""
+    for key in rates:
+        races.enter(key)
+    for samples in np.arange(STEP, until + STEP, STEP):
+        for key, rate in rates.items():
+            races.report(key, float(samples), float(shared_curve(rate * samples)))
+
+
+def test_without_a_rerace_the_winner_goes_on_alone() -> None:
+    races = contest()
+    assert run(races, {"a": 1.3, "b": 0.9}) == {"a": BUDGET, "b": WINDOW}
+    assert races.race.winner == "a"
+    assert not races.may_race_again
+
+
+def test_at_its_share_of_the_budget_everybody_forks_from_the_winner_and_another_may_win() -> None:
+    races = contest(rerace={"at": [0.3]}, rerace_window=4_000)
+    run(races, {"a": 1.3, "b": 0.9, "c": 0.8}, later={"a": 0.8, "b": 1.4, "c": 0.9})
+    assert len(races.races) == 2
+    assert races.source == "a"
+    assert races.race.start == 0.3 * BUDGET
+    assert races.race.winner == "b"
+    assert "30% of the budget" in next(d.reason for d in races.decisions if d.key == "a" and "again" in d.reason)
+    assert "forks from a after 12,000 samples" in next(
+        d.reason for d in races.decisions if d.key == "c" and d.state is State.RACING
+    )
+    assert "forecast to end" in races.reason("c")
+    forked = [d.samples for d in races.decisions if d.state is State.RACING and "forks" in d.reason]
+    assert forked == [races.race.start] * 2
+
+
+def test_several_points_make_several_races() -> None:
+    races = contest(rerace={"at": [0.3, 0.6]}, rerace_window=4_000)
+    run(races, {"a": 1.3, "b": 0.9})
+    assert [race.start for race in races.races] == [0, 12_000, 24_000]
+    assert not races.may_race_again
+
+
+def test_a_winner_that_disappoints_races_again_and_one_that_does_not_does_not() -> None:
+    def stretch(loss_grows: float) -> Contest:
+        races = contest(rerace="on_surprise", patience=3)
+        walk(races, {"a": 1.3, "b": 0.9})
+        for samples in range(WINDOW + STEP, 3 * WINDOW, STEP):
+            if len(races.races) == 1:
+                loss = float(shared_curve(np.array(1.3 * samples)))
+                races.report("a", samples, loss + loss_grows * (samples - WINDOW))
+        return races
+
+    assert len(stretch(0.0).races) == 1
+    disappointed = stretch(1e-3)
+    assert len(disappointed.races) == 2
+    assert "standard deviations above the forecast" in disappointed.decisions[-1].reason
+    assert disappointed.race.start == WINDOW + 3 * STEP
+
+
+def test_there_is_no_further_race_in_the_last_window() -> None:
+    races = contest(rerace="on_surprise", patience=1)
+    walk(races, {"a": 1.3, "b": 0.9})
+    assert races.may_race_again
+    races.report("a", BUDGET - WINDOW + STEP, 100.0)
+    assert len(races.races) == 1
+    assert not races.may_race_again
+
+
+def test_who_failed_or_ended_does_not_come_back() -> None:
+    races = contest(rerace={"at": [0.3]})
+    for key in "bcade":
+        races.enter(key)
+    races.fail("b", "crashed")
+    races.report("c", STEP, math.nan)
+    walk(races, {"a": 1.3, "d": 0.9, "e": 0.8})
+    races.complete("e")
+    races.report("a", 0.3 * BUDGET, 3.0)
+    assert races.race.keys == ["a", "d"]
+    assert races.reason("b") == "crashed"
+    assert races.state("b") is State.DROPPED
+
+
+@pytest.mark.parametrize("gone", ["fail", "complete"])
+def test_without_its_source_nobody_can_fork(gone: str) -> None:
+    races = contest(rerace={"at": [0.3]})
+    walk(races, {"a": 1.3, "b": 0.9, "c": 0.8})
+    races.report("a", 0.3 * BUDGET, 3.0)
+    assert races.unforked == ["b", "c"]
+    races.fail("a", "crashed") if gone == "fail" else races.complete("a")
+    assert races.race.over
+    assert races.race.winner == (None if gone == "fail" else "a")
+    assert "no weights" in races.reason("c")
+    assert not races.may_race_again
+
+
+def test_nothing_is_decided_before_all_that_are_expected_have_come() -> None:
+    races = contest(drop_below=0.2)
+    races.expect(3)
+    walk(races, {"a": 1.3, "b": 0.2})
+    assert {races.state(key) for key in "ab"} == {State.WAITING}
+    races.enter("c")
+    races.report("c", STEP, 3.0)
+    assert races.state("b") is State.WAITING
+    assert {d.key: d.state for d in races.expect(2)} == {}  # c races
+    races.fail("c", "crashed")
+    assert races.race.winner == "a"
+    races.enter("d")
+    assert races.state("d") is State.DROPPED
+    assert "decided" in races.reason("d")
+
+
+def test_repeated_reports_and_reports_beyond_the_window_change_nothing() -> None:
+    once, twice = contest(rerace={"at": [0.3]}), contest(rerace={"at": [0.3]})
+    for key in "ab":
+        once.enter(key)
+        twice.enter(key)
+    for samples in range(STEP, 14_000, STEP):
+        for key, rate in {"a": 1.3, "b": 0.9}.items():
+            loss = float(shared_curve(np.array(rate * samples)))
+            once.report(key, samples, loss)
+            twice.report(key, samples, loss)
+            twice.report(key, samples, loss + 1.0)
+            twice.report(key, samples - 500, 0.0)
+    assert len(once.races) == 2
+    assert repr(once.decisions) == repr(twice.decisions)  # nan is not itself
+
+
+def replay(part: Contest, events: Iterable[Event]) -> None:
+    for event in events:
+        part.take(event)
+
+
+def test_replaying_the_events_of_any_moment_gives_the_same_decisions() -> None:
+    whole = contest(rerace={"at": [0.3]}, drop_below=0.05)
+    run(whole, {"a": 1.3, "b": 1.2, "c": 0.5}, later={"a": 0.8, "b": 1.4, "c": 0.9})
+    assert len(whole.races) == 2
+    for moment in range(0, len(whole.events), 7):
+        part = contest(rerace={"at": [0.3]}, drop_below=0.05)
+        replay(part, whole.events[:moment])
+        part = cloudpickle.loads(cloudpickle.dumps(part))
+        replay(part, whole.events[moment:])
+        assert repr(part.decisions) == repr(whole.decisions)  # nan is not itself
+        assert repr(part.race.standings()) == repr(whole.race.standings())
+
+
+#: What may happen to a candidate: mostly reports, sometimes a loss that is no number, sometimes the end.
+_HAPPENINGS = st.lists(
+    st.tuples(
+        st.sampled_from(["report"] * 8 + ["nan", "fail", "complete", "restart", "retry", "expect"]),
+        st.sampled_from("abc"),
+        st.floats(2.0, 6.0),
+    ),
+    max_size=40,
+)
+
+
+@given(_HAPPENINGS, st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_history_torn_anywhere_leads_to_where_the_whole_one_does(
+    happenings: list[tuple[str, str, float]], data: st.DataObject
+) -> None:
+    """Whatever happened, written as lines of JSON and torn within any of them."""
+
+    def fresh() -> Contest:
+        return contest(rerace={"at": [0.3]}, predictor="last_value", drop_below=0.2, min_reports=2)
+
+    written: list[str] = []
+    whole, seen = fresh(), dict.fromkeys("abc", 0.0)
+    whole.record = lambda event: written.append(json.dumps(to_json(event), allow_nan=False))
+    for key in "abc":
+        whole.enter(key)
+    for kind, key, loss in happenings:
+        if kind in ("report", "nan"):
+            seen[key] = max(seen[key], whole.race.start) + 2 * STEP
+            whole.report(key, seen[key], loss if kind == "report" else math.nan)
+        elif kind == "restart":
+            whole.restart(key, seen[key], "its process died")
+        elif kind == "retry":
+            whole.retry(whole.failed)
+        elif kind == "expect":
+            whole.expect(3)
+        else:
+            whole.fail(key, "crashed") if kind == "fail" else whole.complete(key)
+        if whole.race.winner is not None:
+            assert whole.race.curve(whole.race.winner)[0] or len(whole.races) > 1
+    assert repr([from_json(json.loads(line)) for line in written]) == repr(whole.events)
+    cut = data.draw(st.integers(0, len(written)))
+    torn = fresh()
+    replay(torn, (from_json(json.loads(line)) for line in written[:cut]))
+    replay(torn, whole.events[cut:])
+    assert repr(torn.decisions) == repr(whole.decisions)
+    assert repr(torn.race.standings()) == repr(whole.race.standings())
+    assert torn.failed == whole.failed
+    assert repr(torn.restarts) == repr(whole.restarts)
+
+
+@pytest.mark.parametrize("entry", [{}, {"event": "explode"}, {"event": "report", "candidate": "a"}, {"event": []}])
+def test_what_is_no_event_is_refused(entry: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="is no event"):
+        from_json(entry)
+
+
+def test_who_failed_is_retried_and_may_race_again() -> None:
+    races = contest(rerace={"at": [0.3]})
+    for key in "abc":
+        races.enter(key)
+    races.fail("c", "crashed")
+    assert races.failed == {"c": "crashed"}
+    races.retry("c")
+    assert races.failed == {}
+    walk(races, {"a": 1.3, "b": 0.9, "c": 0.8})
+    assert races.race.winner == "a"
+    races.fail("b", "was removed")  # it had lost already
+    assert races.failed == {}
+    races.report("a", 0.3 * BUDGET, 3.0)
+    assert races.race.keys == ["a", "c"]
+    races.fail("a", "crashed")  # the source: c has no weights to start from
+    assert set(races.failed) == {"a", "c"}
+    races.retry(races.failed)
+    assert races.unforked == ["c"]
+    assert races.failed == {}
+
+
+def test_a_restart_is_remembered_and_changes_nothing() -> None:
+    calm, restless = contest(), contest()
+    walk(calm, {"a": 1.3, "b": 0.9})
+    for key in "ab":
+        restless.enter(key)
+    restless.restart("a", 0, "its process died")
+    walk(restless, {"a": 1.3, "b": 0.9})
+    restless.restart("a", WINDOW, "its node died")
+    assert [restart.reason for restart in restless.restarts] == ["its process died", "its node died"]
+    assert repr(restless.decisions) == repr(calm.decisions)
+
+
+def test_with_seconds_scarce_further_races_count_in_seconds() -> None:
+    races = contest(budget=400.0, window=80.0, axis="seconds", rerace={"at": [0.5]}, rerace_window=40.0)
+    races.enter("quick")
+    races.enter("slow")
+    for tick in range(1, 9):
+        for key, pace in {"quick": 200.0, "slow": 100.0}.items():
+            samples = pace * 10 * tick
+            races.report(key, samples, float(shared_curve(np.array(samples))), 10.0 * tick)
+    assert races.race.winner == "quick"
+    for tick in range(9, 21):
+        races.report("quick", 2_000 * tick, float(shared_curve(np.array(2_000 * tick))), 10.0 * tick)
+    assert len(races.races) == 2
+    assert races.race.start == 40_000
+    races.report("slow", 40_100, 2.0, 210.0)
+    assert races.state("slow") is State.RACING
+    races.report("slow", 44_000, 2.0, 240.0)
+    assert races.state("slow") is State.WAITING
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"rerace": "always"}, "'always' is unknown"),
+        ({"rerace": {"from": [0.5]}}, "'from'"),
+        ({"rerace": {"at": []}}, r"\[\]"),
+        ({"rerace": {"at": [1.5]}}, "1.5"),
+        ({"rerace": {"at": [0.1]}}, "at 0.1 begins before the race at 0 ends at 0.2"),
+        ({"rerace": {"at": [0.5, 0.4]}}, "at 0.4 begins before the race at 0.5"),
+        ({"rerace": {"at": [0.9]}}, "at 0.9 leaves less"),
+        ({"rerace_window": 0}, "rerace_window 0"),
+        ({"rerace_window": BUDGET}, "rerace_window 40,000"),
+        ({"predictor": "oracle"}, "'oracle'"),
+        ({"patience": 0}, "patience 0"),
+    ],
+)
+def test_refuses_settings_that_make_no_sense_and_names_them(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        contest(**settings)

@@ -1,0 +1,114 @@
+"""A checkpoint's file is whole or recognised as damaged, wherever it was cut or overwritten."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.disks import disk
+from trainables.training.checkpoint import (
+    CHECKPOINT_FILE,
+    CheckpointError,
+    checkpoint_damage,
+    load_checkpoint,
+    new_directory,
+    save_checkpoint,
+)
+
+CPU = torch.device("cpu")
+WEIGHTS = {f"layer{n}": torch.arange(900.0) * n for n in range(3)}
+STATE = {"model": WEIGHTS, "samples": 7, "text": "x" * 50, "none": None}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    save_checkpoint(STATE, tmp_path)
+    return tmp_path / CHECKPOINT_FILE
+
+
+def test_a_whole_one_comes_back(file: Path) -> None:
+    assert checkpoint_damage(file.parent) is None
+    state = load_checkpoint(file.parent, CPU)
+    assert {name: state[name] for name in ("samples", "text", "none")} == {"samples": 7, "text": "x" * 50, "none": None}
+    assert all(torch.equal(state["model"][name], tensor) for name, tensor in WEIGHTS.items())
+
+
+def test_it_may_be_cut_at_any_byte(file: Path) -> None:
+    whole = file.read_bytes()
+    for length in {*range(64), *range(64, len(whole), 211), *range(len(whole) - 200, len(whole))}:
+        os.truncate(file, length)
+        damage = checkpoint_damage(file.parent)
+        assert damage is not None, length
+        assert str(file) in damage
+        file.write_bytes(whole)
+    assert checkpoint_damage(file.parent) is None
+
+
+def test_blocks_that_never_reached_the_disk_are_noticed(file: Path) -> None:
+    """After a power failure a file may have its full length, and zeros where data belongs."""
+    whole = file.read_bytes()
+    for start in random.Random(0).sample(range(len(whole) - 512), 200):
+        file.write_bytes(whole[:start] + bytes(512) + whole[start + 512 :])
+        if checkpoint_damage(file.parent) is None:  # there were zeros anyway
+            state = load_checkpoint(file.parent, CPU)
+            assert all(torch.equal(state["model"][name], tensor) for name, tensor in WEIGHTS.items())
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text", bytes(10_000)])
+def test_what_is_no_checkpoint_is_named(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        load_checkpoint(file.parent, CPU)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_a_missing_directory_and_a_directory_in_its_place(tmp_path: Path) -> None:
+    for directory in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(CheckpointError, match="does not exist") as caught:
+            load_checkpoint(directory, CPU)
+        assert str(directory / CHECKPOINT_FILE) in str(caught.value)
+    (tmp_path / CHECKPOINT_FILE).mkdir()
+    with pytest.raises(CheckpointError, match="Is a directory"):
+        load_checkpoint(tmp_path, CPU)
+
+
+def test_another_error_stays_what_it_is(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full memory is no damage."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_checkpoint(file.parent, CPU)
+
+
+def test_a_full_disk_is_called_that(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", "256k") as place, pytest.raises(OSError, match="No space left on device"):
+        save_checkpoint({"model": torch.zeros(100_000)}, place)
+
+
+def test_a_new_directory_is_removed_unless_it_was_moved(tmp_path: Path) -> None:
+    for parent in (None, tmp_path):
+        with new_directory(parent) as directory:
+            save_checkpoint(STATE, directory)
+            assert parent is None or directory.parent == parent
+        assert not directory.exists()
+        with new_directory(parent) as directory:
+            save_checkpoint(STATE, directory)
+            directory.rename(tmp_path / f"moved from {parent is None}")
+    moved = sorted(tmp_path.iterdir())
+    assert [checkpoint_damage(path) for path in moved] == [None, None]
+    with pytest.raises(RuntimeError), new_directory(tmp_path):
+        raise RuntimeError
+    assert sorted(tmp_path.iterdir()) == moved
+
+
+def test_a_new_directory_can_be_read_by_whoever_may_read_its_parent(tmp_path: Path) -> None:
+    with new_directory(tmp_path) as directory:
+        (other := tmp_path / "other").mkdir()
+        assert directory.stat().st_mode == other.stat().st_mode

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch._inductor.config
+from torch import Tensor
+
+from schedulers import Candidate
+from tests.trainables.images import noise_images
+from tests.trainables.runs import CPU, data, small
+from tests.trainables.workers import Workers
+from trainables.simclr import Augment
+from trainables.training.compile import compiled
+from trainables.training.loop import TrainSettings
+from trainables.training.run import Run
+
+
+def curve(x: Tensor) -> Tensor:
+    return (x.sin() * 3 + 1).exp().mean()
+
+
+@pytest.mark.slow
+def test_the_result_and_its_gradient_stay_the_same_at_every_size() -> None:
+    fast = compiled(curve)
+    for size in (5, 12, 5):
+        x = torch.linspace(-1, 1, size, dtype=torch.float64).requires_grad_()
+        values = [function(x) for function in (fast, curve)]
+        torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
+        gradients = [torch.autograd.grad(value, x)[0] for value in values]
+        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_run() -> None:
+    runs = [Run(TrainSettings.model_validate(small(accumulation=2)), data(), CPU) for _ in range(2)]
+    runs[1].gradients.compile()
+    assert runs[1].gradients.forward is not runs[1].parallel
+    for run in runs:
+        run.train_until(32)
+    one, other = (run.evaluate() for run in runs)
+    for name in ("train_loss", "reference_loss"):
+        assert other[name] == pytest.approx(one[name], rel=1e-5)
+    for weight, same in zip(*(run.model.state_dict().values() for run in runs), strict=True):
+        torch.testing.assert_close(weight, same, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_views_are_the_views() -> None:
+    augment, images = Augment(12), noise_images(16, 12)
+    draw = augment.draw(16, (12, 12), torch.Generator().manual_seed(0))
+    expected = augment.views(images, draw.packed())
+    torch.testing.assert_close(compiled(augment.views)(images, draw.packed()), expected, rtol=0, atol=1e-5)
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "whole batches": {},
+    "cut into unequal parts": {"micro_batch": 5},
+    "several batches": {"accumulation": 2},
+    "weights that change": {"sample_weights": {"mode": "batch"}},
+    "shared negatives": {"information": {"until": "information", "alpha": 1.5, "negatives": "shared"}},
+}
+
+
+def run_in_turns(chosen: dict[str, Any], *, compiles: bool) -> tuple[list[bool], Tensor]:
+    """Alone or in a worker: of each shape when it was first met, whether that was before the clock ran; and weights."""
+    met: list[bool] = []
+    preparing = False
+
+    def like_the_compiler(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        known: set[torch.Size] = set()
+
+        def call(first: Tensor, *rest: Any) -> Tensor:
+            if first.shape not in known:
+                known.add(first.shape)
+                met.append(preparing)
+            return function(first, *rest)
+
+        return call
+
+    settings = TrainSettings.model_validate(small(budget=400, **chosen))
+    strata = np.arange(40) % 3
+    run = Run(settings, replace(data(), strata=strata), CPU)
+    if compiles:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("trainables.training.gradients.compiled", like_the_compiler)
+            run.gradients.compile()
+    run.loader.augment.apply = lambda images, draw: run.loader.augment.views(images, draw.packed())  # a GPU's way
+    prepare = run._prepare
+
+    def prepares() -> None:
+        nonlocal preparing
+        preparing = True
+        prepare()
+        preparing = False
+
+    run._prepare = prepares  # type: ignore[method-assign]
+    for size in (16, 13, 16, 6):
+        run.swap_to(Candidate(size, settings.accumulation))
+        run.train_until(run.samples + 30)
+    return met, torch.cat([value.double().flatten() for value in run.model.state_dict().values()])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_shapes_are_compiled_before_the_clock_runs_and_nothing_is_trained_by_that(layout: str) -> None:
+    met, weights = run_in_turns(LAYOUTS[layout], compiles=True)
+    assert all(met)
+    # Of every batch size: of views, and of the network where the batch is not cut up.
+    assert len(met) == (3 if layout in ("cut into unequal parts", "shared negatives") else 6)
+    assert torch.equal(weights, run_in_turns(LAYOUTS[layout], compiles=False)[1])
+
+
+def test_workers_prepare_together(workers: Workers) -> None:
+    (met, weights), (_, same) = workers.run(2, partial(run_in_turns, {}, compiles=True))
+    assert all(met)
+    assert len(met) == 6
+    expected = workers.run(2, partial(run_in_turns, {}, compiles=False))[0][1]
+    assert torch.equal(weights, same)
+    assert torch.equal(weights, expected)
+
+
+def test_without_a_compiler_the_function_itself_is_called_and_said_so_once(recwarn: pytest.WarningsRecorder) -> None:
+    without: dict[str, Any] = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    with torch._inductor.config.patch(without):
+        fast = compiled(lambda x: curve(x) + 1)
+        for _ in range(2):
+            assert torch.equal(fast(torch.ones(4)), curve(torch.ones(4)) + 1)
+    said = [str(warning.message) for warning in recwarn.list]  # torch's compiler may have more to say
+    assert sum("without torch.compile" in text for text in said) == 1
+
+
+def test_the_functions_own_error_is_raised() -> None:
+    def fails(x: Tensor) -> Tensor:
+        return x.reshape(7)
+
+    with pytest.warns(UserWarning, match="without torch.compile"), pytest.raises(RuntimeError, match="shape"):
+        compiled(fails)(torch.ones(4))

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.trainables.gpu import no_waiting
+from tests.trainables.runs import Reports, data, small
+from trainables.training.loop import TrainSettings, train
+from trainables.training.run import Run
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # of torch.compile's own imports
+    pytest.mark.filterwarnings("ignore:TensorFloat32"),  # torch.compile would rather have it
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+WAYS = ("none", "graphs", "compiled")
+
+
+@pytest.fixture(autouse=True)
+def exact_convolutions() -> Iterator[None]:
+    """The same sums in the same order, in float32."""
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
+
+
+def prepared(way: str, **chosen: Any) -> Run:
+    accelerate = "auto" if way == "compiled" else way
+    settings = TrainSettings.model_validate(small(accelerate=accelerate, **chosen))
+    run = Run(settings, data(), torch.device("cuda"))
+    if way == "compiled":
+        run.compile()
+    run.gradients.prepare([range(0, 16, 16), range(32, 48, 16)], 16)  # the latter is over an epoch's end
+    return run
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in run.model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("way", "chosen"),
+    [
+        ("graphs", {}),
+        ("graphs", {"accumulation": 2}),
+        ("graphs", {"loss": "dcl"}),
+        ("graphs", {"augment": {"blur": 0.5}}),
+        ("graphs", {"optimizer": {"name": "lars"}}),
+        ("compiled", {"accumulation": 2, "augment": {"blur": 0.5}}),
+    ],
+    ids=str,
+)
+def test_a_captured_run_is_the_run(way: str, chosen: dict[str, Any]) -> None:
+    plain, captured = prepared("none", **chosen), prepared(way, **chosen)
+    assert captured.gradients._captured is not None
+    assert all((16, repeats) in captured.gradients._captured for repeats in (False, True))
+    torch.testing.assert_close(weights(captured), weights(plain), rtol=0, atol=0)  # capturing trains nothing
+    for samples in (16, 128):
+        plain.train_until(samples)
+        captured.train_until(samples)
+        tolerance = 1e-4 if samples == 16 else 1e-2
+        torch.testing.assert_close(weights(captured), weights(plain), rtol=tolerance, atol=tolerance)
+        one, other = plain.evaluate(), captured.evaluate()
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=tolerance)
+        assert other["reference_loss"] == pytest.approx(one["reference_loss"], rel=tolerance)
+
+
+def test_a_size_is_captured_once_and_swapped_to_and_back(tmp_path: Path) -> None:
+    candidates = ({"batch_size": 16}, {"batch_size": 8}, {"batch_size": 24})
+    chosen = {"swap": {"mode": "rotate", "candidates": candidates, "turn": 32}, "budget": 512, "evaluate_every": 32}
+    reports = {}
+    for way in ("none", "graphs"):
+        reports[way] = Reports()
+        train(small(accelerate=way, **chosen), data(), reports[way], device=torch.device("cuda"))
+    sizes = [[metrics["batch_size"] for metrics in of.metrics] for of in reports.values()]
+    assert sizes[0] == sizes[1]
+    assert len(set(sizes[0])) == 3
+    for one, other in zip(reports["none"].metrics[:4], reports["graphs"].metrics[:4], strict=True):
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
+
+
+def test_another_runs_graphs_can_be_freed_meanwhile() -> None:
+    plain, captured, other = prepared("none"), prepared("graphs"), prepared("graphs")
+    other.train_until(16)
+    captured.train_until(16)
+    del other
+    gc.collect()
+    captured.gradients.prepare([range(0, 24, 24)], 24)  # to capture is to give unused memory back
+    assert captured.gradients._captured is not None
+    assert all((size, False) in captured.gradients._captured for size in (16, 24))
+    captured.train_until(64)
+    plain.train_until(64)
+    torch.testing.assert_close(weights(captured), weights(plain), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_host_does_not_wait_within_a_step(way: str) -> None:
+    run = prepared(way, precision="auto")
+    run.train_until(32)
+    updates = run._updates_until(96)
+    with no_waiting():
+        for update in updates:
+            run._step(update)
+
+
+SYNCHRONISES = """
+import torch
+from tests.trainables.runs import data, small
+from trainables.training.run import Run
+from trainables.training.loop import TrainSettings
+run = Run(TrainSettings.model_validate(small(accelerate="graphs")), data(), torch.device("cuda"))
+loss = run.gradients.loss
+def reads_from_the_device(*args, **options):
+    value = loss(*args, **options)
+    assert value.item() > 0
+    return value
+run.gradients.loss = reads_from_the_device
+try:
+    run.train_until(32)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_what_cannot_be_captured_says_how_to_train_it() -> None:
+    done = subprocess.run([sys.executable, "-c", SYNCHRONISES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("a step with 16 images cannot be captured")
+    assert "set accelerate: none" in done.stdout
+
+
+@pytest.mark.parametrize("chosen", [{"sample_weights": {"mode": "batch"}}, {"micro_batch": 4}], ids=str)
+def test_what_changes_from_step_to_step_is_not_captured(chosen: dict[str, Any]) -> None:
+    plain, run = prepared("none", **chosen), prepared("graphs", **chosen)
+    for each in (plain, run):
+        each.train_until(64)
+    torch.testing.assert_close(weights(run), weights(plain), rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_goes_on_from_a_checkpoint_where_it_stopped(tmp_path: Path) -> None:
+    reports = Reports(tmp_path)
+    settings = small(accelerate="graphs")
+    train(settings, data(), reports, device=torch.device("cuda"))
+    resumed = Reports()
+    train(settings, data(), resumed, reports.folder(1), device=torch.device("cuda"))
+    for one, other in zip(reports.metrics[2:], resumed.metrics, strict=True):
+        assert other["samples_seen"] == one["samples_seen"]
+        assert other["reference_loss"] == pytest.approx(one["reference_loss"], rel=1e-3)

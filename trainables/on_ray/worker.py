@@ -1,0 +1,119 @@
+"""What runs in each Ray Train worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from trainables.batches import EpochOrder
+from trainables.on_ray.process_group import PeerLostError
+from trainables.training.loop import train
+from trainables.training.micro_batch import share_gpu
+
+#: Times that an array is asked for: nodes may die one after the other.
+_ATTEMPTS = 5
+#: Where an error comes from that torch raises when a connection is lost: Gloo has no type of its own.
+_GLOO = "/gloo/transport/"
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Trains with this worker's share of every batch.
+
+    Args:
+        config: ``settings`` (of ``TrainSettings``), ``data`` (reference to ``TrainingData`` in the object store),
+            ``threads`` (CPU threads of this worker), ``gpus`` (its share of a GPU), ``memory`` (bytes that it may take
+            on the CPU, or None), ``resume_from`` (path of a checkpoint, or None), ``clusters`` (what an actor knows of
+            the images: it as ``service``, and as ``wanted`` the fields of ``TrainingData`` that it is asked for; or
+            None).
+
+    Raises:
+        PeerLostError: A worker no longer hears of another one.
+    """
+    try:
+        _train(config)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or _GLOO in str(error):
+            raise PeerLostError(str(error).strip().splitlines()[0]) from error
+        raise
+
+
+def _train(config: dict[str, Any]) -> None:
+    torch.set_num_threads(config["threads"])  # several trials share a machine and must not fight for its cores
+    interrupted = ray.train.get_checkpoint()  # this very run failed before and is tried again
+    start = interrupted or (ray.train.Checkpoint(config["resume_from"]) if config["resume_from"] else None)
+
+    storage = _storage()
+
+    def report(metrics: dict[str, Any], checkpoint: str | None = None) -> None:
+        if checkpoint is None:
+            ray.train.report(metrics)
+        else:
+            written = ray.train.Checkpoint.from_directory(checkpoint)
+            ray.train.report(metrics, written, checkpoint_upload_fn=partial(_named, storage))
+
+    data, device = ray.get(config["data"]), ray.train.torch.get_device()
+    if config["clusters"] is not None:
+        data = replace(data, **told_by(**config["clusters"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        share_gpu(device, config["gpus"])  # trials that share a GPU share its memory
+    train_from = partial(
+        train, config["settings"], data, report, device=device, memory=config["memory"], checkpoints=storage
+    )
+    if start is None:
+        train_from()
+        return
+    with start.as_directory() as directory:
+        train_from(directory)
+
+
+def _storage() -> Path:
+    """The directory of this Ray Train run.
+
+    Raises:
+        RuntimeError: It cannot be reached from here.
+    """
+    storage = Path(ray.train.get_context().get_storage().experiment_fs_path)
+    if not storage.is_dir():
+        raise RuntimeError(
+            f"{storage} does not exist on node {ray.util.get_node_ip_address()}; "
+            "runs_dir must be a path that all nodes reach, such as a network file system"
+        )
+    return storage
+
+
+def _named(storage: Path, written: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Gives a checkpoint that was written into ``storage`` its name there: it is whole or not there at all."""
+    return ray.train.Checkpoint.from_directory(Path(written.path).rename(storage / name))
+
+
+def told_by(service: Any, wanted: Iterable[str]) -> dict[str, Any]:
+    """Fields of ``TrainingData`` from an actor that knows each."""
+    return {name: orders_of(service) if name == "epoch_order" else _fetched(service.reference, name) for name in wanted}
+
+
+def orders_of(service: Any) -> EpochOrder:
+    """Epochs' orders from an actor: one call an epoch, and an array that workers on a node share."""
+    return partial(_fetched, service.epoch_order)
+
+
+def _fetched(method: Any, argument: Any) -> Any:
+    """An array in the object store, to which the actor's method gives a reference (in a list)."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            array = ray.get(ray.get(method.remote(argument))[0])
+        except ray.exceptions.ObjectLostError:  # with the actor's node; the actor itself comes back
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            break
+    return array

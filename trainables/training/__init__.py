@@ -1,0 +1,1 @@
+"""The training loop, which knows torch and, if initialised, torch.distributed; it does not know Ray."""

@@ -1,0 +1,105 @@
+"""Swapping the loader inside a run: what a policy is told, and what it remembers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schedulers import Candidate
+from schedulers.forecast.deviation import PATIENCE, THRESHOLD
+from schedulers.in_run.policy import LoaderPolicy
+from schedulers.in_run.rotate import Rotation
+from schedulers.in_run.swap import SwapOnSurprise
+
+
+class SurpriseSettings(BaseModel):
+    """When a run counts as worse than forecast."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    patience: int = Field(PATIENCE, ge=2, description="reports in a row that must lie above their forecasts")
+    threshold: float = Field(THRESHOLD, ge=0, description="how far above, in the forecast's standard deviations")
+
+
+class SwapSettings(SurpriseSettings):
+    """How a run changes its candidate by itself."""
+
+    mode: Literal["surprise", "rotate"] = Field(
+        "surprise",
+        description="surprise: keep a candidate until it does worse than forecast; rotate: take turns, the most "
+        "promising next",
+    )
+    candidates: tuple[Candidate, ...] = Field(
+        min_length=2, description="what can be changed to, the first one included"
+    )
+    axis: Literal["samples", "seconds"] = Field("samples", description="what is scarce: images or time")
+    rates: dict[str, tuple[float, float]] = Field(
+        default_factory=dict,
+        description="key of a candidate: mean and standard deviation of the logarithm of its progress per sample",
+    )
+    throughputs: dict[str, float] = Field(default_factory=dict, description="key of a candidate: images per second")
+    exploration: float = Field(1.0, ge=0, description="rotate's bonus for the unknown, in standard deviations")
+    turn: int | None = Field(None, ge=1, description="samples of a turn of rotate; null: one epoch")
+
+
+class Swapping:
+    """A run's policy, with the history that brings it back from a checkpoint.
+
+    Args:
+        settings: Of the policy.
+        first: What the run starts with.
+        budget: The whole run, in samples.
+        epoch: Training images.
+    """
+
+    def __init__(self, settings: SwapSettings, first: Candidate, *, budget: int, epoch: int) -> None:
+        self._settings, self._budget, self._epoch = settings, budget, epoch
+        self._candidates = [first, *(candidate for candidate in settings.candidates if candidate != first)]
+        self.begin(0, 0.0)
+
+    def begin(self, samples: int, seconds: float) -> None:
+        """Knows nothing but that the run has come so far."""
+        self._start = (samples, seconds)
+        settings = self._settings
+        common: dict[str, Any] = {
+            "budget": self._budget,
+            "start": self._start,
+            "axis": settings.axis,
+            "rates": settings.rates,
+            "throughputs": settings.throughputs,
+        }
+        self._policy: LoaderPolicy
+        if settings.mode == "rotate":
+            turn = settings.turn or self._epoch
+            self._policy = Rotation(self._candidates, turn=turn, exploration=settings.exploration, **common)
+        else:
+            self._policy = SwapOnSurprise(
+                self._candidates, patience=settings.patience, threshold=settings.threshold, **common
+            )
+
+    @property
+    def current(self) -> Candidate:
+        """What to train with now."""
+        return self._policy.current
+
+    def report(self, samples: int, loss: float, seconds: float) -> dict[str, Any] | None:
+        """Takes an evaluation. Returns the decision that it led to, if it did, as a JSON-like mapping."""
+        decision = self._policy.report(samples, loss, seconds)
+        return decision.as_dict() if decision is not None else None
+
+    def state(self) -> str:
+        """Everything that ``restore`` needs, as JSON."""
+        settings = self._settings.model_dump(mode="json")
+        return json.dumps({"settings": settings, "start": self._start, "policy": self._policy.state()})
+
+    def restore(self, state: str) -> None:
+        """Takes up the history of ``state()``: the same reports lead to the same decisions.
+
+        They are taken with the settings of then: what a race knew of rates is not what it would say of them now.
+        """
+        history = json.loads(state)
+        self._settings = SwapSettings.model_validate(history["settings"])
+        self.begin(*history["start"])
+        self._policy.restore(history["policy"])
