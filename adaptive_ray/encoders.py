@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save
 
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory.atomic_write import write_whole
-from trainables.simclr import Encoder, EncoderSettings, build_encoder
+from trainables.settings import EncoderSettings
+from trainables.simclr import Encoder, build_encoder
 
 
 def save_encoder(encoder: Encoder, directory: Path, *, image_size: int, provenance: dict[str, Any]) -> None:

@@ -47,7 +47,8 @@ class Ours:
         self.run = self._make_run()
 
     def _make_run(self) -> Any:
-        from trainables.settings.train import TrainingData, TrainSettings
+        from trainables.data import TrainingData
+        from trainables.settings import TrainSettings
         from trainables.training.run import Run
 
         options = self._options
@@ -185,7 +186,8 @@ class Lightly:
         from lightly.transforms.simclr_transform import SimCLRTransform
         from torch.utils.data import DataLoader, RandomSampler
 
-        from trainables.simclr import EncoderSettings, build_encoder
+        from trainables.settings import EncoderSettings
+        from trainables.simclr import build_encoder
 
         self.device, self.size = pick_device(), options.batch_size
         transform = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)

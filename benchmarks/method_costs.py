@@ -19,8 +19,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from trainables.batches import SampleStream, WeightSettings, batch_score
-from trainables.settings.train import TrainingData, TrainSettings
+from trainables.batches import SampleStream, batch_score
+from trainables.data import TrainingData
+from trainables.settings import TrainSettings, WeightSettings
 from trainables.training.run import Run
 from trainables.training.sample_weights import SampleWeights
 

@@ -105,8 +105,8 @@ class Bench:
     def run(self, variant: Variant, budget: int) -> Row:
         """Trains and probes."""
         from trainables.batches import stratified_order
+        from trainables.data import TrainingData
         from trainables.evaluation.probe import probe
-        from trainables.settings.train import TrainingData
         from trainables.training.loop import train
 
         order = partial(stratified_order, self.found.labels, self.seed)

@@ -162,7 +162,7 @@ def record(name: str, seed: int, batch_size: int, options: argparse.Namespace) -
     """Trains one run from start to end and returns its recording."""
     import torch
 
-    from trainables.settings.train import TrainSettings
+    from trainables.settings import TrainSettings
     from trainables.training.loop import load_averaged_encoder, train
 
     torch.set_num_threads(1)

@@ -56,8 +56,8 @@ def compare(options: argparse.Namespace, kind: str, seed: int) -> list[Row]:
 
     from adaptive_ray.clusters import count_clusters, encode
     from trainables.batches import CLUSTER_ORDERS
+    from trainables.data import TrainingData
     from trainables.evaluation.probe import probe
-    from trainables.settings.train import TrainingData
     from trainables.training.loop import train
 
     torch.set_num_threads(1)

@@ -39,7 +39,8 @@ def measure(options: argparse.Namespace) -> tuple[str, dict[str, Costs]]:
     import torch
 
     from schedulers import Candidate
-    from trainables.settings.train import TrainingData, TrainSettings
+    from trainables.data import TrainingData
+    from trainables.settings import TrainSettings
     from trainables.training.run import Run
 
     torch.set_num_threads(options.threads)

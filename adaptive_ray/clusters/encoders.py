@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from adaptive_ray.config.errors import explain
 from adaptive_ray.encoders import load_encoder
 from adaptive_ray.errors import UserError
-from trainables.simclr.encoder import EncoderSettings, build_encoder
+from trainables.settings import EncoderSettings
+from trainables.simclr.encoder import build_encoder
 
 Images = NDArray[np.uint8]
 Features = NDArray[np.float32]

@@ -27,9 +27,8 @@ from adaptive_ray.config.settings import (
 )
 from adaptive_ray.errors import UserError
 from schedulers import Candidate
-from trainables.batches import InformationSettings, WeightSettings, unweighted
 from trainables.batches.scores import OF_FEATURES
-from trainables.settings.train import SimCLRSettings, check_accumulation
+from trainables.settings import InformationSettings, SimCLRSettings, WeightSettings, check_accumulation, unweighted
 
 
 class ExperimentConfig(Settings):

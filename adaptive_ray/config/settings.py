@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from schedulers import PREDICTORS, Candidate
 from schedulers.race import DROP_BELOW
-from trainables.training.swapping import SurpriseSettings
+from trainables.settings import SurpriseSettings
 
 
 class Settings(BaseModel):

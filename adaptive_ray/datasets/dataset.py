@@ -19,7 +19,7 @@ from adaptive_ray.datasets.image_survey import survey
 from adaptive_ray.errors import UserError
 from trainables.batches import ImageFiles
 from trainables.batches.decoding import shown
-from trainables.settings.train import TrainingData
+from trainables.data import TrainingData
 from trainables.training.host_memory import free_memory
 
 Rows = NDArray[np.int64]

@@ -13,7 +13,7 @@ from adaptive_ray.datasets.dataset import Dataset
 from adaptive_ray.encoders import save_encoder
 from adaptive_ray.run_directory.directory import RunDirectory
 from schedulers import Candidate
-from trainables.settings.train import TrainSettings
+from trainables.settings import TrainSettings
 from trainables.simclr import Encoder
 from trainables.training.loop import initial_encoder, load_averaged_encoder
 

@@ -23,9 +23,9 @@ from adaptive_ray.run_directory.checkpoints import Checkpoints
 from adaptive_ray.run_directory.directory import RunDirectory, describe
 from adaptive_ray.run_directory.history import History
 from schedulers import Candidate, LossExtrapolationScheduler, Race
+from trainables.data import TrainingData
 from trainables.on_ray.failures import RETRIES
 from trainables.on_ray.trial import run_trial
-from trainables.settings.train import TrainingData
 
 #: A trial itself only waits for its Ray Train workers, which bring their own resources. Ray refuses an empty request.
 _DRIVER = {"CPU": 0, "memory": 1 << 20}

@@ -12,7 +12,8 @@ import torch
 import adaptive_ray
 from adaptive_ray.encoders import load_encoder, save_encoder
 from adaptive_ray.errors import UserError
-from trainables.simclr import Encoder, EncoderSettings, build_encoder
+from trainables.settings import EncoderSettings
+from trainables.simclr import Encoder, build_encoder
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.trainables.images import smooth_images
+from trainables.data import TrainingData
 from trainables.simclr import SimCLR
 from trainables.training.checkpoint import CHECKPOINT_FILE
-from trainables.training.loop import TrainingData, train
+from trainables.training.loop import train
 from trainables.training.run import Run
 
 CPU = torch.device("cpu")

@@ -2,12 +2,12 @@
 
 from trainables.batches.feed import Feed
 from trainables.batches.files import ImageFiles
-from trainables.batches.information import InformationAccumulator, InformationSettings
+from trainables.batches.information import InformationAccumulator
 from trainables.batches.order import EpochOrder, SampleStream, share
 from trainables.batches.sampling import CLUSTER_ORDERS, balanced_order, clustered_order, stratified_order
 from trainables.batches.scores import BatchScore, batch_score
 from trainables.batches.updates import InformedUpdates, Update
-from trainables.batches.weighting import WeightSettings, percentiles, sample_weights, unweighted
+from trainables.batches.weighting import percentiles, sample_weights
 
 __all__ = [
     "CLUSTER_ORDERS",
@@ -16,11 +16,9 @@ __all__ = [
     "Feed",
     "ImageFiles",
     "InformationAccumulator",
-    "InformationSettings",
     "InformedUpdates",
     "SampleStream",
     "Update",
-    "WeightSettings",
     "balanced_order",
     "batch_score",
     "clustered_order",
@@ -28,5 +26,4 @@ __all__ = [
     "sample_weights",
     "share",
     "stratified_order",
-    "unweighted",
 ]

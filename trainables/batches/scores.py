@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trainables.batches.sampling import Indices, clusters_of
+from trainables.settings.accumulation import ScoreName
 
 #: Indices of a batch, int64 [B] -> its score.
 BatchScore = Callable[[Indices], float]
-
-#: Names of the scores, as settings have them.
-ScoreName = Literal["histogram", "frechet", "mmd"]
 
 #: Scores that need features; the other one needs strata.
 OF_FEATURES = ("frechet", "mmd")

@@ -11,9 +11,11 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.batches.information import ROUNDING, InformationAccumulator, InformationSettings
+from trainables.batches.information import InformationAccumulator
 from trainables.batches.order import SampleStream
 from trainables.batches.scores import BatchScore
+from trainables.settings import InformationSettings
+from trainables.settings.accumulation import ROUNDING
 
 #: Halvings of the interval in which ``alpha_for`` looks.
 _HALVINGS = 50

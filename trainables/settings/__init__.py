@@ -1,5 +1,25 @@
-"""Settings of a training run, validated by pydantic, and its images."""
+"""Settings of a training run and of all its parts: pydantic models that load neither torch nor Ray."""
 
-from trainables.settings.train import SimCLRSettings, TrainingData, TrainSettings, check_accumulation
+from trainables.settings.accumulation import InformationSettings, check_accumulation
+from trainables.settings.augment import PROFILES, AugmentSettings
+from trainables.settings.encoder import EncoderSettings
+from trainables.settings.optimizer import OptimizerSettings
+from trainables.settings.sample_weights import Schedule, WeightSettings, unweighted
+from trainables.settings.swap import SurpriseSettings, SwapSettings
+from trainables.settings.train import SimCLRSettings, TrainSettings
 
-__all__ = ["SimCLRSettings", "TrainSettings", "TrainingData", "check_accumulation"]
+__all__ = [
+    "PROFILES",
+    "AugmentSettings",
+    "EncoderSettings",
+    "InformationSettings",
+    "OptimizerSettings",
+    "Schedule",
+    "SimCLRSettings",
+    "SurpriseSettings",
+    "SwapSettings",
+    "TrainSettings",
+    "WeightSettings",
+    "check_accumulation",
+    "unweighted",
+]

@@ -2,68 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from trainables.simclr.backbones import build_backbone, describe
+from trainables.settings import EncoderSettings
+from trainables.simclr.backbones import build_backbone
 from trainables.simclr.batchnorm import GlobalBatchNorm2d
 from trainables.simclr.inputs import ArrayOfImages, as_floats, check_images, has_channels_last
 from trainables.simclr.pretrained import load_pretrained, load_state, normalisation, read_weights
-
-
-class EncoderSettings(BaseModel):
-    """The network that is trained, the weights it starts from, and its projection head."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    backbone: str = Field("cifar_resnet", description="cifar_resnet, or a classification network of torchvision.models")
-    stem: Literal["cifar", "imagenet"] = Field(
-        "cifar", validate_default=True, description="cifar: keeps small images' resolution; not for cifar_resnet"
-    )
-    weights: str | None = Field(None, description="null: random; torchvision: its default ones; or a file")
-    # Below 8 channels oneDNN (torch 2.15, channels_last on a CPU) corrupts the heap in the strided 1x1 shortcut.
-    width: int = Field(16, ge=8, le=1024, description="cifar_resnet: channels of the first stage; doubled by each next")
-    depth: int = Field(3, ge=1, le=64, description="cifar_resnet: blocks a stage; 3 stages of 2 convolutions a block")
-    projection_hidden: int = Field(64, ge=1, description="width of the projection head's hidden layer")
-    projection_features: int = Field(32, ge=2, description="dimensions in which the loss compares images")
-
-    @field_validator("backbone")
-    @classmethod
-    def _known(cls, backbone: str) -> str:
-        if backbone != "cifar_resnet":
-            describe(backbone)
-        return backbone
-
-    @field_validator("stem")
-    @classmethod
-    def _possible(cls, stem: str, info: ValidationInfo) -> str:
-        backbone = info.data.get("backbone", "cifar_resnet")  # missing: it is wrong itself
-        if stem == "cifar" and backbone != "cifar_resnet" and describe(backbone).patches:
-            raise ValueError(f"{backbone} cuts images into patches; use stem: imagenet")
-        return stem
-
-    @field_validator("weights")
-    @classmethod
-    def _found_from_anywhere(cls, weights: str | None, info: ValidationInfo) -> str | None:
-        if weights == "torchvision" and info.data.get("backbone") == "cifar_resnet":
-            raise ValueError("torchvision has no weights of cifar_resnet; use null or a file")
-        if weights is None or weights == "torchvision":
-            return weights
-        if Path(weights).suffix not in (".safetensors", ".pt", ".pth"):
-            raise ValueError("use null, torchvision, or a file named *.safetensors, *.pt or *.pth")
-        return str(Path(weights).expanduser().absolute())  # workers start in other folders
-
-    @property
-    def features(self) -> int:
-        """Dimensions of the representation: channels of the last stage, or the removed classifier's inputs."""
-        return 4 * self.width if self.backbone == "cifar_resnet" else describe(self.backbone).features
 
 
 class _Block(nn.Module):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainables.settings.loss import NAMES, check_name
 from trainables.simclr.ntxent import dcl, nt_xent
 
 
@@ -36,20 +37,7 @@ class ContrastiveLoss(Protocol):
     ) -> Tensor: ...
 
 
-LOSSES: dict[str, ContrastiveLoss] = {"nt_xent": nt_xent, "dcl": dcl}
-
-
-def check_name(name: str) -> str:
-    """The name itself, if it is one of ``LOSSES`` or has the form ``package.module:function``; imports nothing.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    module, separator, function = name.partition(":")
-    identifiers = (*module.split("."), function)
-    if name not in LOSSES and not (separator and all(part.isidentifier() for part in identifiers)):
-        raise ValueError(f"loss {name!r} is unknown: use one of {', '.join(LOSSES)}, or package.module:function")
-    return name
+LOSSES: dict[str, ContrastiveLoss] = dict(zip(NAMES, (nt_xent, dcl), strict=True))
 
 
 def loss_named(name: str) -> ContrastiveLoss:

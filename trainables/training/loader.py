@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainables.batches import Feed, SampleStream, share
 from trainables.batches.sampling import Indices
-from trainables.settings.train import TrainingData
+from trainables.data import TrainingData
 from trainables.simclr.augment import Augment, Draw
 
 #: Batches that are decoded while one trains, where images are read from disk.

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from trainables.data import TrainingData
 from trainables.evaluation.reference import ReferenceSet
-from trainables.settings.train import TrainingData, TrainSettings
+from trainables.settings import TrainSettings
 from trainables.simclr.augment import Augment
 from trainables.simclr.encoder import Encoder, SimCLR
 from trainables.training.checkpoint import load_checkpoint, new_directory

@@ -16,8 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from schedulers import Candidate
 from trainables.batches import InformedUpdates, Update, batch_score
+from trainables.data import TrainingData
 from trainables.evaluation.reference import ReferenceSet
-from trainables.settings.train import TrainingData, TrainSettings
+from trainables.settings import TrainSettings
 from trainables.simclr.augment import Augment
 from trainables.simclr.ema import WeightAverage
 from trainables.simclr.encoder import SimCLR

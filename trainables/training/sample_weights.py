@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.batches import WeightSettings, percentiles
+from trainables.batches import percentiles
 from trainables.batches.sampling import Indices, clusters_of
 from trainables.batches.weighting import relative_weights
-from trainables.settings.train import TrainingData
+from trainables.data import TrainingData
+from trainables.settings import WeightSettings
 from trainables.simclr.gather import gather_rows
 
 #: Of an image's weight, where the mean is about 1.

@@ -14,7 +14,8 @@ from adaptive_ray.clusters import encode
 from adaptive_ray.clusters.encoders import open_encoder
 from adaptive_ray.encoders import load_encoder, save_encoder
 from adaptive_ray.errors import UserError
-from trainables.simclr.encoder import EncoderSettings, build_encoder
+from trainables.settings import EncoderSettings
+from trainables.simclr.encoder import build_encoder
 
 
 def images(n: int = 6, size: int = 32, channels: int = 3, seed: int = 0) -> np.ndarray:

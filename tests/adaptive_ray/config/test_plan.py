@@ -14,7 +14,7 @@ from adaptive_ray.config.plan import Plan
 from adaptive_ray.errors import UserError
 from schedulers import Candidate
 from schedulers.race import MIN_REPORTS
-from trainables.batches import InformationSettings
+from trainables.settings import InformationSettings
 
 
 def configured(candidates: list[Any], budget: dict[str, Any], window: dict[str, Any], **race: Any) -> ExperimentConfig:

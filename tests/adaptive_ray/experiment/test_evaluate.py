@@ -17,8 +17,9 @@ from adaptive_ray.datasets.dataset import Dataset, load_dataset
 from adaptive_ray.experiment.evaluate import Evaluation, evaluate
 from adaptive_ray.report.accuracies import ACCURACIES, accuracy_rows, missing
 from trainables.batches import ImageFiles
-from trainables.settings.train import TrainingData
-from trainables.simclr import Encoder, EncoderSettings, build_encoder
+from trainables.data import TrainingData
+from trainables.settings import EncoderSettings
+from trainables.simclr import Encoder, build_encoder
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 

@@ -12,7 +12,7 @@ from adaptive_ray.datasets.dataset import load_dataset
 from adaptive_ray.experiment.results import Winner
 from adaptive_ray.run_directory.directory import RunDirectory
 from schedulers import Candidate
-from trainables.settings.train import TrainSettings
+from trainables.settings import TrainSettings
 from trainables.training.checkpoint import save_checkpoint
 from trainables.training.loop import initial_model
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from adaptive_ray.config.experiment import load_config
 from adaptive_ray.experiment.experiment import Experiment
 from adaptive_ray.run_directory.directory import RunDirectory
-from trainables.settings.train import TrainSettings
+from trainables.settings import TrainSettings
 from trainables.training.checkpoint import CHECKPOINT_FILE
 from trainables.training.loop import train
 

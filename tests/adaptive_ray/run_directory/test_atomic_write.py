@@ -13,7 +13,8 @@ from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory.atomic_write import replaced, write_whole
 from adaptive_ray.run_directory.directory import RunDirectory
 from tests.disks import disk, fill
-from trainables.simclr import EncoderSettings, build_encoder
+from trainables.settings import EncoderSettings
+from trainables.simclr import build_encoder
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 

@@ -22,7 +22,7 @@ from adaptive_ray.run_directory.directory import RunDirectory
 from adaptive_ray.run_directory.inputs import INPUTS_FILE, check_data, check_settings
 from adaptive_ray.run_directory.lock import locked
 from trainables.batches import ImageFiles
-from trainables.settings.train import TrainingData
+from trainables.data import TrainingData
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 

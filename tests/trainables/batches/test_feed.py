@@ -17,8 +17,9 @@ from torch import Tensor
 
 from tests.trainables.images import noise_images, smooth_images
 from trainables.batches import Feed, ImageFiles, SampleStream, share
+from trainables.data import TrainingData
 from trainables.training.checkpoint import CHECKPOINT_FILE
-from trainables.training.loop import TrainingData, train
+from trainables.training.loop import train
 
 CPU = torch.device("cpu")
 

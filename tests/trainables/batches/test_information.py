@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trainables.batches import InformationAccumulator, InformationSettings
+from trainables.batches import InformationAccumulator
+from trainables.settings import InformationSettings
 
 
 def settings(**chosen: Any) -> InformationSettings:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.batches import InformationAccumulator, InformationSettings, InformedUpdates, SampleStream
+from trainables.batches import InformationAccumulator, InformedUpdates, SampleStream
 from trainables.batches.scores import HistogramScore
 from trainables.batches.updates import alpha_for
+from trainables.settings import InformationSettings
 
 #: 200 images, the first half of one cluster.
 STRATA = np.repeat([0, 1], 100)

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tests.trainables.gpu import no_waiting
-from trainables.batches import WeightSettings, percentiles, sample_weights
+from trainables.batches import percentiles, sample_weights
+from trainables.settings import WeightSettings
 
 Q = np.linspace(0, 1, 11)
 SCHEDULES = ("linear", "cosine", "step")

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tests.trainables.images import smooth_images
 from trainables.evaluation.reference import ReferenceSet
-from trainables.simclr import Augment, EncoderSettings, SimCLR, nt_xent
+from trainables.settings import EncoderSettings
+from trainables.simclr import Augment, SimCLR, nt_xent
 
 CPU = torch.device("cpu")
 TEMPERATURE = 0.3

@@ -16,8 +16,8 @@ from ray.util.state import list_actors
 
 from adaptive_ray.ray_cluster.placement import PlacementWatch
 from schedulers import LossExtrapolationScheduler, State
+from trainables.data import TrainingData
 from trainables.on_ray.trial import run_trial
-from trainables.settings.train import TrainingData
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 from tests.trainables.images import noise_images, smooth_images
-from trainables.simclr import Augment, AugmentSettings
-from trainables.simclr.augment import PROFILES, Draw
+from trainables.settings import PROFILES, AugmentSettings
+from trainables.simclr import Augment
+from trainables.simclr.augment import Draw
 from trainables.simclr.color import adjust
 
 OFF = AugmentSettings(crop_area=(1, 1), crop_aspect=(1, 1), flip=0, jitter=0, grayscale=0)

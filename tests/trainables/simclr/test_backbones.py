@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.ops import StochasticDepth
 
-from trainables.simclr import Encoder, EncoderSettings, build_encoder
+from trainables.settings import EncoderSettings
+from trainables.simclr import Encoder, build_encoder
 from trainables.simclr.backbones import describe
 from trainables.simclr.batchnorm import GlobalBatchNorm2d, calibrate
 from trainables.simclr.pretrained import load_pretrained, normalisation
@@ -61,8 +62,9 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 def test_torchvision_is_imported_by_those_who_ask_for_it() -> None:
     code = """
 import sys
-from trainables.simclr import EncoderSettings, build_encoder
-from trainables.settings.train import SimCLRSettings
+from trainables.simclr import build_encoder
+from trainables.settings import EncoderSettings
+from trainables.settings import SimCLRSettings
 build_encoder(SimCLRSettings().encoder)
 assert "torchvision" not in sys.modules
 assert EncoderSettings(backbone="resnet18").features == 512

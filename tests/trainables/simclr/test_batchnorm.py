@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from tests.trainables.workers import Workers
 from trainables.batches import share
-from trainables.simclr import EncoderSettings, SimCLR
+from trainables.settings import EncoderSettings
+from trainables.simclr import SimCLR
 from trainables.simclr.batchnorm import GlobalBatchNorm2d, calibrate
 
 STATE = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

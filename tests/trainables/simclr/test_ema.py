@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.simclr import EncoderSettings, SimCLR
+from trainables.settings import EncoderSettings
+from trainables.simclr import SimCLR
 from trainables.simclr.ema import WeightAverage
 
 

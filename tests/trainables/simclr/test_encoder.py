@@ -13,7 +13,8 @@ from torch import nn
 
 from tests.trainables.images import noise_images
 from trainables.batches import ImageFiles
-from trainables.simclr import Encoder, EncoderSettings, SimCLR, build_encoder
+from trainables.settings import EncoderSettings
+from trainables.simclr import Encoder, SimCLR, build_encoder
 
 SMALL = EncoderSettings(width=8, depth=1, projection_hidden=6, projection_features=3)
 

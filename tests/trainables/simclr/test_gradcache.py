@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from tests.trainables.workers import Workers
 from trainables.batches import share
-from trainables.simclr import EncoderSettings, SimCLR, dcl, nt_xent
+from trainables.settings import EncoderSettings
+from trainables.simclr import SimCLR, dcl, nt_xent
 from trainables.simclr.gradcache import cached_backward
 from trainables.simclr.ntxent import nt_xent as direct_loss
 from trainables.training.devices import data_parallel

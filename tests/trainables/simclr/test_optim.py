@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from trainables.simclr import EncoderSettings, OptimizerSettings, SimCLR, build_optimizer, set_progress
+from trainables.settings import EncoderSettings, OptimizerSettings
+from trainables.simclr import SimCLR, build_optimizer, set_progress
 from trainables.simclr.optim import LARS, correct_momentum
 
 NAMES = ("sgd", "lars", "adamw")

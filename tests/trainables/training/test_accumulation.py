@@ -22,7 +22,7 @@ from tests.trainables.runs import (
     without_clocks,
 )
 from tests.trainables.workers import Workers
-from trainables.settings.train import TrainSettings
+from trainables.settings import TrainSettings
 from trainables.simclr import Augment, dcl, nt_xent
 from trainables.training.loader import Loader
 from trainables.training.run import Run

@@ -15,9 +15,9 @@ from schedulers import Candidate
 from tests.trainables.images import noise_images
 from tests.trainables.runs import CPU, data, small
 from tests.trainables.workers import Workers
+from trainables.settings import TrainSettings
 from trainables.simclr import Augment
 from trainables.training.compile import compiled
-from trainables.training.loop import TrainSettings
 from trainables.training.run import Run
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tests.trainables.gpu import no_waiting
 from tests.trainables.runs import Reports, data, small
-from trainables.training.loop import TrainSettings, train
+from trainables.settings import TrainSettings
+from trainables.training.loop import train
 from trainables.training.run import Run
 
 pytestmark = [
@@ -115,7 +116,7 @@ SYNCHRONISES = """
 import torch
 from tests.trainables.runs import data, small
 from trainables.training.run import Run
-from trainables.training.loop import TrainSettings
+from trainables.settings import TrainSettings
 run = Run(TrainSettings.model_validate(small(accelerate="graphs")), data(), torch.device("cuda"))
 loss = run.gradients.loss
 def reads_from_the_device(*args, **options):

@@ -29,7 +29,8 @@ from tests.trainables.runs import (
 from tests.trainables.workers import Workers
 from trainables.batches import SampleStream, stratified_order
 from trainables.batches.scores import HistogramScore, batch_score
-from trainables.settings.train import TrainingData, TrainSettings
+from trainables.data import TrainingData
+from trainables.settings import TrainSettings
 from trainables.simclr import Augment, nt_xent
 from trainables.training.loader import Loader
 from trainables.training.run import Run

@@ -16,11 +16,13 @@ from tests.trainables.images import smooth_images
 from tests.trainables.runs import CPU, UNCHANGED, Reports, assert_equal, data, run, small, without_clocks
 from tests.trainables.workers import Workers
 from trainables.batches import SampleStream, share
+from trainables.data import TrainingData
 from trainables.evaluation.reference import ReferenceSet
-from trainables.simclr import Augment, EncoderSettings, SimCLR, nt_xent
+from trainables.settings import EncoderSettings, TrainSettings
+from trainables.simclr import Augment, SimCLR, nt_xent
 from trainables.training.checkpoint import CHECKPOINT_FILE, CheckpointError
 from trainables.training.devices import computes_in_bfloat16, data_parallel
-from trainables.training.loop import TrainingData, TrainSettings, initial_encoder, load_averaged_encoder, train
+from trainables.training.loop import initial_encoder, load_averaged_encoder, train
 from trainables.training.run import Run
 
 # --- learning ---

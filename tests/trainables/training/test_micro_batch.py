@@ -14,10 +14,12 @@ import torch
 import torch.distributed as dist
 
 from tests.trainables.workers import Workers
-from trainables.simclr import EncoderSettings, SimCLR
+from trainables.data import TrainingData
+from trainables.settings import EncoderSettings
+from trainables.simclr import SimCLR
 from trainables.training import micro_batch as memory
 from trainables.training.host_memory import MemoryTakenError, total_memory
-from trainables.training.loop import TrainingData, train
+from trainables.training.loop import train
 from trainables.training.micro_batch import allotted_memory, kept_bytes, largest_micro_batch
 
 CPU = torch.device("cpu")
@@ -75,7 +77,8 @@ import re, torch
 from pathlib import Path
 from contextlib import nullcontext
 from trainables.training.micro_batch import kept_bytes
-from trainables.simclr import EncoderSettings, SimCLR
+from trainables.simclr import SimCLR
+from trainables.settings import EncoderSettings
 torch.set_num_threads(1)
 model = SimCLR(EncoderSettings(width=16, depth=1), 3).to(memory_format=torch.channels_last)
 def step(n):
@@ -102,7 +105,8 @@ import resource, sys, numpy as np, torch
 from pathlib import Path
 torch.set_num_threads(1)
 torch.arange(10).sum()
-from trainables.training.loop import TrainingData, train
+from trainables.training.loop import train
+from trainables.data import TrainingData
 pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 limit = pages + int(float(sys.argv[1]) * 2**20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

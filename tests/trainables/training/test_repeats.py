@@ -17,7 +17,8 @@ from schedulers import Candidate
 from tests.trainables.runs import CPU, Reports, data, run, small
 from tests.trainables.workers import Workers
 from trainables.batches import SampleStream, balanced_order, share
-from trainables.settings.train import TrainingData, TrainSettings
+from trainables.data import TrainingData
+from trainables.settings import TrainSettings
 from trainables.training.cuda_graphs import CapturedSteps, Step
 from trainables.training.loop import train
 from trainables.training.run import Run

@@ -22,12 +22,12 @@ from schedulers.in_run.policy import SwapDecision
 from tests.trainables.runs import CPU, UNCHANGED, Reports, assert_equal, data, double_simclr, run, small, without_clocks
 from tests.trainables.workers import Workers
 from trainables.batches import ImageFiles
-from trainables.settings.train import TrainingData, TrainSettings
+from trainables.data import TrainingData
+from trainables.settings import SwapSettings, TrainSettings
 from trainables.simclr import SimCLR
 from trainables.training.checkpoint import CHECKPOINT_FILE
 from trainables.training.loop import train
 from trainables.training.run import Run
-from trainables.training.swapping import SwapSettings
 
 #: Samples at which ``Planned`` changes the candidate, and to which. Their reports come at 32, 64, 112, 136, 160 ...
 PLAN = {64: Candidate(24), 112: Candidate(8, 3), 160: Candidate(16), 224: Candidate(30)}
