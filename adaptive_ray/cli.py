@@ -105,7 +105,9 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
         table.add_column(title, justify="right")
     about = ""
     if settings.accumulation is not None:  # measured on the images' clusters, if these are known
-        about = "about " if experiment.modalities is not None and experiment.modalities.known else "at most "
+        about = (
+            "about " if experiment.dataset_clusters is not None and experiment.dataset_clusters.known else "at most "
+        )
     for candidate in p.candidates:
         images = p.updates[candidate]
         rate = settings.simclr.optimizer.learning_rate_at(settings.simclr.optimizer.warmup, images)
@@ -123,11 +125,11 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
         f"cost: at most {1 + p.explore_limit / p.budget:.2f} times one full run (a sweep over the candidates: {sweep})"
     )
     if experiment.layout:
-        race, stretch, at_once = experiment.layout.race, experiment.layout.stretch, experiment.layout.concurrent
+        race, winner, at_once = experiment.layout.race, experiment.layout.winner, experiment.layout.concurrent
         device = f"{race.gpus:.3g} GPU" if race.gpus else f"{race.cpus:.3g} CPU core{'' if race.cpus == 1 else 's'}"
         waves = f", {at_once} at once in {-(-sweep // at_once)} waves" if at_once < sweep else ""
-        racing = f"{sweep} x {race.count} in the race ({device} each{waves}), {stretch.count} for the winner"
-        console.print(f"workers: {racing if races else stretch.count}")
+        racing = f"{sweep} x {race.count} in the race ({device} each{waves}), {winner.count} for the winner"
+        console.print(f"workers: {racing if races else winner.count}")
 
 
 @app.command()

@@ -124,7 +124,7 @@ class Ours:
 
         on_gpu = self.device.type == "cuda"
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.run.average.model(torch.rand(2, 3, 32, 32, device=self.device))
+            self.run.ema.model(torch.rand(2, 3, 32, 32, device=self.device))
         return {
             "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.backends.cpu.get_cpu_capability()}",
             "cores": len(os.sched_getaffinity(0)),
@@ -157,7 +157,7 @@ def _timed(run: Any, device: Any) -> Iterator[Stopwatch]:
         (run.gradients, "forward", "forward"),
         (run.gradients, "loss", "loss"),
         (run.optimizer, "step", "update"),
-        (run.average, "update", "update"),
+        (run.ema, "update", "update"),
     ]
     augment = ["views"] if device.type == "cuda" else ["draw", "apply"]  # what a GPU draws from is made meanwhile
     places += [(run.loader.augment, name, "augment") for name in augment]

@@ -185,7 +185,7 @@ def as_tensor(images: np.ndarray) -> Any:
 
 def winner_of(curves: dict[int, list[Row]], budget: int) -> int:
     """The batch size that a race on these reports chooses at its window's end."""
-    race = Race(list(curves), budget=budget, window=WINDOW * budget, drop_below=0)
+    race = Race(list(curves), budget=budget, window=WINDOW * budget, prune_below=0)
     for samples, size, loss in sorted(
         (r["samples_seen"], b, r["reference_loss"]) for b, c in curves.items() for r in c
     ):

@@ -163,7 +163,7 @@ def record(name: str, seed: int, batch_size: int, options: argparse.Namespace) -
     import torch
 
     from trainables.settings import TrainSettings
-    from trainables.training.loop import load_averaged_encoder, train
+    from trainables.training.loop import load_ema_encoder, train
 
     torch.set_num_threads(1)
     scenario = SCENARIOS[name]
@@ -177,7 +177,7 @@ def record(name: str, seed: int, batch_size: int, options: argparse.Namespace) -
     def report(metrics: dict[str, Any], checkpoint: str | None = None) -> None:
         reports.append(metrics)
         if metrics["samples_seen"] * KNN_POINTS >= (len(knn) + 1) * settings["budget"]:
-            encoder = load_averaged_encoder(TrainSettings.model_validate(settings), channels, size, str(checkpoint))
+            encoder = load_ema_encoder(TrainSettings.model_validate(settings), channels, size, str(checkpoint))
             knn.append((metrics["samples_seen"], round(knn_accuracy(encoder.to(device), data, device), 5)))
 
     started = time.perf_counter()

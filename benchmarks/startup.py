@@ -37,7 +37,7 @@ ROWS = {
     "share": "THE RACE'S SHARE OF THE WALL TIME, %",
     "training": "of the race: seconds that its slowest candidate trained",
     "restart": "restart of the winner: verdict to first further step",
-    "stretch": "the winner's training after that",
+    "winner": "the winner's training after that",
     "probing": "probing, report, end of Ray",
     "whole": "the whole command",
 }
@@ -92,7 +92,7 @@ def figures(lines: list[tuple[float, str]], whole: float, reports: list[dict[str
         "share": 100 * (won - race) / whole,
         "training": max(trained.values()),
         "restart": again - won,
-        "stretch": probing - again,
+        "winner": probing - again,
         "probing": whole - probing,
         "whole": whole,
     }

@@ -135,18 +135,18 @@ def race(
     curves: dict[int, list[Report]], budget: float, start: float = 0.0
 ) -> tuple[int, dict[int, tuple[float, float]], float]:
     """Who wins on these reports, everybody's log rates, and the samples that the losers spent."""
-    contest = Race(
+    series = Race(
         curves, budget=budget, window=WINDOW * budget, start=start, forecaster=JointForecaster(head_start=start)
     )
     spent = dict.fromkeys(curves, 0.0)
     reports = [(r["samples_seen"], size, r["reference_loss"]) for size, curve in curves.items() for r in curve]
     for samples, size, loss in sorted(reports):
-        if not contest.over and contest.state(size) is State.RACING:
-            contest.report(size, samples, loss)
+        if not series.over and series.state(size) is State.RACING:
+            series.report(size, samples, loss)
             spent[size] = samples - start
-    winner = contest.winner
+    winner = series.winner
     assert isinstance(winner, int)
-    rates = {int(str(d.key)): d.log_rate for d in contest.standings() if d.log_rate is not None}
+    rates = {int(str(d.key)): d.log_rate for d in series.standings() if d.log_rate is not None}
     return winner, rates, sum(spent.values()) - spent[winner]
 
 
@@ -183,9 +183,9 @@ def strategies(options: argparse.Namespace, seed: int) -> list[Result]:
         candidates = [{"batch_size": size, "accumulation": 1} for size in sizes]
         begun = [report for report in begun if report["samples_seen"] < WINDOW * budget]
         begun.append(fixed[winner][0][len(begun)])
-        swap = {"mode": "surprise", "candidates": candidates, "rates": {str(key): rate for key, rate in rates.items()}}
+        swap = {"mode": "deviation", "candidates": candidates, "rates": {str(key): rate for key, rate in rates.items()}}
         rest, encoder = shop.train("swap", winner, shop.checkpoint(f"fixed{winner}", WINDOW), 1.0, swap=swap)
-        add("race, swaps on surprise", [*begun, *rest], encoder, explored)
+        add("race, swaps on deviation", [*begun, *rest], encoder, explored)
 
         turns = {"mode": "rotate", "candidates": candidates, "turn": max(budget // (10 * len(sizes)), 1)}
         add("rotate", *shop.train("rotate", sizes[0], None, 1.0, swap=turns), 0.0)

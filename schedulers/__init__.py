@@ -16,7 +16,7 @@ from schedulers.forecast import (
     PerCurveForecaster,
 )
 from schedulers.in_run.rotate import Rotation
-from schedulers.in_run.swap import SwapOnSurprise
+from schedulers.in_run.swap import SwapOnDeviation
 from schedulers.race import Race
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ __all__ = [
     "Race",
     "Rotation",
     "State",
-    "SwapOnSurprise",
+    "SwapOnDeviation",
 ]
 
 

@@ -14,7 +14,7 @@ class State(StrEnum):
 
     RACING = "racing"  # trains
     WAITING = "waiting"  # has spent its window, and waits for the others
-    DROPPED = "dropped"  # out; its reason says why
+    PRUNED = "pruned"  # out; its reason says why
     WON = "won"
 
 

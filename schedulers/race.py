@@ -1,4 +1,4 @@
-"""A race between candidates: fed with reports, it answers who continues, who is dropped and why, and who has won.
+"""A race between candidates: fed with reports, it answers who continues, who is pruned and why, and who has won.
 
 Pure: it knows neither Ray nor torch, so a race can be replayed on recorded curves in milliseconds.
 """
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from schedulers.decision import Decision, State
 from schedulers.forecast import Forecast, Forecaster, JointForecaster
 
-#: Who is less probable than this to end lowest is dropped.
-DROP_BELOW = 0.1
-#: Nobody is dropped before so many reports of every candidate: fewer points do not show where a curve is going.
+#: Who is less probable than this to end lowest is pruned.
+PRUNE_BELOW = 0.1
+#: Nobody is pruned before so many reports of every candidate: fewer points do not show where a curve is going.
 MIN_REPORTS = 3
 
 
@@ -30,7 +30,7 @@ class _Lane:
 
     @property
     def alive(self) -> bool:
-        return self.state is not State.DROPPED
+        return self.state is not State.PRUNED
 
     @property
     def throughput(self) -> float:
@@ -44,7 +44,7 @@ class Race:
     """K candidates on one window of training; the lowest forecast at the end of the budget wins.
 
     After each report the curves are fitted again. A candidate whose probability of ending lowest falls below
-    ``drop_below`` is dropped at once; the race ends when one is left, or when all that are left have spent the window.
+    ``prune_below`` is pruned at once; the race ends when one is left, or when all that are left have spent the window.
     A race may be run from the middle of the run: all candidates then fork from the same weights at ``start``.
 
     Args:
@@ -53,9 +53,9 @@ class Race:
         window: What a candidate may spend in the race, in the same unit.
         axis: What is scarce. With ``seconds`` each candidate is forecast at the number of samples that it would
             reach at its own measured throughput, so the product of progress rate and throughput (goodput) decides.
-        drop_below: A probability in [0, 1); 0 never drops anyone before the window is spent.
+        prune_below: A probability in [0, 1); 0 never prunes anyone before the window is spent.
         forecaster: Extrapolates the curves; the joint fit by default.
-        min_reports: Nobody is dropped for its chances before every candidate has reported this often.
+        min_reports: Nobody is pruned for its probabilities before every candidate has reported this often.
         start: Samples after which all candidates fork. The window, and the curves that the forecaster is given,
             count from there.
         start_seconds: Seconds of training at the fork; they matter with ``axis="seconds"``.
@@ -71,7 +71,7 @@ class Race:
         budget: float,
         window: float,
         axis: str = "samples",
-        drop_below: float = DROP_BELOW,
+        prune_below: float = PRUNE_BELOW,
         forecaster: Forecaster | None = None,
         min_reports: int = MIN_REPORTS,
         start: float = 0.0,
@@ -85,12 +85,12 @@ class Race:
             raise ValueError(
                 f"a window of {window:,} does not fit into a budget of {budget:,}{after}: it must be in (0, the rest]"
             )
-        if not 0 <= drop_below < 1:
-            raise ValueError(f"drop_below {drop_below} is no probability in [0, 1)")
+        if not 0 <= prune_below < 1:
+            raise ValueError(f"prune_below {prune_below} is no probability in [0, 1)")
         if min_reports < 1:
             raise ValueError(f"min_reports {min_reports} is below 1")
         self.budget, self.window, self.axis = budget, window, axis
-        self.drop_below, self.min_reports = drop_below, min_reports
+        self.prune_below, self.min_reports = prune_below, min_reports
         self.forecaster = forecaster if forecaster is not None else JointForecaster()
         self._lanes: dict[Hashable, _Lane] = {}
         self._expected = 0
@@ -103,17 +103,17 @@ class Race:
     # --- what happens -------------------------------------------------------------------------------------------
 
     def expect(self, count: int) -> list[Decision]:
-        """Says how many candidates there will be: the race neither drops for chances nor ends before they are there."""
+        """Announces how many candidates there will be: before all have entered, the race neither prunes nor ends."""
         self._expected = count
         self.refit()
         return self._finish()
 
     def enter(self, key: Hashable) -> None:
-        """Adds a candidate; after the end of the race it is dropped at once. One that is there stays as it is."""
+        """Adds a candidate; after the end of the race it is pruned at once. One that is there stays as it is."""
         if key in self._lanes:
             return
         late = self.over
-        self._lanes[key] = _Lane(State.DROPPED, "came when the race was decided") if late else _Lane()
+        self._lanes[key] = _Lane(State.PRUNED, "came when the race was decided") if late else _Lane()
 
     def report(self, key: Hashable, samples: float, loss: float, seconds: float = math.nan) -> list[Decision]:
         """Takes a candidate's loss after ``samples`` samples and ``seconds`` of training.
@@ -138,7 +138,7 @@ class Race:
         if lane.state is State.WON:
             return []
         self.refit()
-        decisions = self._drop_the_hopeless()
+        decisions = self._prune_the_unlikely()
         if lane.state is State.RACING and self.spent(key) - self._origin >= self.window:
             decisions.append(self._move(key, State.WAITING, f"has spent the window of {self.window:,.0f} {self.axis}"))
         return decisions + self._finish()
@@ -149,10 +149,10 @@ class Race:
         if lane is None or not lane.alive:
             return []
         lane.failed_from = lane.decided or self._decision(key, {})
-        dropped = self._move(key, State.DROPPED, reason)
+        pruned = self._move(key, State.PRUNED, reason)
         if lane.failed_from.state is not State.WON:
             self.refit()
-        return [dropped, *self._finish()]
+        return [pruned, *self._finish()]
 
     def retry(self, keys: Iterable[Hashable]) -> list[Decision]:
         """Puts candidates that failed back to where they stood before.
@@ -179,12 +179,14 @@ class Race:
         if reopened and winner not in failed:
             self._lanes[winner].state, self._lanes[winner].reason = State.RACING, "races again: others are retried"
             failed.append(winner)
-        chances = self._chances()
+        probabilities = self._probabilities()
         for key in failed:
             lane, decided = self._lanes[key], before.get(key)
             same = decided is not None and decided.state is lane.state and lane.state is not State.RACING
             # A decision that stands keeps the numbers that it was taken on.
-            lane.decided = replace(decided, reason=lane.reason) if same and decided else self._decision(key, chances)
+            lane.decided = (
+                replace(decided, reason=lane.reason) if same and decided else self._decision(key, probabilities)
+            )
         decisions = [decision for key in failed if (decision := self._lanes[key].decided) is not None]
         if not failed or self.winner is not None:
             return decisions
@@ -230,8 +232,8 @@ class Race:
 
     def standings(self) -> list[Decision]:
         """How every candidate stands now, in the order of entry."""
-        chances = self._chances()
-        return [self._decision(key, chances) for key in self._lanes]
+        probabilities = self._probabilities()
+        return [self._decision(key, probabilities) for key in self._lanes]
 
     def curve(self, key: Hashable) -> tuple[list[float], list[float]]:
         """The samples and losses that a candidate has reported in this race."""
@@ -259,8 +261,8 @@ class Race:
         return self._lanes[key].reason
 
     def failures(self) -> dict[Hashable, str]:
-        """The reason of every dropped candidate."""
-        return {key: lane.reason for key, lane in self._lanes.items() if lane.state is State.DROPPED}
+        """The reason of every pruned candidate."""
+        return {key: lane.reason for key, lane in self._lanes.items() if lane.state is State.PRUNED}
 
     # --- how it decides -----------------------------------------------------------------------------------------
 
@@ -282,22 +284,22 @@ class Race:
             return math.nan
         return lane.samples[-1] + lane.throughput * max(self.budget - lane.seconds[-1], 0.0)
 
-    def _chances(self) -> dict[Hashable, float]:
+    def _probabilities(self) -> dict[Hashable, float]:
         horizons = {key: self.horizon(key) for key in self.alive if self._lanes[key].samples}
         known = {key: at - self.start for key, at in horizons.items() if math.isfinite(at)}
         return self.forecaster.probability_best(known) if known else {}
 
-    def _drop_the_hopeless(self) -> list[Decision]:
+    def _prune_the_unlikely(self) -> list[Decision]:
         decisions: list[Decision] = []
         if not self._complete:
             return decisions
         while len(self.alive) > 1 and min(len(self._lanes[key].samples) for key in self.alive) >= self.min_reports:
-            chances = self._chances()
-            worst = min(chances, key=lambda key: chances[key], default=None)
-            if worst is None or chances[worst] >= self.drop_below:
+            probabilities = self._probabilities()
+            worst = min(probabilities, key=lambda key: probabilities[key], default=None)
+            if worst is None or probabilities[worst] >= self.prune_below:
                 break
-            reason = f"its chance of ending lowest is {chances[worst]:.1%}, below {self.drop_below:.0%}"
-            decisions.append(self._move(worst, State.DROPPED, reason))
+            reason = f"its probability of finishing best is {probabilities[worst]:.1%}, below {self.prune_below:.0%}"
+            decisions.append(self._move(worst, State.PRUNED, reason))
         return decisions
 
     def _finish(self) -> list[Decision]:
@@ -311,19 +313,19 @@ class Race:
             return [self._move(alive[0], State.WON, "is the last one left" if len(self._lanes) > 1 else "runs alone")]
         if not alive or any(self._lanes[key].state is State.RACING for key in alive):
             return []
-        chances = self._chances()
-        best = max(alive, key=lambda key: chances.get(key, 0.0))
+        probabilities = self._probabilities()
+        best = max(alive, key=lambda key: probabilities.get(key, 0.0))
         expected = self._at_the_end(best)
         decisions = [
             self._move(
                 key,
-                State.DROPPED,
+                State.PRUNED,
                 f"is forecast to end at {self._at_the_end(key).mean:.3f}, the winner at {expected.mean:.3f}",
             )
             for key in alive
             if key != best
         ]
-        decisions.append(self._move(best, State.WON, f"has the lowest forecast, {expected.mean:.3f}", chances))
+        decisions.append(self._move(best, State.WON, f"has the lowest forecast, {expected.mean:.3f}", probabilities))
         return decisions
 
     def _has_shown(self, key: Hashable) -> bool:
@@ -342,14 +344,16 @@ class Race:
             return Forecast(math.nan, math.inf)
         return self.forecast(key, at)
 
-    def _move(self, key: Hashable, state: State, reason: str, chances: dict[Hashable, float] | None = None) -> Decision:
-        decision_numbers = chances if chances is not None else self._chances()
+    def _move(
+        self, key: Hashable, state: State, reason: str, probabilities: dict[Hashable, float] | None = None
+    ) -> Decision:
+        decision_numbers = probabilities if probabilities is not None else self._probabilities()
         lane = self._lanes[key]
         lane.state, lane.reason = state, reason
         lane.decided = self._decision(key, decision_numbers)
         return lane.decided
 
-    def _decision(self, key: Hashable, chances: dict[Hashable, float]) -> Decision:
+    def _decision(self, key: Hashable, probabilities: dict[Hashable, float]) -> Decision:
         lane = self._lanes[key]
         rates = self.forecaster.rates() if isinstance(self.forecaster, JointForecaster) else {}
         return Decision(
@@ -359,7 +363,7 @@ class Race:
             samples=lane.samples[-1] if lane.samples else self.start,
             loss=lane.losses[-1] if lane.losses else math.nan,
             forecast=self._at_the_end(key),
-            probability_best=chances.get(key, 0.0),
+            probability_best=probabilities.get(key, 0.0),
             log_rate=rates.get(key),
             throughput=lane.throughput,
         )

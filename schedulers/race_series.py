@@ -1,4 +1,4 @@
-"""A run from its start to its end: a race, the winner's stretch and, where it is asked for, more races on the way.
+"""A run from its start to its end: a race, the winner's training and, where it is asked for, more races on the way.
 
 Pure, as a race is. Everything that happens is kept as an ordered list of events, and every decision follows from it:
 replaying the events leads to where the run stood.
@@ -15,24 +15,24 @@ from typing import Any
 from schedulers.decision import Decision, State
 from schedulers.events import Complete, Enter, Event, Expect, Fail, Report, Restart, Retry
 from schedulers.forecast import PREDICTORS
-from schedulers.forecast.deviation import PATIENCE, THRESHOLD, Surprise
-from schedulers.race import DROP_BELOW, MIN_REPORTS, Race
+from schedulers.forecast.deviation import PATIENCE, THRESHOLD, Deviation
+from schedulers.race import MIN_REPORTS, PRUNE_BELOW, Race
 from schedulers.rerace import Rerace, ReracePlan
 
 
-class Contest:
+class RaceSeries:
     """Runs races one after the other between the same candidates, and watches the winner in between.
 
     In a further race everybody forks from the winner's weights of that moment (``source``), also those that lost
     before. Who failed or has finished does not come back.
 
     Args:
-        budget, window, axis, drop_below, min_reports: See ``Race``.
+        budget, window, axis, prune_below, min_reports: See ``Race``.
         predictor: A name in ``PREDICTORS``.
-        rerace: When there is another race: ``never``, ``on_surprise`` (the winner does worse than forecast), or
+        rerace: When there is another race: ``never``, ``on_deviation`` (the winner does worse than forecast), or
             ``{"at": [...]}``, shares of the budget.
         rerace_window: The window of further races; None: the same.
-        patience, threshold: When it does worse than forecast. See ``Surprise``.
+        patience, threshold: When it does worse than forecast. See ``Deviation``.
 
     Raises:
         ValueError: A number is out of its range, or a name is unknown.
@@ -44,7 +44,7 @@ class Contest:
         budget: float,
         window: float,
         axis: str = "samples",
-        drop_below: float = DROP_BELOW,
+        prune_below: float = PRUNE_BELOW,
         predictor: str = "joint",
         min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
@@ -56,11 +56,11 @@ class Contest:
             raise ValueError(f"predictor {predictor!r} is unknown: use one of {', '.join(PREDICTORS)}")
         self._predictor = predictor
         self._settings: dict[str, Any] = {
-            "budget": budget, "axis": axis, "drop_below": drop_below, "min_reports": min_reports,
+            "budget": budget, "axis": axis, "prune_below": prune_below, "min_reports": min_reports,
         }  # fmt: skip
         self.races = [Race(window=window, forecaster=PREDICTORS[predictor](), **self._settings)]
         self.plan = ReracePlan.of(rerace, window=window, rerace_window=rerace_window, budget=budget)
-        self._surprise = Surprise(patience, threshold)
+        self._deviation = Deviation(patience, threshold)
         self._expected = 0
         #: Who does not come back in another race: failed, or has finished.
         self.out: set[Hashable] = set()
@@ -167,8 +167,8 @@ class Contest:
         )
 
     def state(self, key: Hashable) -> State:
-        """Where a candidate stands in the current race; who does not take part in it is dropped."""
-        return self.race.state(key) if key in self.race.keys else State.DROPPED
+        """Where a candidate stands in the current race; who does not take part in it is pruned."""
+        return self.race.state(key) if key in self.race.keys else State.PRUNED
 
     def reason(self, key: Hashable) -> str:
         """Why a candidate is in its state, in words."""
@@ -183,7 +183,7 @@ class Contest:
                 return self.race.expect(count)
             case Enter(key):
                 self.races[0].enter(key)
-                if self.races[0].state(key) is State.DROPPED:
+                if self.races[0].state(key) is State.PRUNED:
                     self.out.add(key)
             case Report():
                 return self._report(event)
@@ -207,7 +207,7 @@ class Contest:
         stretches = key == race.winner and samples > max(race.curve(key)[0], default=race.start)
         decisions += race.report(key, samples, loss, seconds)
         if stretches and race.winner is not None:
-            decisions += self._stretch(samples, loss, seconds)
+            decisions += self._continue(samples, loss, seconds)
         return decisions
 
     def _retry(self, keys: tuple[Hashable, ...]) -> list[Decision]:
@@ -230,19 +230,19 @@ class Contest:
 
     def _expect(self) -> None:
         if (winner := self.race.winner) is not None:  # who won may have failed since
-            self._surprise.expect(partial(self.race.forecast, winner))
+            self._deviation.expect(partial(self.race.forecast, winner))
 
-    def _stretch(self, samples: float, loss: float, seconds: float) -> list[Decision]:
+    def _continue(self, samples: float, loss: float, seconds: float) -> list[Decision]:
         """Compares a winner's report with the forecast."""
-        surprise = self._surprise.report(samples, loss)
+        deviation = self._deviation.report(samples, loss)
         spent = self.race.spent(self.race.winner)
         if len(self._able) > 1 and spent >= self.plan.next(spent, len(self.races) - 1):
-            if not self.plan.on_surprise:
+            if not self.plan.on_deviation:
                 return self._race_again(samples, seconds, f"{spent / self.plan.budget:.0%} of the budget is spent")
-            if self._surprise.disappointed:
-                worse = f"lay {-self._surprise.mean:.1f} standard deviations above the forecast"
-                return self._race_again(samples, seconds, f"its last {self._surprise.patience} reports {worse}")
-        if math.isnan(surprise) or (self._surprise.settled and not self._surprise.disappointed):
+            if self._deviation.underperformed:
+                worse = f"lay {-self._deviation.mean:.1f} standard deviations above the forecast"
+                return self._race_again(samples, seconds, f"its last {self._deviation.patience} reports {worse}")
+        if math.isnan(deviation) or (self._deviation.settled and not self._deviation.underperformed):
             self.race.refit()
             self._expect()
         return []

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-#: ``"never"``, ``"on_surprise"``, or ``{"at": [0.1, 0.3]}``: shares of the budget.
+#: ``"never"``, ``"on_deviation"``, or ``{"at": [0.1, 0.3]}``: shares of the budget.
 Rerace = str | Mapping[str, Sequence[float]]
 
 
@@ -18,13 +18,13 @@ class ReracePlan:
         window: What a candidate may spend in each further race.
         budget: The whole run.
         points: Where further races begin; empty: nowhere.
-        on_surprise: They begin when the winner does worse than forecast instead.
+        on_deviation: They begin when the winner does worse than forecast instead.
     """
 
     window: float
     budget: float
     points: tuple[float, ...] = ()
-    on_surprise: bool = False
+    on_deviation: bool = False
 
     @classmethod
     def of(cls, rerace: Rerace, *, window: float, rerace_window: float | None, budget: float) -> ReracePlan:
@@ -44,10 +44,10 @@ class ReracePlan:
             return cls(again, budget)
         if not 0 < again < budget:
             raise ValueError(f"rerace_window {again:,} does not fit into a budget of {budget:,}: it must be in between")
-        if rerace in ("never", "on_surprise"):
-            return cls(again, budget, on_surprise=rerace == "on_surprise")
+        if rerace in ("never", "on_deviation"):
+            return cls(again, budget, on_deviation=rerace == "on_deviation")
         if not isinstance(rerace, Mapping) or set(rerace) != {"at"}:
-            raise ValueError(f"rerace {rerace!r} is unknown: use 'never', 'on_surprise' or {{'at': [0.1, 0.3]}}")
+            raise ValueError(f"rerace {rerace!r} is unknown: use 'never', 'on_deviation' or {{'at': [0.1, 0.3]}}")
         shares = list(rerace["at"])
         if not shares or not all(isinstance(share, int | float) and 0 < share < 1 for share in shares):
             raise ValueError(f"rerace at {shares} is no list of shares of the budget in (0, 1)")
@@ -70,7 +70,7 @@ class ReracePlan:
             spent: What the winner has spent.
             races: How many further races there have been.
         """
-        if self.on_surprise:
+        if self.on_deviation:
             point = spent
         elif races < len(self.points):
             point = max(spent, self.points[races])

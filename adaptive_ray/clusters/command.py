@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adaptive_ray.clusters.consequences import remarks
-from adaptive_ray.clusters.dataset_clusters import Modalities
+from adaptive_ray.clusters.dataset_clusters import DatasetClusters
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.datasets.dataset import load_dataset
 from adaptive_ray.ray_cluster.cluster import cluster
@@ -36,16 +36,16 @@ def count(config: ExperimentConfig, address: str | None, console: Console, page:
     """
     data = load_dataset(config.dataset, config.seed)
     print_lines(console, data.summary)
-    modalities = Modalities.of(config, data.training.images)
+    dataset_clusters = DatasetClusters.of(config, data.training.images)
     with Progress(console) as progress:
-        if not modalities.complete:
+        if not dataset_clusters.complete:
             progress.phase("starting Ray")
             with cluster(address):
-                modalities.embed(progress.embedded)
+                dataset_clusters.embed(progress.embedded)
         progress.phase(f"counting the clusters of {len(data.training.images):,} images")
-        modalities.clustering()
+        dataset_clusters.clustering()
         progress.phase("drawing them")
-        summary = modalities.present(page, data.name, config.alpha_m)
+        summary = dataset_clusters.present(page, data.name, config.alpha_m)
     _show(console, config, summary, page)
     return summary
 

@@ -24,7 +24,7 @@ from adaptive_ray.errors import UserError
 from trainables.batches import ImageFiles
 
 
-class Modalities:
+class DatasetClusters:
     """The clusters of some images. Making one opens the encoder, so that nothing starts without it.
 
     Args:
@@ -51,7 +51,7 @@ class Modalities:
         self.known: Clustering | None = stored_clustering(self.folder, settings.method, settings.m, seed)
 
     @classmethod
-    def of(cls, config: ExperimentConfig, images: NDArray[np.uint8] | ImageFiles) -> Modalities:
+    def of(cls, config: ExperimentConfig, images: NDArray[np.uint8] | ImageFiles) -> DatasetClusters:
         """Those of an experiment's training images."""
         cache = (config.clusters.cache or config.runs_dir / "features").absolute()
         return cls(images, config.clusters, cache, config.seed)

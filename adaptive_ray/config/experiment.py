@@ -18,10 +18,10 @@ from adaptive_ray.config.settings import (
     CandidateEntry,
     RaceSettings,
     Settings,
-    StretchSettings,
     SwapSettings,
     TrackingSettings,
     TrialSettings,
+    WinnerSettings,
     read_batch_size,
     read_candidates,
 )
@@ -66,7 +66,7 @@ class ExperimentConfig(Settings):
     )
     race: RaceSettings = Field(default_factory=RaceSettings, description="the choice between the candidates")
     trial: TrialSettings = Field(default_factory=TrialSettings, description="workers during the race")
-    stretch: StretchSettings = Field(default_factory=StretchSettings, description="workers after the race")
+    winner: WinnerSettings = Field(default_factory=WinnerSettings, description="workers after the race")
     swap: SwapSettings = Field(default_factory=SwapSettings, description="the winner's change of candidate")
     simclr: SimCLRSettings = Field(default_factory=SimCLRSettings, description="network, augmentation, optimizer")
     probe_images: int = Field(10_000, ge=16, description="training images that the final probes learn from, at most")

@@ -97,8 +97,8 @@ class Plan:
 
     @property
     def explore_limit(self) -> int:
-        """The most that the candidates that lose can cost: nobody is dropped before the window is spent."""
-        if self.rerace == "on_surprise":
+        """The most that the candidates that lose can cost: nobody is pruned before the window is spent."""
+        if self.rerace == "on_deviation":
             races = self.budget // self.window
         else:
             races = 1 + (len(self.rerace["at"]) if isinstance(self.rerace, Mapping) else 0)

@@ -12,8 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic_core import PydanticCustomError
 
 from schedulers import PREDICTORS, Candidate
-from schedulers.race import DROP_BELOW
-from trainables.settings import SurpriseSettings
+from schedulers.race import PRUNE_BELOW
+from trainables.settings import DeviationSettings
 
 
 class Settings(BaseModel):
@@ -94,7 +94,7 @@ CandidateEntry = Annotated[Candidate, BeforeValidator(_read_candidate), PlainSer
 
 
 class Points(Settings):
-    """Where the winner's stretch is interrupted for another race."""
+    """Where the winner's training is interrupted for another race."""
 
     at: list[float] = Field(min_length=1, description="shares of the budget, rising")
 
@@ -115,10 +115,10 @@ class RaceSettings(Settings):
         description="candidates that train at once, the others when these have spent the window; auto: as many as "
         "free cores, GPUs and memory allow",
     )
-    drop_below: float = Field(DROP_BELOW, ge=0, lt=1, description="one less probable than this to win is dropped")
+    prune_below: float = Field(PRUNE_BELOW, ge=0, lt=1, description="one less probable than this to win is pruned")
     predictor: str = Field("joint", description="extrapolates the loss curves: joint, per_curve or last_value")
 
-    rerace: Literal["never", "on_surprise"] | Points = Field(
+    rerace: Literal["never", "on_deviation"] | Points = Field(
         "never",
         description="another race from the winner's weights: when it does worse than forecast (see swap), or at: "
         "[0.1, 0.3]",
@@ -145,7 +145,7 @@ class TrialSettings(Settings):
     gpu: Literal["auto"] | bool = Field("auto", description="one GPU a worker; auto: if the cluster has any")
 
 
-class StretchSettings(Settings):
+class WinnerSettings(Settings):
     """The winner's way from the end of the race to the end of the budget."""
 
     workers: Literal["auto"] | int = Field("auto", description="Ray Train workers; auto: all that the cluster has")
@@ -156,7 +156,7 @@ class StretchSettings(Settings):
         return _at_least_one(workers)
 
 
-class SwapSettings(SurpriseSettings):
+class SwapSettings(DeviationSettings):
     """When a winner does worse than forecast, and whether it may then change to another candidate within its run."""
 
     enabled: bool = Field(False, description="whether to swap at all")

@@ -1,4 +1,4 @@
-"""One run from its configuration to its results: race, stretch, probes, files."""
+"""One run from its configuration to its results: race, winner's training, evaluation, files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, Placement
 from adaptive_ray.experiment.endings import Tracking, storage_problem
 from adaptive_ray.experiment.results import Winner, judge
 from adaptive_ray.experiment.trials import Trials
-from adaptive_ray.experiment.tune_callback import Observer
+from adaptive_ray.experiment.tune_callback import RunCallback
 from adaptive_ray.ray_cluster.address import cluster_address
 from adaptive_ray.ray_cluster.cluster import cluster
 from adaptive_ray.ray_cluster.layout import Layout, laid_out
@@ -35,7 +35,7 @@ from trainables.training.micro_batch import training_bytes
 
 if TYPE_CHECKING:
     from adaptive_ray.clusters.counting import Clustering
-    from adaptive_ray.clusters.dataset_clusters import Modalities
+    from adaptive_ray.clusters.dataset_clusters import DatasetClusters
 
 #: Images that a worker must at least be able to have in the network at once, where that is left to the memory.
 _FEW_IMAGES = 32
@@ -58,23 +58,23 @@ class Experiment:
         self._try_encoder()
         self.layout: Layout | None = None
         self._plan: Plan | None = None
-        self.modalities: Modalities | None = None
+        self.dataset_clusters: DatasetClusters | None = None
         if config.uses_clusters:
-            from adaptive_ray.clusters.dataset_clusters import Modalities
+            from adaptive_ray.clusters.dataset_clusters import DatasetClusters
 
-            self.modalities = Modalities.of(config, self.data.training.images)
-        known = self.modalities.known if self.modalities is not None else None
+            self.dataset_clusters = DatasetClusters.of(config, self.data.training.images)
+        known = self.dataset_clusters.known if self.dataset_clusters is not None else None
         if known is not None or not config.sized_by_clusters:
             self._settle(known)
 
     def _settle(self, found: Clustering | None) -> None:
         """Plans with the batch sizes, and the images of updates, that follow from the clusters."""
         updates = None
-        if found is not None and self.modalities is not None:
+        if found is not None and self.dataset_clusters is not None:
             from adaptive_ray.clusters.consequences import images_per_update
 
             self.config = self.config.with_clusters(found.m)
-            updates = images_per_update(self.config, found, self.modalities.reduced)
+            updates = images_per_update(self.config, found, self.dataset_clusters.reduced)
         self._plan = Plan.of(self.config, len(self.data.training.images), updates)
         if cluster_address(self.address) is None:
             self.layout = Layout.of(self.config, [this_machine()], self._training_bytes())
@@ -213,22 +213,22 @@ class Experiment:
             trials = Trials(self.config, self.plan, self.settings, layout, directory, history, clusters)
             scheduler = trials.scheduler
             progress.phase(self._phase())
-            observer = Observer(scheduler, directory, progress, tracker)
+            callback = RunCallback(scheduler, directory, progress, tracker)
             if retry_failed:
                 trials.retry_failed()
-                observer.write_decisions()
+                callback.write_decisions()
             try:
-                trials.run(self.data.training, observer, progress.phase)
+                trials.run(self.data.training, callback, progress.phase)
             except PlacementError as error:
                 raise PlacementError(f"{error}. Make room; then resume with: {resume}") from None
             winner = trials.winner()
             trained = Winner.saved(winner, directory, self.data, self.settings)
         progress.phase("evaluating the encoder on held-out images")
-        explored = round(scheduler.contest.explored)
+        explored = round(scheduler.series.explored)
         result = judge(trained, directory, self.data, self.config, budget=self.plan.budget, explored=explored)
-        if self.modalities is not None and self.modalities.known is not None:
-            result["clusters"] = self.modalities.known.m
-        result["restarts"] = [dataclasses.asdict(restart) for restart in scheduler.contest.restarts]
+        if self.dataset_clusters is not None and self.dataset_clusters.known is not None:
+            result["clusters"] = self.dataset_clusters.known.m
+        result["restarts"] = [dataclasses.asdict(restart) for restart in scheduler.series.restarts]
         result["seconds"] = round(history.seconds, 1)
         self._write(trained.key, result, directory, tracker)
         return result
@@ -239,24 +239,24 @@ class Experiment:
         Returns:
             What workers need; see ``train_worker``.
         """
-        if self.modalities is None:
+        if self.dataset_clusters is None:
             return None
         from adaptive_ray.clusters.consequences import remarks
 
-        self.modalities.embed(progress.embedded)
-        if self.modalities.known is None:
+        self.dataset_clusters.embed(progress.embedded)
+        if self.dataset_clusters.known is None:
             progress.phase(f"counting the clusters of {len(self.data.training.images):,} images")
-        found, alpha = self.modalities.clustering(), self.config.alpha_m
+        found, alpha = self.dataset_clusters.clustering(), self.config.alpha_m
         self._settle(found)
         sizes = ", ".join(candidate.key for candidate in self.config.choices)
         progress.phase(f"{found.m} clusters ({found.method}); batch sizes: {sizes}")
         for remark in remarks(self.config, found.sizes):
             progress.phase(remark)
         wanted = self.config.known_of_images
-        known = {"service": self.modalities.service(self.config.sampling), "wanted": wanted} if wanted else None
+        known = {"service": self.dataset_clusters.service(self.config.sampling), "wanted": wanted} if wanted else None
         page = directory.path / "clusters.html"
         if not page.exists():
-            directory.write_json("clusters.json", self.modalities.present(page, self.data.name, alpha))
+            directory.write_json("clusters.json", self.dataset_clusters.present(page, self.data.name, alpha))
         return known
 
     def _open_tracker(self, directory: RunDirectory) -> Any:

@@ -48,7 +48,7 @@ _CURVES = (
     "uniformity",
     "rankme",
     "forecast",
-    "surprise",
+    "deviation",
 )
 
 
@@ -130,9 +130,9 @@ class Tracker:
         self._reopen(self._children[candidate])
         self._log_curves(self._children[candidate], [metrics])
 
-    def dropped(self, candidate: str, reason: str) -> None:
+    def pruned(self, candidate: str, reason: str) -> None:
         """Ends a candidate's run."""
-        self._guard(self._client.set_tag, self._children[candidate], "verdict", f"dropped: {reason}")
+        self._guard(self._client.set_tag, self._children[candidate], "verdict", f"pruned: {reason}")
         self._close(self._children[candidate], "FINISHED")
 
     def racing(self, candidate: str, reason: str) -> None:
@@ -171,7 +171,7 @@ class Tracker:
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Ends what is still open, the parent run last.
 
-        Runs of candidates that were dropped or won stay as they are. With FINISHED, runs that an earlier session left
+        Runs of candidates that were pruned or won stay as they are. With FINISHED, runs that an earlier session left
         as KILLED or FAILED are finished too.
         """
         ended = self._open | self._broken_off if status == "FINISHED" else self._open

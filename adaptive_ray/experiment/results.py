@@ -15,7 +15,7 @@ from adaptive_ray.run_directory.directory import RunDirectory
 from schedulers import Candidate
 from trainables.settings import TrainSettings
 from trainables.simclr import Encoder
-from trainables.training.loop import initial_encoder, load_averaged_encoder
+from trainables.training.loop import initial_encoder, load_ema_encoder
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Winner:
         own = {"batch_size": winner.batch_size, "accumulation": winner.accumulation}
         candidate = TrainSettings.model_validate({**settings, **own})
         channels, size, _ = data.shape
-        encoder = load_averaged_encoder(candidate, channels, size, checkpoint)
+        encoder = load_ema_encoder(candidate, channels, size, checkpoint)
         provenance = {
             "dataset": data.name,
             "batch_size": chosen.batch_size,

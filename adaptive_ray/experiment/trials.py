@@ -16,7 +16,7 @@ from ray import tune
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.errors import NoSurvivorError, UserError, WinnerFailedError
-from adaptive_ray.experiment.tune_callback import METRIC, Observer
+from adaptive_ray.experiment.tune_callback import METRIC, RunCallback
 from adaptive_ray.ray_cluster.layout import Layout, Workers
 from adaptive_ray.ray_cluster.placement import PlacementWatch
 from adaptive_ray.run_directory.checkpoints import Checkpoints
@@ -76,17 +76,17 @@ class Trials:
             seconds_attr="seconds",
             budget=plan.budget,
             window=plan.window,
-            drop_below=config.race.drop_below,
+            prune_below=config.race.prune_below,
             predictor=config.race.predictor,
             rerace=plan.rerace,
             patience=config.swap.patience,
             threshold=config.swap.threshold,
-            winner_config={**_resources(self._layout.stretch), "swap": self._swap()},
+            winner_config={**_resources(self._layout.winner), "swap": self._swap()},
         )
         scheduler.set_state({"events": history.events})
-        scheduler.contest.record = history.append
+        scheduler.series.record = history.append
         for candidate in plan.trials:
-            scheduler.contest.enter(candidate.key)
+            scheduler.series.enter(candidate.key)
         return scheduler
 
     def _swap(self) -> Any:
@@ -97,23 +97,23 @@ class Trials:
 
     def retry_failed(self) -> None:
         """Lets candidates that failed continue from their last checkpoints."""
-        self.scheduler.contest.retry(self.scheduler.contest.failed)
+        self.scheduler.series.retry(self.scheduler.series.failed)
 
-    def run(self, data: TrainingData, observer: Observer, say: Callable[[str], None]) -> None:
+    def run(self, data: TrainingData, callback: RunCallback, say: Callable[[str], None]) -> None:
         """Trains those that are still in the race, to the end of the winner's budget.
 
         Args:
             data: Images.
-            observer: Writes reports.
+            callback: Writes reports.
             say: Is told from where candidates are resumed, if that is not where they were.
 
         Raises:
             UserError: A candidate has reported, and none of its checkpoints is whole.
         """
-        plan, race, contest = self._plan, self.scheduler.race, self.scheduler.contest
+        plan, race, series = self._plan, self.scheduler.race, self.scheduler.series
         if race.over and race.winner is None:
             return
-        keys = [c.key for c in plan.trials if c.key in race.alive or contest.comes_back(c.key)]
+        keys = [c.key for c in plan.trials if c.key in race.alive or series.comes_back(c.key)]
         checkpoints = Checkpoints(self._directory)
         starts: dict[Hashable, dict[str, Any]] = {}
         for key in keys:  # who comes back starts from the weights of another one
@@ -143,18 +143,18 @@ class Trials:
                 "resume_from": tune.sample_from(lambda spec: paths.get(spec.config.candidate)),
                 "run_tag": "start",
                 "swap": self._swap() if alone else None,
-                **_resources(self._layout.stretch if alone else self._layout.race),
+                **_resources(self._layout.winner if alone else self._layout.race),
             },
             tune_config=tune.TuneConfig(scheduler=self.scheduler, max_concurrent_trials=self._layout.concurrent),
             run_config=tune.RunConfig(
                 name=f"tune-{attempt}",
                 storage_path=str(storage),
-                callbacks=[observer, checkpoints, PlacementWatch()],
+                callbacks=[callback, checkpoints, PlacementWatch()],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 verbose=0,
             ),
         )
-        # It prints a traceback for every trial that fails; what has failed and why is said by the observer.
+        # It prints a traceback for every trial that fails; what has failed and why is said by the callback.
         logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the run here, not after Tune's own goodbye
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -189,7 +189,7 @@ def _swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = Non
     """A trial's setting ``swap``; of a ``race`` it takes the rates and throughputs that were measured there."""
     standings = race.standings() if race is not None else []
     return {
-        "mode": "rotate" if config.explore == "rotate" else "surprise",
+        "mode": "rotate" if config.explore == "rotate" else "deviation",
         "candidates": [dataclasses.asdict(candidate) for candidate in plan.candidates],
         "patience": config.swap.patience,
         "threshold": config.swap.threshold,

@@ -18,11 +18,11 @@ _REPORTED = (
     "samples_seen", "seconds", "batch_size", "accumulation", "micro_batch", "workers", "progress", "learning_rate",
     "train_loss", "train_loss_above_chance", "images_per_second", "data_wait", METRIC, "alignment", "uniformity",
     "rankme", "images_per_update", "batches_per_update", "information", "least_information", "informed", "alpha",
-    "weighted", "forecast", "surprise", "checkpoint_path",
+    "weighted", "forecast", "deviation", "checkpoint_path",
 )  # fmt: skip
 
 
-class Observer(tune.Callback):  # type: ignore[misc]
+class RunCallback(tune.Callback):  # type: ignore[misc]
     """Writes down every report and every decision as they come, and shows them."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Observer(tune.Callback):  # type: ignore[misc]
         self._scheduler, self._directory = scheduler, directory
         self._progress, self._tracker = progress, tracker
         self._written = len(scheduler.decisions)
-        self._restarts = len(scheduler.contest.restarts)
+        self._restarts = len(scheduler.series.restarts)
         #: How far every candidate's written reports reach.
         self._reached: dict[str, float] = {}
         for report in directory.reports():  # the last one may be a repetition, after a resume from an older checkpoint
@@ -68,11 +68,11 @@ class Observer(tune.Callback):  # type: ignore[misc]
         for decision in self._scheduler.decisions[self._written :]:
             self._directory.append_decision(describe(decision))
             self._progress.decided(decision)
-            if self._tracker is not None and decision.state is State.DROPPED:
-                self._tracker.dropped(str(decision.key), decision.reason)
+            if self._tracker is not None and decision.state is State.PRUNED:
+                self._tracker.pruned(str(decision.key), decision.reason)
             elif self._tracker is not None and decision.state is State.RACING:
                 self._tracker.racing(str(decision.key), decision.reason)
         self._written = len(self._scheduler.decisions)
-        for restart in self._scheduler.contest.restarts[self._restarts :]:
+        for restart in self._scheduler.series.restarts[self._restarts :]:
             self._progress.restarted(restart)
             self._restarts += 1

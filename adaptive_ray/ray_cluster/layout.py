@@ -54,18 +54,18 @@ class Layout:
 
     Args:
         race: Of each candidate.
-        stretch: Of the winner.
+        winner: Of the winner.
         concurrent: Candidates that train at once; the others wait until these have spent the window.
     """
 
     race: Workers
-    stretch: Workers
+    winner: Workers
     concurrent: int
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> Layout:
         """From what ``dataclasses.asdict`` has made of one."""
-        return cls(Workers(**written["race"]), Workers(**written["stretch"]), written["concurrent"])
+        return cls(Workers(**written["race"]), Workers(**written["winner"]), written["concurrent"])
 
     @classmethod
     def of(
@@ -90,7 +90,7 @@ class Layout:
             raise UserError(f"trial.gpu = true, but no GPU is free: {described(nodes)}; set trial.gpu=false or add one")
         on_gpu = on_gpu and config.trial.gpu is not False
         whole = _sized(config, nodes, on_gpu=on_gpu)
-        stretch = replace(whole, count=_stretch(config, whole, nodes))
+        winner = replace(whole, count=_winner_workers(config, whole, nodes))
         per_trial, wanted = config.trial.workers, config.race.max_concurrent
         most = len(config.choices) if config.explore == "race" else 1
         most = most if wanted == "auto" else min(wanted, most)
@@ -102,8 +102,8 @@ class Layout:
         race = _sized(config, nodes, on_gpu=on_gpu, sharing=sharing)
         if before is not None and sum(map(before.race.on, nodes)) >= per_trial:
             race = before.race
-        if before is not None and sum(map(before.stretch.on, nodes)) >= before.stretch.count:
-            stretch = before.stretch
+        if before is not None and sum(map(before.winner.on, nodes)) >= before.winner.count:
+            winner = before.winner
         slots = [race.on(node) for node in nodes]
         if wanted == "auto":
             needed = race.process + (0 if on_gpu else training)
@@ -115,10 +115,10 @@ class Layout:
                 )
         concurrent = min(sum(slots) // per_trial, most)
         race = _with_memory(race, nodes, slots, concurrent * per_trial)
-        stretch = _with_memory(stretch, nodes, list(map(whole.on, nodes)), stretch.count)
-        if replace(stretch, memory=race.memory) == race:  # more memory alone is no reason to restart the winner
-            stretch = race
-        return cls(race, stretch, concurrent)
+        winner = _with_memory(winner, nodes, list(map(whole.on, nodes)), winner.count)
+        if replace(winner, memory=race.memory) == race:  # more memory alone is no reason to restart the winner
+            winner = race
+        return cls(race, winner, concurrent)
 
 
 def laid_out(
@@ -146,7 +146,7 @@ def laid_out(
             if again is None or time.monotonic() > deadline:
                 raise
         else:
-            as_before = before is None or (layout.race, layout.stretch) == (before.race, before.stretch)
+            as_before = before is None or (layout.race, layout.winner) == (before.race, before.winner)
             if as_before or again is None or time.monotonic() > deadline:
                 return layout
         time.sleep(1)
@@ -162,24 +162,24 @@ def _sized(config: ExperimentConfig, nodes: Sequence[Node], *, on_gpu: bool, sha
     return Workers(config.trial.workers, _rounded(cpus / sharing), _rounded(gpus / sharing))
 
 
-def _stretch(config: ExperimentConfig, whole: Workers, nodes: Sequence[Node]) -> int:
+def _winner_workers(config: ExperimentConfig, whole: Workers, nodes: Sequence[Node]) -> int:
     """How many workers the winner has. Whether it, and each candidate, can have as many as are asked for."""
     available = sum(map(whole.on, nodes))
     size = f"{whole.gpus:g} GPU" if whole.gpus else f"{whole.cpus:g} CPU cores"
     smallest = min(candidate.batch_size for candidate in config.choices)
-    stretch = available if config.stretch.workers == "auto" else config.stretch.workers
-    for name, wanted in (("trial.workers", config.trial.workers), ("stretch.workers", stretch)):
+    winner = available if config.winner.workers == "auto" else config.winner.workers
+    for name, wanted in (("trial.workers", config.trial.workers), ("winner.workers", winner)):
         if not 1 <= wanted <= available:
             raise UserError(
                 f"{name} = {wanted}: there is room for {available} workers of {size}, and free are: "
                 f"{described(nodes)}; lower it, wait, or join a larger cluster with --address"
             )
-        if wanted > smallest and (name == "trial.workers" or config.stretch.workers != "auto"):
+        if wanted > smallest and (name == "trial.workers" or config.winner.workers != "auto"):
             raise UserError(
                 f"{name} = {wanted}: batch size {smallest} leaves workers without an image; "
                 f"lower it or race larger batches"
             )
-    return min(stretch, smallest)
+    return min(winner, smallest)
 
 
 def _with_memory(workers: Workers, nodes: Sequence[Node], slots: Sequence[int], most: int) -> Workers:

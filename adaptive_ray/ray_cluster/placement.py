@@ -22,8 +22,8 @@ _EVERY = 1
 class PlacementWatch(tune.Callback):  # type: ignore[misc]
     """Ends the experiment when workers of this job wait for a place too long, or others hold their memory.
 
-    What a trial had reserved is freed as soon as the trial has died. An end is nobody's failure and drops no candidate:
-    what has been reported stays, and the run can be resumed.
+    What a trial had reserved is freed as soon as the trial has died. Such an end is no candidate's failure and prunes
+    none: what has been reported is kept, and the run can be resumed.
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from adaptive_ray.replay.recordings import Axis, Sweep
 from schedulers import PREDICTORS, Race, State
-from schedulers.race import DROP_BELOW
+from schedulers.race import PRUNE_BELOW
 
 #: Share of the budget that a race's candidates, or those that are compared once, may spend.
 WINDOW = 0.1
@@ -39,32 +39,32 @@ Policy = Callable[[Sweep, Axis], Outcome]
 
 
 def race(
-    sweep: Sweep, axis: Axis, *, predictor: str, drop_below: float = DROP_BELOW, window: float = WINDOW
+    sweep: Sweep, axis: Axis, *, predictor: str, prune_below: float = PRUNE_BELOW, window: float = WINDOW
 ) -> Outcome:
     """A race of this project: forecasts after every report, hopeless candidates stopped at once."""
     budget = sweep.budget(axis)
-    contest = Race(
+    series = Race(
         sweep.by_key,
         budget=budget,
         window=window * budget,
         axis=axis,
-        drop_below=drop_below,
+        prune_below=prune_below,
         forecaster=PREDICTORS[predictor](),
     )
     reports = dict.fromkeys(sweep.by_key, 0)
     order = sorted((t, key) for key, run in sweep.by_key.items() for t in run.time(axis).tolist())
     seconds, calls = 0.0, 0
     for _, key in order:
-        if contest.over:
+        if series.over:
             break
-        if contest.state(key) is not State.RACING:
+        if series.state(key) is not State.RACING:
             continue
         run, index = sweep.by_key[key], reports[key]
         started = time.perf_counter()
-        contest.report(key, run.samples[index], run.reference_loss[index], run.seconds[index])
+        series.report(key, run.samples[index], run.reference_loss[index], run.seconds[index])
         seconds, calls = seconds + time.perf_counter() - started, calls + 1
         reports[key] = index + 1
-    winner = str(contest.winner)
+    winner = str(series.winner)
     return Outcome(winner, _trained_to_the_end(reports, winner, sweep, axis), 1000 * seconds / max(calls, 1))
 
 
@@ -122,9 +122,9 @@ def ray_scheduler(sweep: Sweep, axis: Axis, *, name: str) -> Outcome:
 #: ``default`` is what an experiment does unless told otherwise (``RaceSettings``).
 POLICIES: dict[str, Policy] = {
     "default": partial(race, predictor="joint"),
-    "joint": partial(race, predictor="joint", drop_below=0.0),
-    "per_curve": partial(race, predictor="per_curve", drop_below=0.0),
-    "last_value": partial(race, predictor="last_value", drop_below=0.0),
+    "joint": partial(race, predictor="joint", prune_below=0.0),
+    "per_curve": partial(race, predictor="per_curve", prune_below=0.0),
+    "last_value": partial(race, predictor="last_value", prune_below=0.0),
     "discard": discard,
     "asha": partial(ray_scheduler, name="asha"),
     "hyperband": partial(ray_scheduler, name="hyperband"),

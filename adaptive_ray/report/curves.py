@@ -39,8 +39,8 @@ def race_at_decision(curves: Curves, decisions: Sequence[Mapping[str, Any]], bud
     forecaster = PREDICTORS[predictor]()
     won = next((i for i, entry in enumerate(decisions) if entry["state"] == "won"), len(decisions))
     first = decisions[: won + 1]  # of the first race; more may follow
-    known = {entry["candidate"]: entry["samples"] for entry in first if entry["state"] in ("won", "dropped")}
-    race = Race(dict.fromkeys([*curves, *known]), budget=budget, window=budget, drop_below=0, forecaster=forecaster)
+    known = {entry["candidate"]: entry["samples"] for entry in first if entry["state"] in ("won", "pruned")}
+    race = Race(dict.fromkeys([*curves, *known]), budget=budget, window=budget, prune_below=0, forecaster=forecaster)
     for key, curve in curves.items():
         for samples, loss in zip(curve["samples"], curve["reference_loss"], strict=True):
             if loss is not None and samples <= known.get(key, 0) and samples < budget:
@@ -93,7 +93,7 @@ def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
             rows = [place[candidate.key] for candidate in courses[key]]
             samples, wide = [0, *curve["samples"]], 6 if key == winner else 3
             axes.plot(samples, rows, color=colour, linewidth=wide, solid_capstyle="butt", drawstyle="steps-pre")
-        marks = {"dropped": ("X", "#c0392b", "dropped"), "won": ("*", "#1e8449", "won: continues with all workers")}
+        marks = {"pruned": ("X", "#c0392b", "pruned"), "won": ("*", "#1e8449", "won: continues with all workers")}
         for entry in decisions:
             if entry["state"] in marks and entry["candidate"] in curves:
                 marker, colour, label = marks[entry["state"]]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from adaptive_ray.report.curves import STYLE, colours, samples_axis, svg
 from schedulers import Candidate
 
-#: Surprises beyond so many standard deviations are drawn as if they were no larger.
+#: Deviations beyond so many standard deviations are drawn as if they were no larger.
 _MOST = 4.0
 
 
@@ -23,14 +23,14 @@ def swap_picture(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mappi
 
 
 def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mapping[str, Any]]) -> Figure:
-    """Losses beside what was forecast at the decision before, surprises, and what the run trained with.
+    """Losses beside what was forecast at the decision before, deviations, and what the run trained with.
 
     Args:
         reports: Of one run: ``samples_seen``, ``reference_loss``, ``batch_size``, ``accumulation``.
         decisions: ``SwapDecision.as_dict()`` of the same run; at least one.
     """
     figure = Figure(figsize=(11, 6), layout="constrained")
-    losses, surprises, course = figure.subplots(3, 1, sharex=True, height_ratios=[2.4, 1, 1])
+    losses, deviations, course = figure.subplots(3, 1, sharex=True, height_ratios=[2.4, 1, 1])
     samples = [report["samples_seen"] for report in reports]
     losses.plot(samples, [report["reference_loss"] for report in reports], color="#444444", linewidth=1, label="seen")
     told = [decision for decision in decisions if decision["forecast"] is not None]
@@ -48,12 +48,12 @@ def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mappin
     losses.set_ylabel("reference loss")
     losses.legend()
 
-    heights = np.clip([decision["surprise"] or 0.0 for decision in told], -_MOST, _MOST)
+    heights = np.clip([decision["deviation"] or 0.0 for decision in told], -_MOST, _MOST)
     bad, good = colours(3)[1:]
     width = 0.6 * (samples[-1] - samples[0]) / max(len(told), 1)
-    surprises.bar(at, heights, width=width, color=[good if height >= 0 else bad for height in heights])
-    surprises.axhline(0, color="#444444", linewidth=0.8)
-    surprises.set_ylabel("surprise\n(+) or (-)")
+    deviations.bar(at, heights, width=width, color=[good if height >= 0 else bad for height in heights])
+    deviations.axhline(0, color="#444444", linewidth=0.8)
+    deviations.set_ylabel("deviation\n(+) or (-)")
 
     used = [Candidate(report["batch_size"], report.get("accumulation", 1)) for report in reports]
     named = {decision[name] for decision in decisions for name in ("candidate", "chosen")}

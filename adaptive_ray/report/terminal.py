@@ -20,7 +20,7 @@ from adaptive_ray.config.plan import Plan
 from schedulers import Candidate, Decision, Forecast, Race, State
 from schedulers.events import Restart
 
-_COLOUR = {State.RACING: "cyan", State.WAITING: "yellow", State.DROPPED: "red", State.WON: "green"}
+_COLOUR = {State.RACING: "cyan", State.WAITING: "yellow", State.PRUNED: "red", State.WON: "green"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Progress:
         """Shows a candidate's report."""
         self._shown = self._shown.with_report(race.standings(), candidate, metrics)
         if self._shown.winner is not None and self._phase.startswith("race"):
-            self._phase = f"stretch: batch size {self._shown.winner.key} continues to the end of the budget"
+            self._phase = f"winner's training: batch size {self._shown.winner.key} continues to the end of the budget"
         if self._live:
             return
         standing = next(s for s in self._shown.standings if s.key == candidate)
@@ -136,7 +136,7 @@ class Progress:
     def _time_left(self, shown: _Snapshot) -> str:
         """Until training ends: the rest of the race at the slowest one's pace, the rest of the budget at everyone's."""
         plan, winner = self.plan, shown.winner
-        alive = [str(standing.key) for standing in shown.standings if standing.state is not State.DROPPED]
+        alive = [str(standing.key) for standing in shown.standings if standing.state is not State.PRUNED]
         paces = {key: float(m.get("images_per_second") or 0) for key, m in shown.last.items()}
         if not alive or not all(paces.get(key) for key in alive):
             return "?"

@@ -1,4 +1,4 @@
-"""The interface of every forecaster, and what they all share: cleaning of curves and the chance of being best."""
+"""The interface of every forecaster, and what all share: cleaning curves, and the probability of finishing best."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def share_of_wins(keys: Sequence[Hashable], mean: Array, covariance: Array) -> d
     draws = mean[known] + np.random.default_rng(0).standard_normal((_DRAWS, len(known))) @ root.T
     best = draws == draws.min(axis=1, keepdims=True)  # candidates that tie exactly share the win
     wins = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
-    chances = dict.fromkeys(keys, 0.0)
-    chances.update({keys[index]: float(win) for index, win in zip(known.tolist(), wins, strict=True)})
-    return chances
+    probabilities = dict.fromkeys(keys, 0.0)
+    probabilities.update({keys[index]: float(win) for index, win in zip(known.tolist(), wins, strict=True)})
+    return probabilities
 
 
 def clean(curves: Curves) -> dict[Hashable, tuple[Array, Array]]:

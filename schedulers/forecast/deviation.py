@@ -9,24 +9,24 @@ from dataclasses import dataclass, field
 
 from schedulers.forecast import Forecast
 
-#: So many reports in a row make a surprise.
+#: So many reports in a row make a deviation.
 PATIENCE = 4
 #: How far they must lie above the forecast, in its standard deviations.
 THRESHOLD = 1.0
 
 
 @dataclass
-class Surprise:
+class Deviation:
     """Keeps a forecast and measures how far each report lies from it.
 
-        surprise = (forecast - actual) / std
+        deviation = (forecast - actual) / std
 
     Positive, (+): the loss is lower than forecast. One bad report is noise; only when the last ``patience`` reports
-    all lie more than ``threshold`` standard deviations above their forecasts is the run *disappointing*.
+    all lie more than ``threshold`` standard deviations above their forecasts is the run *underperforming*.
 
     Args:
-        patience: Reports that must disappoint one after the other, at least 1.
-        threshold: How far a report must lie above its forecast to disappoint, in standard deviations, at least 0.
+        patience: Reports that must underperform one after the other, at least 1.
+        threshold: How far a report must lie above its forecast to underperform, in standard deviations, at least 0.
 
     Raises:
         ValueError: A number is out of its range.
@@ -52,17 +52,17 @@ class Surprise:
         return self._forecast(samples) if self._forecast is not None else None
 
     def report(self, samples: float, loss: float) -> float:
-        """The surprise of one report, in standard deviations; nan before any forecast, and for a loss of nan."""
+        """The deviation of one report, in standard deviations; nan before any forecast, and for a loss of nan."""
         forecast = self.forecast_at(samples)
         if forecast is None:
             return math.nan
-        surprise = (forecast.mean - loss) / max(forecast.std, 1e-12)
-        if math.isfinite(surprise):
-            self._recent.append(surprise)
-        return surprise
+        deviation = (forecast.mean - loss) / max(forecast.std, 1e-12)
+        if math.isfinite(deviation):
+            self._recent.append(deviation)
+        return deviation
 
     @property
-    def disappointed(self) -> bool:
+    def underperformed(self) -> bool:
         """Whether the last ``patience`` reports all were (-)."""
         return len(self._recent) == self.patience and max(self._recent) < -self.threshold
 
@@ -73,5 +73,5 @@ class Surprise:
 
     @property
     def mean(self) -> float:
-        """Of the last ``patience`` surprises; nan before any."""
+        """Of the last ``patience`` deviations; nan before any."""
         return sum(self._recent) / len(self._recent) if self._recent else math.nan

@@ -31,7 +31,7 @@ class SwapDecision:
         reason: Why, in words.
         forecast: What the loss was expected to be here when the last decision was taken; None before the first.
         actual: The loss.
-        surprise: (forecast - actual) / standard deviation, mean since the last decision; nan before the first.
+        deviation: (forecast - actual) / standard deviation, mean since the last decision; nan before the first.
         rates: The candidates' log progress rates and standard deviations.
     """
 
@@ -42,7 +42,7 @@ class SwapDecision:
     reason: str
     forecast: Forecast | None
     actual: float
-    surprise: float
+    deviation: float
     rates: Mapping[str, tuple[float, float]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class SwapDecision:
             "forecast": _finite(forecast.mean),
             "forecast_std": _finite(forecast.std),
             "actual": _finite(self.actual),
-            "surprise": _finite(self.surprise),
+            "deviation": _finite(self.deviation),
             "rates": {key: [_finite(mean), _finite(std)] for key, (mean, std) in self.rates.items()},
         }
 
@@ -189,13 +189,13 @@ class LoaderPolicy(ABC):
         return samples / seconds if samples > 0 and seconds > 0 else self._throughputs.get(key)
 
     def _choose(
-        self, chosen: int, action: str, reason: str, forecast: Forecast | None, surprise: float
+        self, chosen: int, action: str, reason: str, forecast: Forecast | None, deviation: float
     ) -> SwapDecision:
         """Switches to candidate ``chosen``, and says so."""
         samples, _, loss = self._reports[-1]
         before, self._now = self.current.key, chosen
         rates = {str(key): rate for key, rate in self._forecaster.rates().items()}
-        return SwapDecision(samples, before, self.current.key, action, reason, forecast, loss, surprise, rates)
+        return SwapDecision(samples, before, self.current.key, action, reason, forecast, loss, deviation, rates)
 
 
 def _finite(value: float) -> float | None:

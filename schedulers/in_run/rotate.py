@@ -46,12 +46,12 @@ class Rotation(LoaderPolicy):
         if samples - self._turn_began < self._turn:
             return None
         forecast = self._forecast(self.current.key, samples) if self._turns else None
-        surprise = (forecast.mean - loss) / forecast.std if forecast is not None and forecast.std > 0 else math.nan
+        deviation = (forecast.mean - loss) / forecast.std if forecast is not None and forecast.std > 0 else math.nan
         self._turns, self._turn_began = self._turns + 1, samples
         self._refit(self._later_half())
         self._remember()
         chosen, reason = self._next()
-        return self._choose(chosen, "keep" if chosen == self._now else "swap", reason, forecast, surprise)
+        return self._choose(chosen, "keep" if chosen == self._now else "swap", reason, forecast, deviation)
 
     def _next(self) -> tuple[int, str]:
         count = len(self.candidates)

@@ -14,8 +14,8 @@ from ray.tune.schedulers import FIFOScheduler
 from schedulers.decision import Decision, State
 from schedulers.events import Report
 from schedulers.forecast.deviation import PATIENCE, THRESHOLD
-from schedulers.race import DROP_BELOW, MIN_REPORTS, Race
-from schedulers.race_series import Contest
+from schedulers.race import MIN_REPORTS, PRUNE_BELOW, Race
+from schedulers.race_series import RaceSeries
 from schedulers.rerace import Rerace
 from schedulers.tune.metrics import Reading
 from schedulers.tune.restore import RestoreCallback
@@ -47,7 +47,7 @@ _MOST = 10_000
 class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     """Runs all trials side by side, extrapolates their losses, and keeps the one that will end best.
 
-    Works with any trainable that reports the metric and how far it has come. Trials whose chance of ending best
+    Works with any trainable that reports the metric and how far it has come. Trials whose probability of ending best
     becomes small are stopped at once, and their last result says why (``stop_reason``). A trial that has spent the
     window is paused until the others have spent theirs, so that more trials than fit run in turns; then one trial
     continues to the end of the budget.
@@ -82,13 +82,13 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         budget: The whole run; in units of ``time_attr``, or in seconds with ``axis="seconds"``.
         window: What each trial may spend before the winner is chosen, in the same unit.
         axis: ``samples`` or ``seconds``: what is scarce (see ``Race``).
-        drop_below: Trials less probable than this to end best are stopped.
+        prune_below: Trials less probable than this to end best are stopped.
         predictor: ``joint``, ``per_curve`` or ``last_value``.
-        min_reports: Nobody is stopped for its chances before every trial has reported this often.
-        rerace: ``never``, ``on_surprise`` (the winner does worse than forecast), or ``{"at": [0.1, 0.3]}``, shares of
+        min_reports: Nobody is stopped for its probabilities before every trial has reported this often.
+        rerace: ``never``, ``on_deviation`` (the winner does worse than forecast), or ``{"at": [0.1, 0.3]}``, shares of
             the budget.
         rerace_window: The window of the further races; None: the same.
-        patience: So many reports in a row make a surprise.
+        patience: So many reports in a row make a deviation.
         threshold: How far they must lie above the forecast, in its standard deviations.
         winner_config: What changes in the winner's configuration when it continues; None: nothing. A value
             that can be called is called with the race that was won.
@@ -110,7 +110,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         budget: float,
         window: float,
         axis: str = "samples",
-        drop_below: float = DROP_BELOW,
+        prune_below: float = PRUNE_BELOW,
         predictor: str = "joint",
         min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
@@ -129,12 +129,12 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         self._winner_config = winner_config
         self._configurations = Configurations(winner_config)
         self._settings: dict[str, Any] = {
-            "budget": budget, "window": window, "axis": axis, "drop_below": drop_below, "predictor": predictor,
+            "budget": budget, "window": window, "axis": axis, "prune_below": prune_below, "predictor": predictor,
             "min_reports": min_reports, "rerace": rerace, "rerace_window": rerace_window, "patience": patience,
             "threshold": threshold,
         }  # fmt: skip
         #: Everything that is decided; knows nothing of Ray.
-        self.contest = Contest(**self._settings)
+        self.series = RaceSeries(**self._settings)
         self._trials: dict[Hashable, Trial] = {}
         #: The last result of every candidate that an earlier ``Tuner`` ran: the trials of a new one know nothing.
         self.last_results: Mapping[Hashable, Mapping[str, Any]] = {}
@@ -143,12 +143,12 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     @property
     def race(self) -> Race:
         """The current race, or the last one."""
-        return self.contest.race
+        return self.series.race
 
     @property
     def decisions(self) -> list[Decision]:
         """Every decision so far, oldest first."""
-        return self.contest.decisions
+        return self.series.decisions
 
     @property
     def callback(self) -> RestoreCallback:
@@ -157,7 +157,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def get_state(self) -> dict[str, Any]:
         """Everything that has happened."""
-        return {"events": list(self.contest.events), "configurations": self._configurations.get_state()}
+        return {"events": list(self.series.events), "configurations": self._configurations.get_state()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restores an experiment: ``Tuner.restore`` does, and so may a new ``Tuner`` that is to continue an old one.
@@ -166,10 +166,10 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             state: What ``get_state`` gave. For a new ``Tuner`` the ``events`` are enough, with ``last_results``.
         """
         self._configurations.set_state(state.get("configurations", {"own": {}}))
-        self.contest = Contest(**self._settings)
+        self.series = RaceSeries(**self._settings)
         for event in state["events"]:
-            self.contest.take(event)
-            self._configurations.settle(self.contest)
+            self.series.take(event)
+            self._configurations.settle(self.series)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_trials": {}}  # Tune adds its trials again
@@ -184,7 +184,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
         reading = self._reading
         if self._trials:  # a second fit() with this object
-            self.contest, self._trials, self.last_results, self._warned = Contest(**self._settings), {}, {}, False
+            self.series, self._trials, self.last_results, self._warned = RaceSeries(**self._settings), {}, {}, False
             self._configurations = Configurations(self._winner_config)
             reading.metric, reading.mode = self._given
         if (reading.metric and metric) or (reading.mode and mode):
@@ -202,34 +202,34 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         if key in self.last_results and not trial.has_reported_at_least_once:
             trial.run_metadata.last_result = dict(self.last_results[key])
         self._configurations.remember(key, trial)
-        self.contest.expect(tune_controller.search_alg.total_samples)
-        self.contest.enter(key)
-        if trial.status == Trial.PENDING and key in self.contest.failed:
-            self.contest.retry([key])  # Tuner.restore was asked to
+        self.series.expect(tune_controller.search_alg.total_samples)
+        self.series.enter(key)
+        if trial.status == Trial.PENDING and key in self.series.failed:
+            self.series.retry([key])  # Tuner.restore was asked to
         if trial.status == Trial.PENDING:
             self._place(trial, key)
             if trial.status != Trial.PENDING:  # it does not count against max_concurrent_trials
                 tune_controller.search_alg.on_trial_complete(trial.trial_id)
-        elif self.contest.state(key) in (State.RACING, State.WAITING):
-            self.contest.complete(key)
+        elif self.series.state(key) in (State.RACING, State.WAITING):
+            self.series.complete(key)
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         key = self._key(trial)
         before = self._reached(key)
         cause = result.get(RESTARTED)
         if cause and not result.get(DONE):  # when a function has returned, Tune passes its last result once more
-            self.contest.restart(key, before, str(cause))
+            self.series.restart(key, before, str(cause))
         self._take(key, trial, result)
         if self._reached(key) > before:
             trial.run_metadata.num_failures = 0  # Tune's limit is on failures without progress in between
         self._stop_losers(tune_controller, but=trial)
-        state, samples = self.contest.state(key), self._reading.samples(result)
-        if state is State.DROPPED:
-            return put_aside(tune_controller, trial) if self.contest.comes_back(key) else _STOP
+        state, samples = self.series.state(key), self._reading.samples(result)
+        if state is State.PRUNED:
+            return put_aside(tune_controller, trial) if self.series.comes_back(key) else _STOP
         if self._reading.spent(result) >= self.race.budget:
             return _STOP
-        forks = key == self.contest.source and bool(self.contest.unforked) and samples >= self.race.start
-        restarts = state is State.WON and not self._configurations.fits(trial, key, self.contest)
+        forks = key == self.series.source and bool(self.series.unforked) and samples >= self.race.start
+        restarts = state is State.WON and not self._configurations.fits(trial, key, self.series)
         if not (state is State.WAITING or forks or restarts) or not can_be_resumed(trial, result):
             return _CONTINUE
         if state is State.WAITING:  # it no longer counts against max_concurrent_trials: others may begin
@@ -241,42 +241,42 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             raise error
         key = self._key(trial)
         if trial.status == Trial.ERROR and may_be_retried(trial):  # Tune starts it again
-            self.contest.restart(key, self._reached(key), failure_reason(trial))
+            self.series.restart(key, self._reached(key), failure_reason(trial))
             return
-        self.contest.fail(key, failure_reason(trial))
-        note(trial, self.contest.reason(key))
+        self.series.fail(key, failure_reason(trial))
+        note(trial, self.series.reason(key))
         self._stop_losers(tune_controller, but=trial)
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         key = self._key(trial)
-        if self.contest.state(key) is State.DROPPED:
-            note(trial, self.contest.reason(key))
-            self.contest.complete(key)
+        if self.series.state(key) is State.PRUNED:
+            note(trial, self.series.reason(key))
+            self.series.complete(key)
             return
         if self._reading.metric in result:
             self._take(key, trial, result)
         elif not self._has_reports:
-            self.contest.fail(key, self._reading.missing(result, AUTO_RESULT_KEYS))
-            note(trial, self.contest.reason(key))
+            self.series.fail(key, self._reading.missing(result, AUTO_RESULT_KEYS))
+            note(trial, self.series.reason(key))
             self._stop_losers(tune_controller, but=trial)
             return
         if self._reading.spent(result) >= self.race.budget:
             note(trial, f"has spent the budget of {self.race.budget:,.0f} {self.race.axis}")
-        self.contest.complete(key)
+        self.series.complete(key)
         self._stop_losers(tune_controller, but=trial)
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         key = self._key(trial)
-        was_dropped = self.contest.state(key) is State.DROPPED
-        self.contest.fail(key, "was removed")
-        note(trial, self.contest.reason(key))
+        was_pruned = self.series.state(key) is State.PRUNED
+        self.series.fail(key, "was removed")
+        note(trial, self.series.reason(key))
         tune_controller._mark_trial_to_checkpoint(trial)  # Tune 2.60 forgets to save that a paused trial was stopped
-        if not was_dropped:
+        if not was_pruned:
             self._stop_losers(tune_controller, but=trial)
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         trials = tune_controller.get_trials()
-        if tune_controller.search_alg.is_finished() and self.contest.expect(len(trials)):
+        if tune_controller.search_alg.is_finished() and self.series.expect(len(trials)):
             self._stop_losers(tune_controller)
         taken = sum(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in trials)
         if taken < concurrency_limit(tune_controller.search_alg):
@@ -288,7 +288,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         return next((trial for trial in trials if trial.status == Trial.PENDING), None)
 
     def debug_string(self) -> str:
-        race, number = self.race, len(self.contest.races)
+        race, number = self.race, len(self.series.races)
         standing = f"won by {race.winner}" if race.winner is not None else f"{len(race.alive)} of {len(race.keys)} left"
         return f"LossExtrapolationScheduler: race {number}, {standing}"
 
@@ -315,77 +315,77 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             raise ValueError(
                 f"two trials have {self._candidate_attr} {key!r} in their configuration: each needs its own, or none"
             )
-        if self.contest.may_race_again and not is_function(trial) and not can_be_resumed(trial):
+        if self.series.may_race_again and not is_function(trial) and not can_be_resumed(trial):
             raise ValueError(f"rerace needs trials that can be paused: {trial.trainable_name} has no save_checkpoint")
-        if trial.has_reported_at_least_once and key not in self.contest.races[0].keys:
+        if trial.has_reported_at_least_once and key not in self.series.races[0].keys:
             logger.warning("the race starts again: to restore it, use RunConfig(callbacks=[scheduler.callback])")
 
     def _add_again(self, controller: TuneController, trial: Trial, key: Hashable) -> None:
         """Prepares a trial that has failed and that Tune is about to start again, or ends it after all."""
-        if self.contest.state(key) is not State.DROPPED:
-            self._configurations.put_on(trial, key, self.contest)
-            restart(trial, self._reading.time_attr, forked=key in self.contest.unforked)
-        elif self.contest.comes_back(key):
+        if self.series.state(key) is not State.PRUNED:
+            self._configurations.put_on(trial, key, self.series)
+            restart(trial, self._reading.time_attr, forked=key in self.series.unforked)
+        elif self.series.comes_back(key):
             controller._set_trial_status(trial, Trial.PAUSED)
         else:
-            failed = key in self.contest.failed
+            failed = key in self.series.failed
             controller._set_trial_status(trial, Trial.ERROR if failed else Trial.TERMINATED)
             controller.search_alg.on_trial_complete(trial.trial_id, error=failed)
 
     def _reached(self, key: Hashable) -> float:
         """Samples up to a candidate's last report that counted."""
-        return max((max(race.curve(key)[0], default=0.0) for race in self.contest.races if key in race.keys), default=0)
+        return max((max(race.curve(key)[0], default=0.0) for race in self.series.races if key in race.keys), default=0)
 
     def _place(self, trial: Trial, key: Hashable) -> None:
         """Where a trial belongs that Tune is about to add: after a restore Tune would start them all."""
-        state, contest = self.contest.state(key), self.contest
-        if state is State.DROPPED:
-            trial.set_status(Trial.PAUSED if self.contest.comes_back(key) else Trial.TERMINATED)
-            note(trial, contest.reason(key))
+        state, series = self.series.state(key), self.series
+        if state is State.PRUNED:
+            trial.set_status(Trial.PAUSED if self.series.comes_back(key) else Trial.TERMINATED)
+            note(trial, series.reason(key))
         elif (
             (state is State.WAITING and can_be_resumed(trial))
-            or key in contest.unforked
-            or (key == contest.source and contest.unforked and self._is_at_the_fork(trial))
+            or key in series.unforked
+            or (key == series.source and series.unforked and self._is_at_the_fork(trial))
         ):
             trial.set_status(Trial.PAUSED)
         else:
             self._equip(trial, key)
 
     def _take(self, key: Hashable, trial: Trial, result: Mapping[str, Any]) -> None:
-        """Passes a result on to the contest."""
-        contest, reading = self.contest, self._reading
+        """Passes a result on to the series."""
+        series, reading = self.series, self._reading
         if reading.metric not in result:
             if not self._warned:
                 self._warned = True
                 logger.warning(f"trial {key} has reported without {reading.metric!r}: such results are ignored")
-            race = contest.race
+            race = series.race
             spent = reading.spent(result) - race.spent(key)
             many = race.min_reports
             if not self._has_reports and result["training_iteration"] >= many and not spent < race.window / many:
                 raise ValueError(reading.missing(result, AUTO_RESULT_KEYS))
-            if contest.state(key) is State.RACING and spent >= race.window:
-                contest.fail(key, f"has spent its window without reporting {reading.metric!r}")
+            if series.state(key) is State.RACING and spent >= race.window:
+                series.fail(key, f"has spent its window without reporting {reading.metric!r}")
         elif complaint := reading.complaint(result):
             logger.error(f"trial {key} {complaint}")
-            contest.fail(key, complaint)
-        elif contest.may_race_again and not can_be_resumed(trial, result):
+            series.fail(key, complaint)
+        elif series.may_race_again and not can_be_resumed(trial, result):
             raise ValueError(
                 f"rerace needs trials that can be paused: {trial.trainable_name} has reported without a checkpoint; "
                 "report one with every result, or use rerace='never'"
             )
         else:
-            contest.report(key, *reading.report(result))
+            series.report(key, *reading.report(result))
 
     @property
     def _has_reports(self) -> bool:
-        return any(isinstance(event, Report) for event in self.contest.events)
+        return any(isinstance(event, Report) for event in self.series.events)
 
     def _stop_losers(self, controller: TuneController, but: Trial | None = None) -> None:
         """Stops or pauses whoever is out, except ``but``, which the caller handles."""
         for key, trial in list(self._trials.items()):
-            if trial is but or trial.is_finished() or self.contest.state(key) is not State.DROPPED:
+            if trial is but or trial.is_finished() or self.series.state(key) is not State.PRUNED:
                 continue
-            if not self.contest.comes_back(key) or trial.status == Trial.PENDING:
+            if not self.series.comes_back(key) or trial.status == Trial.PENDING:
                 controller.stop_trial(trial)
             elif trial.status == Trial.RUNNING:
                 put_aside(controller, trial)
@@ -396,14 +396,14 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     def _may_continue(self, key: Hashable) -> bool:
         """Whether a paused trial may run now. Forks begin first, for the source's next checkpoints may replace its
         last one; all have begun once they have reported."""
-        contest = self.contest
-        if contest.state(key) is not State.RACING or not contest.unforked:
-            return contest.state(key) in (State.RACING, State.WON)
-        source = self._trials[contest.source]
-        return (key != contest.source) == (source.status == Trial.PAUSED and self._is_at_the_fork(source))
+        series = self.series
+        if series.state(key) is not State.RACING or not series.unforked:
+            return series.state(key) in (State.RACING, State.WON)
+        source = self._trials[series.source]
+        return (key != series.source) == (source.status == Trial.PAUSED and self._is_at_the_fork(source))
 
     def _equip(self, trial: Trial, key: Hashable) -> None:
         """Gives a trial what it is to start with: its configuration, and in a further race the source's weights."""
-        self._configurations.put_on(trial, key, self.contest)
-        if key in self.contest.unforked:
-            give_weights(trial, self._trials[self.contest.source], self._reading.time_attr)
+        self._configurations.put_on(trial, key, self.series)
+        if key in self.series.unforked:
+            give_weights(trial, self._trials[self.series.source], self._reading.time_attr)

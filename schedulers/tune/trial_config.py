@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 
 from schedulers.decision import State
-from schedulers.race_series import Contest
+from schedulers.race_series import RaceSeries
 
 
 class Configurations:
@@ -28,25 +28,25 @@ class Configurations:
         """Keeps a trial's own entries as it was first seen with them."""
         self._own.setdefault(key, {name: value for name, value in trial.config.items() if name in self._winner})
 
-    def fits(self, trial: Trial, key: Hashable, contest: Contest) -> bool:
+    def fits(self, trial: Trial, key: Hashable, series: RaceSeries) -> bool:
         """Whether a trial has what it is to have as things stand."""
         has = {name: value for name, value in trial.config.items() if name in self._winner}
-        return has == self._wanted(key, contest)
+        return has == self._wanted(key, series)
 
-    def put_on(self, trial: Trial, key: Hashable, contest: Contest) -> None:
+    def put_on(self, trial: Trial, key: Hashable, series: RaceSeries) -> None:
         """Gives a trial that does not run what it is to have as things stand."""
-        if not self.fits(trial, key, contest):
+        if not self.fits(trial, key, series):
             rest = {name: value for name, value in trial.config.items() if name not in self._winner}
-            trial.set_config({**rest, **self._wanted(key, contest)})
+            trial.set_config({**rest, **self._wanted(key, series)})
 
-    def settle(self, contest: Contest) -> None:
+    def settle(self, series: RaceSeries) -> None:
         """Works out what the winner of the current race gets, as soon as there is one."""
-        number = len(contest.races)
-        if not contest.race.over:
+        number = len(series.races)
+        if not series.race.over:
             self._won.pop(number, None)
-        elif contest.race.winner is not None and number not in self._won:
+        elif series.race.winner is not None and number not in self._won:
             self._won[number] = {
-                name: value(contest.race) if callable(value) else value for name, value in self._winner.items()
+                name: value(series.race) if callable(value) else value for name, value in self._winner.items()
             }
 
     def get_state(self) -> dict[str, Any]:
@@ -57,8 +57,8 @@ class Configurations:
         """Restores what ``get_state`` gave; the rest follows by ``settle`` after every event."""
         self._own, self._won = dict(state["own"]), {}
 
-    def _wanted(self, key: Hashable, contest: Contest) -> dict[str, Any]:
-        if contest.state(key) is not State.WON:
+    def _wanted(self, key: Hashable, series: RaceSeries) -> dict[str, Any]:
+        if series.state(key) is not State.WON:
             return self._own[key]
-        self.settle(contest)
-        return self._won[len(contest.races)]
+        self.settle(series)
+        return self._won[len(series.races)]

@@ -121,7 +121,7 @@ class TestRefused:
             ("race.window.epochs=999", ["budget", "race.window"]),
             ("race.window.epochs=0.1", ["race.window", "at least 3"]),
             ("trial.workers=99999", ["trial.workers = 99999", "CPU cores", "--address"]),
-            ("stretch.workers=99999", ["stretch.workers = 99999"]),
+            ("winner.workers=99999", ["winner.workers = 99999"]),
             ("dataset.reference=4000", ["dataset.reference"]),
             ("budget.epochs=.inf", ["budget.epochs"]),
             ("Seed=1", ["unknown setting 'Seed'"]),

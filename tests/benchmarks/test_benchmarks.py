@@ -45,7 +45,7 @@ def test_startup_derives_its_rows_from_lines_and_reports() -> None:
         (9.0, "[0:04] race: batch sizes 64, 256 side by side"),
         (21.0, "[0:16] batch size 64: 1,024 of 4,096 samples, reference loss 3.1"),
         (24.0, "[0:19] batch size 256: 1,024 of 4,096 samples, reference loss 3.2"),
-        (30.0, "[0:25] batch size 256 dropped: too slow"),
+        (30.0, "[0:25] batch size 256 pruned: too slow"),
         (30.0, "[0:25] batch size 64 won: the last one"),
         (30.1, "[0:25] batch size 64: 2,048 of 4,096 samples, reference loss 2.9"),
         (40.0, "[0:35] batch size 64: 3,072 of 4,096 samples, reference loss 2.8"),
@@ -62,7 +62,7 @@ def test_startup_derives_its_rows_from_lines_and_reports() -> None:
     assert found["share"] == pytest.approx(42)
     assert found["training"] == pytest.approx(16)
     assert found["restart"] == pytest.approx(40 - 4 - 30)
-    assert found["stretch"] == pytest.approx(45 - 36)
+    assert found["winner"] == pytest.approx(45 - 36)
     assert found["probing"] == pytest.approx(5)
 
 

@@ -23,7 +23,7 @@ def test_the_decision_follows_the_curves(predictor: str) -> None:
     for best in ("a", "b", "c"):
         rates = {key: 1.5 if key == best else 0.9 for key in "abc"}
         forecaster = PREDICTORS[predictor]()
-        race = replay(Race("abc", budget=BUDGET, window=WINDOW, forecaster=forecaster, drop_below=0), rates)
+        race = replay(Race("abc", budget=BUDGET, window=WINDOW, forecaster=forecaster, prune_below=0), rates)
         assert race.over
         # Fitting each curve alone is kept for comparison and may well be wrong; the others must not be.
         assert race.winner == best or predictor == "per_curve"
@@ -32,7 +32,7 @@ def test_the_decision_follows_the_curves(predictor: str) -> None:
 def test_the_choice_does_not_follow_the_raw_training_loss() -> None:
     """Raw NT-Xent's chance level ln(2B - 1) makes the smallest batch look best all along; it is not the choice."""
     rates = {"64": 0.7, "128": 1.3, "512": 0.9}
-    raw, fair = (Race(rates, budget=BUDGET, window=WINDOW, drop_below=0) for _ in range(2))
+    raw, fair = (Race(rates, budget=BUDGET, window=WINDOW, prune_below=0) for _ in range(2))
     last_raw: dict[str, float] = {}
     for samples in np.linspace(2_000, WINDOW, 10):
         for key, rate in rates.items():
@@ -45,21 +45,21 @@ def test_the_choice_does_not_follow_the_raw_training_loss() -> None:
     assert fair.winner == "128"
 
 
-def test_a_hopeless_candidate_is_dropped_at_once_with_its_reason_and_the_rest_go_on() -> None:
+def test_a_hopeless_candidate_is_pruned_at_once_with_its_reason_and_the_rest_go_on() -> None:
     race = Race("abc", budget=BUDGET, window=WINDOW, min_reports=4)
     decisions = []
     for samples in np.linspace(2_000, WINDOW, 10):
         for key, rate in {"a": 1.1, "b": 1.0, "c": 0.4}.items():
             decisions += race.report(key, float(samples), float(shared_curve(np.array(rate * samples))))
-    dropped = next(d for d in decisions if d.key == "c")
-    assert dropped.state is State.DROPPED
-    assert dropped.samples <= 4 * 2_000  # after the fourth report, far from the window's end
-    assert dropped.probability_best < 0.05
-    assert "chance" in race.failures()["c"]
+    pruned = next(d for d in decisions if d.key == "c")
+    assert pruned.state is State.PRUNED
+    assert pruned.samples <= 4 * 2_000  # after the fourth report, far from the window's end
+    assert pruned.probability_best < 0.05
+    assert "probability" in race.failures()["c"]
     assert race.winner == "a"
 
 
-def test_nobody_is_dropped_before_all_have_reported_often_enough() -> None:
+def test_nobody_is_pruned_before_all_have_reported_often_enough() -> None:
     race = Race("ab", budget=BUDGET, window=WINDOW, min_reports=4)
     for samples in range(1_000, 8_000, 1_000):
         assert race.report("a", samples, 5.0 - samples / 10_000) == []
@@ -68,21 +68,21 @@ def test_nobody_is_dropped_before_all_have_reported_often_enough() -> None:
 
 
 def test_a_candidate_that_spent_its_window_waits_for_the_others() -> None:
-    race = Race("ab", budget=BUDGET, window=WINDOW, drop_below=0)
+    race = Race("ab", budget=BUDGET, window=WINDOW, prune_below=0)
     for samples in np.linspace(2_000, WINDOW, 10):
         decisions = race.report("a", float(samples), float(shared_curve(np.array(samples))))
     assert [d.state for d in decisions] == [State.WAITING]
     assert not race.over
     for samples in np.linspace(2_000, WINDOW, 10):
         decisions = race.report("b", float(samples), float(shared_curve(np.array(2 * samples))))
-    assert {d.key: d.state for d in decisions} == {"b": State.WON, "a": State.DROPPED}
+    assert {d.key: d.state for d in decisions} == {"b": State.WON, "a": State.PRUNED}
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_drops_the_candidate_and_the_race_goes_on(loss: float) -> None:
+def test_a_loss_that_is_no_number_prunes_the_candidate_and_the_race_goes_on(loss: float) -> None:
     race = Race("abc", budget=BUDGET, window=WINDOW)
     (decision,) = race.report("b", 1_000, loss)
-    assert decision.state is State.DROPPED
+    assert decision.state is State.PRUNED
     assert str(loss) in decision.reason
     assert "1,000 samples" in decision.reason
     assert race.report("b", 2_000, 1.0) == []
@@ -91,7 +91,7 @@ def test_a_loss_that_is_no_number_drops_the_candidate_and_the_race_goes_on(loss:
 
 def test_failures_leave_no_survivor_and_name_every_reason() -> None:
     race = Race("ab", budget=BUDGET, window=WINDOW)
-    assert [d.state for d in race.fail("a", "ran out of memory")] == [State.DROPPED]
+    assert [d.state for d in race.fail("a", "ran out of memory")] == [State.PRUNED]
     assert race.winner is None  # b has shown nothing yet
     assert [d.state for d in race.report("b", 1_000, 5.0)] == [State.WON]
     race.report("b", 2_000, math.nan)
@@ -129,7 +129,7 @@ def test_a_candidate_is_entered_once_and_repeats_nothing() -> None:
     race.enter("c")
     race.fail("c", "crashed")
     race.enter("c")
-    assert race.state("c") is State.DROPPED
+    assert race.state("c") is State.PRUNED
     assert [(d.key, d.state, d.reason) for d in race.retry("ac")] == [("c", State.RACING, "is retried")]
     assert race.retry("abc") == []
     race.report("a", 1_000, 4.0)
@@ -138,7 +138,7 @@ def test_a_candidate_is_entered_once_and_repeats_nothing() -> None:
 
 
 def test_a_failed_winner_that_is_retried_is_the_winner() -> None:
-    race = Race("ab", budget=BUDGET, window=WINDOW, drop_below=0)
+    race = Race("ab", budget=BUDGET, window=WINDOW, prune_below=0)
     decisions = []
     for samples in np.linspace(2_000, WINDOW, 10):
         for key, rate in {"a": 1.5, "b": 1.0}.items():
@@ -158,12 +158,12 @@ def test_a_failed_winner_that_is_retried_is_the_winner() -> None:
 
 def test_a_race_decided_on_losses_stays_decided_and_one_decided_by_a_failure_is_open_again() -> None:
     rates = {"a": 1.5, "b": 1.0, "c": 0.9}
-    decided = Race(rates, budget=BUDGET, window=WINDOW, drop_below=0)
+    decided = Race(rates, budget=BUDGET, window=WINDOW, prune_below=0)
     decided.fail("c", "its process died")
     replay(decided, rates)
     assert decided.winner == "a"
     assert decided.retry("c") == []
-    by_default = Race("ab", budget=BUDGET, window=WINDOW, drop_below=0)
+    by_default = Race("ab", budget=BUDGET, window=WINDOW, prune_below=0)
     by_default.report("b", 1_000, 5.0)
     by_default.fail("a", "its process died")
     assert by_default.winner == "b"
@@ -186,10 +186,10 @@ def test_equal_candidates_still_end_with_one_winner() -> None:
 
 def test_with_seconds_scarce_the_faster_of_two_equals_wins_and_with_samples_the_better() -> None:
     pace = {"quick": 200.0, "slow": 100.0}
-    seconds = Race(pace, budget=1_000, window=150, axis="seconds", drop_below=0)
+    seconds = Race(pace, budget=1_000, window=150, axis="seconds", prune_below=0)
     replay(seconds, {"quick": 1.0, "slow": 1.0}, pace=pace)
     assert [d.key for d in seconds.standings() if d.probability_best > 0.8] == ["quick"]
-    samples = Race(pace, budget=BUDGET, window=WINDOW, drop_below=0)
+    samples = Race(pace, budget=BUDGET, window=WINDOW, prune_below=0)
     replay(samples, {"quick": 1.0, "slow": 1.15}, pace=pace)
     assert samples.winner == "slow"
 
@@ -207,7 +207,7 @@ def test_replaying_reports_gives_the_same_decisions() -> None:
         ({"budget": 10, "window": 0}, "0"),
         ({"budget": math.inf, "window": 5}, "inf"),
         ({"budget": 10, "window": 5, "axis": "steps"}, "steps"),
-        ({"budget": 10, "window": 5, "drop_below": 1}, "1"),
+        ({"budget": 10, "window": 5, "prune_below": 1}, "1"),
         ({"budget": 10, "window": 5, "min_reports": 0}, "0"),
     ],
 )

@@ -15,17 +15,19 @@ from hypothesis import strategies as st
 
 from schedulers import State
 from schedulers.events import Event, from_json, to_json
-from schedulers.race_series import Contest
+from schedulers.race_series import RaceSeries
 from tests.schedulers.curves import shared_curve
 
 BUDGET, WINDOW, STEP = 40_000, 8_000, 1_000
 
 
-def contest(**settings: Any) -> Contest:
-    return Contest(**{"budget": BUDGET, "window": WINDOW, "drop_below": 0, **settings})
+def series(**settings: Any) -> RaceSeries:
+    return RaceSeries(**{"budget": BUDGET, "window": WINDOW, "prune_below": 0, **settings})
 
 
-def run(contest: Contest, rates: Mapping[str, float], *, later: Mapping[str, float] | None = None) -> dict[str, float]:
+def run(
+    series: RaceSeries, rates: Mapping[str, float], *, later: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """Drives all candidates to the end as a scheduler would; from the first fork on they walk at ``later`` rates.
 
     Returns:
@@ -33,28 +35,28 @@ def run(contest: Contest, rates: Mapping[str, float], *, later: Mapping[str, flo
     """
     progress, seen = dict.fromkeys(rates, 0.0), dict.fromkeys(rates, 0.0)
     for key in rates:
-        contest.enter(key)
+        series.enter(key)
     races = 1
     while any(at < BUDGET for at in seen.values()):
-        race = contest.race
+        race = series.race
         moving = [key for key in rates if race.over and key == race.winner]
         moving = moving or [key for key in race.alive if not race.over and race.state(key) is State.RACING]
         if not moving or all(seen[key] >= BUDGET for key in moving):
             break
         for key in moving:
-            if len(contest.races) > races:
+            if len(series.races) > races:
                 break
             seen[key] += STEP
             progress[key] += STEP * (later if later and races > 1 else rates)[key]
-            contest.report(key, seen[key], float(shared_curve(np.array(progress[key]))))
-        if len(contest.races) > races:
-            races = len(contest.races)
-            for key in contest.race.keys:
-                seen[key], progress[key] = seen[contest.source], progress[contest.source]
+            series.report(key, seen[key], float(shared_curve(np.array(progress[key]))))
+        if len(series.races) > races:
+            races = len(series.races)
+            for key in series.race.keys:
+                seen[key], progress[key] = seen[series.source], progress[series.source]
     return seen
 
 
-def walk(races: Contest, rates: Mapping[str, float], until: float = WINDOW) -> None:
+def walk(races: RaceSeries, rates: Mapping[str, float], until: float = WINDOW) -> None:
     """All enter, and report on one grid, taking turns."""
     for key in rates:
         races.enter(key)
@@ -64,14 +66,14 @@ def walk(races: Contest, rates: Mapping[str, float], until: float = WINDOW) -> N
 
 
 def test_without_a_rerace_the_winner_goes_on_alone() -> None:
-    races = contest()
+    races = series()
     assert run(races, {"a": 1.3, "b": 0.9}) == {"a": BUDGET, "b": WINDOW}
     assert races.race.winner == "a"
     assert not races.may_race_again
 
 
 def test_at_its_share_of_the_budget_everybody_forks_from_the_winner_and_another_may_win() -> None:
-    races = contest(rerace={"at": [0.3]}, rerace_window=4_000)
+    races = series(rerace={"at": [0.3]}, rerace_window=4_000)
     run(races, {"a": 1.3, "b": 0.9, "c": 0.8}, later={"a": 0.8, "b": 1.4, "c": 0.9})
     assert len(races.races) == 2
     assert races.source == "a"
@@ -87,15 +89,15 @@ def test_at_its_share_of_the_budget_everybody_forks_from_the_winner_and_another_
 
 
 def test_several_points_make_several_races() -> None:
-    races = contest(rerace={"at": [0.3, 0.6]}, rerace_window=4_000)
+    races = series(rerace={"at": [0.3, 0.6]}, rerace_window=4_000)
     run(races, {"a": 1.3, "b": 0.9})
     assert [race.start for race in races.races] == [0, 12_000, 24_000]
     assert not races.may_race_again
 
 
-def test_a_winner_that_disappoints_races_again_and_one_that_does_not_does_not() -> None:
-    def stretch(loss_grows: float) -> Contest:
-        races = contest(rerace="on_surprise", patience=3)
+def test_a_winner_that_underperforms_races_again_and_one_that_does_not_does_not() -> None:
+    def winner(loss_grows: float) -> RaceSeries:
+        races = series(rerace="on_deviation", patience=3)
         walk(races, {"a": 1.3, "b": 0.9})
         for samples in range(WINDOW + STEP, 3 * WINDOW, STEP):
             if len(races.races) == 1:
@@ -103,15 +105,15 @@ def test_a_winner_that_disappoints_races_again_and_one_that_does_not_does_not() 
                 races.report("a", samples, loss + loss_grows * (samples - WINDOW))
         return races
 
-    assert len(stretch(0.0).races) == 1
-    disappointed = stretch(1e-3)
-    assert len(disappointed.races) == 2
-    assert "standard deviations above the forecast" in disappointed.decisions[-1].reason
-    assert disappointed.race.start == WINDOW + 3 * STEP
+    assert len(winner(0.0).races) == 1
+    underperformed = winner(1e-3)
+    assert len(underperformed.races) == 2
+    assert "standard deviations above the forecast" in underperformed.decisions[-1].reason
+    assert underperformed.race.start == WINDOW + 3 * STEP
 
 
 def test_there_is_no_further_race_in_the_last_window() -> None:
-    races = contest(rerace="on_surprise", patience=1)
+    races = series(rerace="on_deviation", patience=1)
     walk(races, {"a": 1.3, "b": 0.9})
     assert races.may_race_again
     races.report("a", BUDGET - WINDOW + STEP, 100.0)
@@ -120,7 +122,7 @@ def test_there_is_no_further_race_in_the_last_window() -> None:
 
 
 def test_who_failed_or_ended_does_not_come_back() -> None:
-    races = contest(rerace={"at": [0.3]})
+    races = series(rerace={"at": [0.3]})
     for key in "bcade":
         races.enter(key)
     races.fail("b", "crashed")
@@ -130,12 +132,12 @@ def test_who_failed_or_ended_does_not_come_back() -> None:
     races.report("a", 0.3 * BUDGET, 3.0)
     assert races.race.keys == ["a", "d"]
     assert races.reason("b") == "crashed"
-    assert races.state("b") is State.DROPPED
+    assert races.state("b") is State.PRUNED
 
 
 @pytest.mark.parametrize("gone", ["fail", "complete"])
 def test_without_its_source_nobody_can_fork(gone: str) -> None:
-    races = contest(rerace={"at": [0.3]})
+    races = series(rerace={"at": [0.3]})
     walk(races, {"a": 1.3, "b": 0.9, "c": 0.8})
     races.report("a", 0.3 * BUDGET, 3.0)
     assert races.unforked == ["b", "c"]
@@ -147,7 +149,7 @@ def test_without_its_source_nobody_can_fork(gone: str) -> None:
 
 
 def test_nothing_is_decided_before_all_that_are_expected_have_come() -> None:
-    races = contest(drop_below=0.2)
+    races = series(prune_below=0.2)
     races.expect(3)
     walk(races, {"a": 1.3, "b": 0.2})
     assert {races.state(key) for key in "ab"} == {State.WAITING}
@@ -158,12 +160,12 @@ def test_nothing_is_decided_before_all_that_are_expected_have_come() -> None:
     races.fail("c", "crashed")
     assert races.race.winner == "a"
     races.enter("d")
-    assert races.state("d") is State.DROPPED
+    assert races.state("d") is State.PRUNED
     assert "decided" in races.reason("d")
 
 
 def test_repeated_reports_and_reports_beyond_the_window_change_nothing() -> None:
-    once, twice = contest(rerace={"at": [0.3]}), contest(rerace={"at": [0.3]})
+    once, twice = series(rerace={"at": [0.3]}), series(rerace={"at": [0.3]})
     for key in "ab":
         once.enter(key)
         twice.enter(key)
@@ -178,17 +180,17 @@ def test_repeated_reports_and_reports_beyond_the_window_change_nothing() -> None
     assert repr(once.decisions) == repr(twice.decisions)  # nan is not itself
 
 
-def replay(part: Contest, events: Iterable[Event]) -> None:
+def replay(part: RaceSeries, events: Iterable[Event]) -> None:
     for event in events:
         part.take(event)
 
 
 def test_replaying_the_events_of_any_moment_gives_the_same_decisions() -> None:
-    whole = contest(rerace={"at": [0.3]}, drop_below=0.05)
+    whole = series(rerace={"at": [0.3]}, prune_below=0.05)
     run(whole, {"a": 1.3, "b": 1.2, "c": 0.5}, later={"a": 0.8, "b": 1.4, "c": 0.9})
     assert len(whole.races) == 2
     for moment in range(0, len(whole.events), 7):
-        part = contest(rerace={"at": [0.3]}, drop_below=0.05)
+        part = series(rerace={"at": [0.3]}, prune_below=0.05)
         replay(part, whole.events[:moment])
         part = cloudpickle.loads(cloudpickle.dumps(part))
         replay(part, whole.events[moment:])
@@ -214,8 +216,8 @@ def test_a_history_torn_anywhere_leads_to_where_the_whole_one_does(
 ) -> None:
     """Whatever happened, written as lines of JSON and torn within any of them."""
 
-    def fresh() -> Contest:
-        return contest(rerace={"at": [0.3]}, predictor="last_value", drop_below=0.2, min_reports=2)
+    def fresh() -> RaceSeries:
+        return series(rerace={"at": [0.3]}, predictor="last_value", prune_below=0.2, min_reports=2)
 
     written: list[str] = []
     whole, seen = fresh(), dict.fromkeys("abc", 0.0)
@@ -254,7 +256,7 @@ def test_what_is_no_event_is_refused(entry: dict[str, Any]) -> None:
 
 
 def test_who_failed_is_retried_and_may_race_again() -> None:
-    races = contest(rerace={"at": [0.3]})
+    races = series(rerace={"at": [0.3]})
     for key in "abc":
         races.enter(key)
     races.fail("c", "crashed")
@@ -275,7 +277,7 @@ def test_who_failed_is_retried_and_may_race_again() -> None:
 
 
 def test_a_restart_is_remembered_and_changes_nothing() -> None:
-    calm, restless = contest(), contest()
+    calm, restless = series(), series()
     walk(calm, {"a": 1.3, "b": 0.9})
     for key in "ab":
         restless.enter(key)
@@ -287,7 +289,7 @@ def test_a_restart_is_remembered_and_changes_nothing() -> None:
 
 
 def test_with_seconds_scarce_further_races_count_in_seconds() -> None:
-    races = contest(budget=400.0, window=80.0, axis="seconds", rerace={"at": [0.5]}, rerace_window=40.0)
+    races = series(budget=400.0, window=80.0, axis="seconds", rerace={"at": [0.5]}, rerace_window=40.0)
     races.enter("quick")
     races.enter("slow")
     for tick in range(1, 9):
@@ -323,4 +325,4 @@ def test_with_seconds_scarce_further_races_count_in_seconds() -> None:
 )
 def test_refuses_settings_that_make_no_sense_and_names_them(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        contest(**settings)
+        series(**settings)

@@ -92,7 +92,7 @@ class _ReadAhead:
         self._expected: dict[int, Future[Images]] = {}
 
     def expect(self, indices: Iterable[int]) -> None:
-        """Starts to decode what is new in ``indices``; drops what is no longer in it."""
+        """Starts to decode what is new in ``indices``; prunes what is no longer in it."""
         before = self._expected
         self._expected = {index: before.pop(index) if index in before else self._begin(index) for index in indices}
         for future in before.values():

@@ -16,7 +16,7 @@ class SampleStream:
     """An endless sequence of image indices: one epoch after the other.
 
     A batch is the next B entries, wherever an epoch ends. Hence a change of the batch size, a resume, or another
-    number of workers neither repeats nor drops a sample, and no batch is ever short. A batch over an epoch's end may
+    number of workers neither repeats nor prunes a sample, and no batch is ever short. A batch over an epoch's end may
     hold an image twice (``repeats``), which is the loss's business: an order that prevents it for large batches shows
     the same images together in every epoch.
 

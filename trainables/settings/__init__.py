@@ -5,18 +5,18 @@ from trainables.settings.augment import PROFILES, AugmentSettings
 from trainables.settings.encoder import EncoderSettings
 from trainables.settings.optimizer import OptimizerSettings
 from trainables.settings.sample_weights import Schedule, WeightSettings, unweighted
-from trainables.settings.swap import SurpriseSettings, SwapSettings
+from trainables.settings.swap import DeviationSettings, SwapSettings
 from trainables.settings.train import SimCLRSettings, TrainSettings
 
 __all__ = [
     "PROFILES",
     "AugmentSettings",
+    "DeviationSettings",
     "EncoderSettings",
     "InformationSettings",
     "OptimizerSettings",
     "Schedule",
     "SimCLRSettings",
-    "SurpriseSettings",
     "SwapSettings",
     "TrainSettings",
     "WeightSettings",

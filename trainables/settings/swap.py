@@ -10,7 +10,7 @@ from schedulers import Candidate
 from schedulers.forecast.deviation import PATIENCE, THRESHOLD
 
 
-class SurpriseSettings(BaseModel):
+class DeviationSettings(BaseModel):
     """When a run counts as worse than forecast."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -19,12 +19,12 @@ class SurpriseSettings(BaseModel):
     threshold: float = Field(THRESHOLD, ge=0, description="how far above, in the forecast's standard deviations")
 
 
-class SwapSettings(SurpriseSettings):
+class SwapSettings(DeviationSettings):
     """How a run changes its candidate by itself."""
 
-    mode: Literal["surprise", "rotate"] = Field(
-        "surprise",
-        description="surprise: keep a candidate until it does worse than forecast; rotate: take turns, the most "
+    mode: Literal["deviation", "rotate"] = Field(
+        "deviation",
+        description="deviation: keep a candidate until it does worse than forecast; rotate: take turns, the most "
         "promising next",
     )
     candidates: tuple[Candidate, ...] = Field(

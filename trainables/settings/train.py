@@ -33,7 +33,9 @@ class SimCLRSettings(BaseModel):
         description="images of a worker in the network at once; a larger share of a batch is cut up, and its gradient "
         "stays exact (gradient cache); auto: the largest that fits into memory",
     )
-    average: float = Field(0.02, gt=0, le=1, description="horizon of the weights' moving average: share of the budget")
+    ema_horizon: float = Field(
+        0.02, gt=0, le=1, description="horizon of the weights' moving average: share of the budget"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the network's forward and backward; auto is bfloat16 where the hardware computes in it"
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from trainables.simclr.encoder import Encoder, SimCLR
 
 
-class WeightAverage:
+class WeightEMA:
     """Averages a model's parameters over about the last ``horizon`` samples.
 
     The decay of a step is exp(-B / horizon): it depends on the samples of the step and not on the number of steps, so

@@ -26,7 +26,7 @@ def cached_backward(
 
     It is the gradient of the direct step, except that batch normalisation takes its statistics from one micro-batch
     (of all workers) at a time: to it the batch is as small as that. Running statistics see every micro-batch once;
-    dropout drops the same in both passes.
+    dropout prunes the same in both passes.
 
     Args:
         model: Views -> projections; ``DistributedDataParallel`` is synchronised once, with the last micro-batch.

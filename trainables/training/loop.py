@@ -19,7 +19,7 @@ from trainables.training.checkpoint import load_checkpoint, new_directory
 from trainables.training.run import Run, initial_model
 
 #: What training without the rest of this project needs.
-__all__ = ["Report", "TrainSettings", "TrainingData", "initial_encoder", "load_averaged_encoder", "train"]
+__all__ = ["Report", "TrainSettings", "TrainingData", "initial_encoder", "load_ema_encoder", "train"]
 
 
 class Report(Protocol):
@@ -89,7 +89,7 @@ def train(
                     report(metrics, checkpoint=str(directory))
             else:
                 report(metrics, checkpoint=None)
-    return run.average.encoder
+    return run.ema.encoder
 
 
 def initial_encoder(settings: TrainSettings, data: TrainingData) -> Encoder:
@@ -102,7 +102,7 @@ def initial_encoder(settings: TrainSettings, data: TrainingData) -> Encoder:
     return model.encoder
 
 
-def load_averaged_encoder(settings: TrainSettings, channels: int, image_size: int, checkpoint: str | Path) -> Encoder:
+def load_ema_encoder(settings: TrainSettings, channels: int, image_size: int, checkpoint: str | Path) -> Encoder:
     """The encoder of a checkpoint's directory with averaged weights, in evaluation mode, on the CPU.
 
     Raises:
@@ -110,7 +110,7 @@ def load_averaged_encoder(settings: TrainSettings, channels: int, image_size: in
     """
     model = SimCLR(settings.encoder, channels, image_size=image_size, pretrained=False)
     state = load_checkpoint(Path(checkpoint), torch.device("cpu"))
-    model.load_state_dict(state["average"])
+    model.load_state_dict(state["ema"])
     return model.encoder.eval()
 
 

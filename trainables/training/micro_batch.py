@@ -87,7 +87,7 @@ def largest_micro_batch(
     keeps for its backward. All workers agree on the smallest.
 
     Args:
-        model: Views [2m, C, H, W] -> projections, not yet wrapped for several workers. Gradients are dropped, buffers
+        model: Views [2m, C, H, W] -> projections, not yet wrapped for several workers. Gradients are pruned, buffers
             put back.
         view_shape: C, H, W.
         limit: The largest share of a batch that a worker gets.

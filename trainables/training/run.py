@@ -20,7 +20,7 @@ from trainables.data import TrainingData
 from trainables.evaluation.reference import ReferenceSet
 from trainables.settings import TrainSettings
 from trainables.simclr.augment import Augment
-from trainables.simclr.ema import WeightAverage
+from trainables.simclr.ema import WeightEMA
 from trainables.simclr.encoder import SimCLR
 from trainables.simclr.losses import LOSSES, chance_level, loss_named, told_of_images
 from trainables.simclr.optim import build_optimizer, correct_momentum, set_progress
@@ -65,7 +65,7 @@ class Run:
         self.model = initial_model(settings, data, device, pretrained=not resumed)
         bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and computes_in_bfloat16(device))
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False)
-        self.average = WeightAverage(self.model, settings.average * settings.budget)
+        self.ema = WeightEMA(self.model, settings.ema_horizon * settings.budget)
         self.optimizer = build_optimizer(settings.optimizer, self.model)
         self.loader = Loader(data, Augment(size, settings.augment), settings.seed, device)
         self._largest = max(candidate.batch_size for candidate in settings.candidates)
@@ -187,7 +187,7 @@ class Run:
                 losses.append(self.gradients.add(positions, size, update.weights[group], progress))
         self.optimizer.step()
         self.samples += images
-        self.average.update(images, self.samples)
+        self.ema.update(images, self.samples)
         return torch.stack(losses).sum()
 
     def evaluate(self) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class Run:
             "data_wait": self._data_wait,  # share of this worker's time
             "images_per_update": self.candidate.batch_size * float(np.mean(batches)),
             **self._methods(batches),
-            **self.reference.measure(self.average.model),
+            **self.reference.measure(self.ema.model),
         }
 
     def _methods(self, batches: list[int]) -> dict[str, Any]:
@@ -234,14 +234,14 @@ class Run:
 
         Args:
             metrics: Of ``evaluate`` on the first worker, where a decision's numbers are added: ``decision`` (all of
-                it), ``surprise``, ``forecast`` and ``forecast_std``.
+                it), ``deviation``, ``forecast`` and ``forecast_std``.
         """
         if self.swapping is None:
             return
         if self.loader.worker == 0:
             decision = self.swapping.report(self.samples, metrics["reference_loss"], self.seconds)
             if decision is not None:
-                flat = {name: decision[name] for name in ("surprise", "forecast", "forecast_std")}
+                flat = {name: decision[name] for name in ("deviation", "forecast", "forecast_std")}
                 metrics.update(flat, decision=decision)
         chosen = agreed(self.swapping.current, self.device)
         if chosen != self.candidate:
@@ -251,7 +251,7 @@ class Run:
         """Writes a checkpoint; the first worker's is complete."""
         state = {
             "model": self.model.state_dict(),
-            "average": self.average.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "batch_size": self.candidate.batch_size,
             "accumulation": self.candidate.accumulation,
@@ -273,7 +273,7 @@ class Run:
         """
         state = load_checkpoint(directory, self.device)
         self.model.load_state_dict(state["model"])
-        self.average.model.load_state_dict(state["average"])
+        self.ema.model.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.samples, self.seconds = state["samples_seen"], state["seconds"]
         self._images_per_update = state["images_per_update"]

@@ -8,7 +8,7 @@ from typing import Any
 from schedulers import Candidate
 from schedulers.in_run.policy import LoaderPolicy
 from schedulers.in_run.rotate import Rotation
-from schedulers.in_run.swap import SwapOnSurprise
+from schedulers.in_run.swap import SwapOnDeviation
 from trainables.settings import SwapSettings
 
 
@@ -43,7 +43,7 @@ class Swapping:
             turn = settings.turn or self._epoch
             self._policy = Rotation(self._candidates, turn=turn, exploration=settings.exploration, **common)
         else:
-            self._policy = SwapOnSurprise(
+            self._policy = SwapOnDeviation(
                 self._candidates, patience=settings.patience, threshold=settings.threshold, **common
             )
 

@@ -16,7 +16,7 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
 
-from adaptive_ray.clusters.dataset_clusters import Modalities
+from adaptive_ray.clusters.dataset_clusters import DatasetClusters
 from adaptive_ray.clusters.embedding import channels_last, embed
 from adaptive_ray.clusters.encoders import open_encoder
 from adaptive_ray.clusters.feature_store import SHARD, FeatureFile
@@ -77,7 +77,7 @@ def test_a_killed_actor_costs_no_finished_shard(cluster: Cluster, tmp_path: Path
 def test_complete_features_need_no_actor(cluster: Cluster, tmp_path: Path) -> None:
     images = digits(60)
     settings = ClusterSettings(encoder="pixels", m=4)
-    first = Modalities(images, settings, tmp_path, seed=0)
+    first = DatasetClusters(images, settings, tmp_path, seed=0)
     assert not first.complete
     first.embed(lambda *_: None)
     assert first.complete
@@ -86,11 +86,11 @@ def test_complete_features_need_no_actor(cluster: Cluster, tmp_path: Path) -> No
     def told(*_: int) -> None:
         raise AssertionError("embedded again")
 
-    again = Modalities(images, settings, tmp_path, seed=0)
+    again = DatasetClusters(images, settings, tmp_path, seed=0)
     again.embed(told)
     assert again.known is not None
     assert again.known.m == 4
-    other = Modalities(255 - images, settings, tmp_path, seed=0)
+    other = DatasetClusters(255 - images, settings, tmp_path, seed=0)
     assert not other.complete
     assert other.folder != again.folder
 

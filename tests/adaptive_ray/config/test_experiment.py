@@ -64,10 +64,10 @@ class TestOverrides:
     def test_values_are_yaml(self) -> None:
         config = load_config(
             QUICKSTART,
-            ["seed=7", "candidates=[16, 32]", "trial.gpu=false", "race.drop_below=0.2", "name=my-run", "stretch={}"],
+            ["seed=7", "candidates=[16, 32]", "trial.gpu=false", "race.prune_below=0.2", "name=my-run", "stretch={}"],
         )
         assert (config.seed, config.candidates, config.trial.gpu) == (7, [Candidate(16), Candidate(32)], False)
-        assert (config.race.drop_below, config.name, config.stretch.workers) == (0.2, "my-run", "auto")
+        assert (config.race.prune_below, config.name, config.winner.workers) == (0.2, "my-run", "auto")
 
     def test_deep_ones_leave_their_neighbours_alone(self) -> None:
         config = load_config(QUICKSTART, ["simclr.optimizer.learning_rate=0.5", "simclr.encoder.width=8"])
@@ -148,7 +148,7 @@ class TestWrongSettings:
             ("explore=racing", ["explore = 'racing'", "'race'", "'rotate'", "'none'"]),
             (
                 "race.rerace=sometimes",
-                ["= 'sometimes'", "'never'", "'on_surprise'", "settings of its own: at"],
+                ["= 'sometimes'", "'never'", "'on_deviation'", "settings of its own: at"],
             ),
             ("race.rerace={at: []}", ["race.rerace.at = []", "at least 1 item"]),
             ("swap.patience=1", ["swap.patience = 1", "greater than or equal to 2"]),
@@ -161,13 +161,13 @@ class TestWrongSettings:
             ("budget=7", ["budget = 7"]),
             ("race.window.epochs=many", ["race.window.epochs = 'many'", "number"]),
             ("race.evaluations=3", ["race.evaluations = 3", "greater than or equal to 4"]),
-            ("race.drop_below=1", ["race.drop_below = 1", "less than 1"]),
+            ("race.prune_below=1", ["race.prune_below = 1", "less than 1"]),
             ("race.predictor=oracle", ["race.predictor = 'oracle'", "joint", "per_curve", "last_value"]),
             ("trial.workers=0", ["trial.workers = 0", "greater than or equal to 1"]),
             ("trial.gpu=maybe", ["trial.gpu = 'maybe'", "'auto'", "boolean"]),
-            ("stretch.workers=0", ["stretch.workers = 0", "at least 1, or auto"]),
+            ("winner.workers=0", ["winner.workers = 0", "at least 1, or auto"]),
             ("race.max_concurrent=0", ["race.max_concurrent = 0", "at least 1, or auto"]),
-            ("stretch.workers=most", ["stretch.workers = 'most'", "'auto'", "integer"]),
+            ("winner.workers=most", ["winner.workers = 'most'", "'auto'", "integer"]),
             ("dataset.name=imagenet", ["dataset.name = 'imagenet'", "mnist5k", "image_folder"]),
             ("dataset.limit=15", ["dataset.limit = 15", "greater than or equal to 16"]),
             ("dataset.test_share=1", ["dataset.test_share = 1", "less than 1"]),
@@ -207,8 +207,8 @@ class TestWrongSettings:
         assert f"did you mean {nearest!r}?" in text
 
     def test_unknown_setting_unlike_any_other(self) -> None:
-        text = complaint("stretch.zzz=1")
-        assert "unknown setting 'stretch.zzz'" in text
+        text = complaint("winner.zzz=1")
+        assert "unknown setting 'winner.zzz'" in text
         assert "known here: workers" in text
 
     @pytest.mark.parametrize("name", ["Candidates", "dataset.Name", "int", "trial.float"])
@@ -225,7 +225,7 @@ class TestWrongSettings:
             (["explore=none"], ["explore = 'none'", "not 64, 128", "keep one, or use race"]),
             (["explore=rotate", "candidates=[64]"], ["explore = 'rotate'", "beside 64", "add one, or use none"]),
             (["explore=rotate", "swap.enabled=true"], ["swap.enabled", "explore = 'rotate'", "leave one out"]),
-            (["race.rerace=on_surprise", "swap.enabled=true"], ["swap.enabled and race.rerace", "choose one"]),
+            (["race.rerace=on_deviation", "swap.enabled=true"], ["swap.enabled and race.rerace", "choose one"]),
             (["race.rerace={at: [0.3]}", "candidates=[64]"], ["race.rerace", "two candidates", "leave it out"]),
             (["candidates=[64]", "swap.enabled=true"], ["swap.enabled", "beside 64", "add one, or leave it out"]),
         ],
@@ -352,12 +352,12 @@ class TestFiles:
 def test_dump_holds_every_setting_and_round_trips(tmp_path: Path) -> None:
     config = load_config(
         QUICKSTART,
-        [f"runs_dir={tmp_path}", "name='007'", "seed=5", "budget.samples=9000", "trial.gpu=false", "stretch.workers=2"],
+        [f"runs_dir={tmp_path}", "name='007'", "seed=5", "budget.samples=9000", "trial.gpu=false", "winner.workers=2"],
     )
     text = dump_config(config)
     assert parse_config(yaml.safe_load(text)) == config
     assert set(yaml.safe_load(text)) == set(type(config).model_fields)
-    assert yaml.safe_load(text)["race"]["drop_below"] == 0.1  # a default, written out
+    assert yaml.safe_load(text)["race"]["prune_below"] == 0.1  # a default, written out
     file = tmp_path / "config.yaml"
     file.write_text(text)
     assert load_config(file) == config
@@ -378,7 +378,7 @@ def test_candidates_are_batch_sizes_or_batch_sizes_with_accumulation() -> None:
         ["explore=rotate"],
         ["explore=none", "candidates=[64]"],
         ["swap.enabled=true", "swap.patience=5"],
-        ["race.rerace=on_surprise"],
+        ["race.rerace=on_deviation"],
         ["race.rerace={at: [0.6]}"],
     ],
 )

@@ -62,7 +62,7 @@ class TestArithmetic:
 
         assert limit("never") == 1000
         assert limit({"at": [0.3, 0.6]}) == 3000
-        assert limit("on_surprise") == 10_000
+        assert limit("on_deviation") == 10_000
 
     def test_the_grid_is_one_that_every_batch_hits(self) -> None:
         # 7,488 samples in 7 reports are 1,069 each; the nearest multiple of 256 (which 64 and 128 divide) is 1,024

@@ -33,7 +33,7 @@ SMALL = [
     "--set",
     "race.window.samples=2048",
     "--set",
-    "race.drop_below=0",
+    "race.prune_below=0",
     "--set",
     "simclr.encoder.width=8",
     "--set",
@@ -142,14 +142,14 @@ def test_decisions_carry_their_numbers_and_every_predictor_can_be_replayed(finis
     directory, _ = finished
     decisions = directory.decisions()
     last = {entry["candidate"]: entry for entry in decisions}
-    assert sorted(entry["state"] for entry in last.values()) == ["dropped", "won"]
+    assert sorted(entry["state"] for entry in last.values()) == ["pruned", "won"]
     for entry in last.values():
         assert entry["reason"]
         assert entry["forecast"]["mean"] > 0
         assert entry["samples"] <= 2048
     curves: dict[str, Any] = directory.read_json("curves.json")
     for name, predictor in PREDICTORS.items():
-        race = Race(curves, budget=6144, window=2048, forecaster=predictor(), drop_below=0)
+        race = Race(curves, budget=6144, window=2048, forecaster=predictor(), prune_below=0)
         for key, curve in curves.items():
             for samples, loss in zip(curve["samples"], curve["reference_loss"], strict=True):
                 race.report(key, samples, loss)
@@ -245,7 +245,7 @@ def test_killed_processes_change_no_decision_no_weight_and_no_result(
         torch.load(Path(directory.reports()[-1]["checkpoint_path"]) / CHECKPOINT_FILE, weights_only=True)
         for directory in (calm, restless)
     ]
-    for part in ("model", "average"):
+    for part in ("model", "ema"):
         assert weights[1][part].keys() == weights[0][part].keys()
         for name, tensor in weights[0][part].items():
             assert torch.equal(weights[1][part][name], tensor), name

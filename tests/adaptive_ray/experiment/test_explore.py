@@ -53,12 +53,12 @@ def test_candidates_from_clusters_take_turns_in_one_run_with_stratified_batches(
 
 
 def test_a_winner_races_again_on_its_way(tmp_path: Path) -> None:
-    common = ("candidates=[32, 128]", "budget.samples=4096", "race.window.samples=1024", "race.drop_below=0")
+    common = ("candidates=[32, 128]", "budget.samples=4096", "race.window.samples=1024", "race.prune_below=0")
     methods = ("clusters.encoder=pixels", "clusters.m=8", "sample_weights={mode: static}")
     informed = (
         "accumulation={until: information, alpha: auto, images_per_update: 128, score: frechet, negatives: shared}"
     )
-    directory, said = run(tmp_path, *common, *methods, informed, "race.rerace={at: [0.5]}", "stretch.workers=1")
+    directory, said = run(tmp_path, *common, *methods, informed, "race.rerace={at: [0.5]}", "winner.workers=1")
     won = [entry["candidate"] for entry in directory.decisions() if entry["state"] == "won"]
     assert len(won) == 2
     assert f"forks from {won[0]} after 2,048 samples" in said

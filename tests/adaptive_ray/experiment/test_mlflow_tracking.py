@@ -70,12 +70,12 @@ RESULT = {
 
 
 def track(tracker: Tracker, directory: RunDirectory) -> None:
-    """A small race: 32 is dropped after two reports, 64 goes on and wins."""
+    """A small race: 32 is pruned after two reports, 64 goes on and wins."""
     reports = []
     for samples in (64, 128, 192):
         for size in (32, 64):
             if size == 32 and samples == 192:
-                tracker.dropped("32", "its chance of ending lowest is 1.0%")
+                tracker.pruned("32", "its probability of finishing best is 1.0%")
                 continue
             entry = report(size, samples)
             directory.append_report(str(size), entry)
@@ -196,18 +196,18 @@ class TestDatabase:
     def test_verdicts(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         _, children = runs_of(tracked[0])
         assert children["64"].data.tags["verdict"] == "won"
-        assert children["32"].data.tags["verdict"] == "dropped: its chance of ending lowest is 1.0%"
+        assert children["32"].data.tags["verdict"] == "pruned: its probability of finishing best is 1.0%"
 
-    def test_one_that_was_dropped_and_races_again_is_running(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+    def test_one_that_was_pruned_and_races_again_is_running(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         tracker, _ = tracked
         tracker.racing("32", "forks from 64 after 128 samples")
         _, children = runs_of(tracker)
         assert children["32"].info.status == "RUNNING"
         assert children["32"].data.tags["verdict"] == "forks from 64 after 128 samples"
-        tracker.dropped("32", "its chance of ending lowest is 1.0%")
+        tracker.pruned("32", "its probability of finishing best is 1.0%")
         _, children = runs_of(tracker)
         assert children["32"].info.status == "FINISHED"
-        assert children["32"].data.tags["verdict"] == "dropped: its chance of ending lowest is 1.0%"
+        assert children["32"].data.tags["verdict"] == "pruned: its probability of finishing best is 1.0%"
 
     def test_artifacts_lie_beside_the_database(self, tracked: tuple[Tracker, RunDirectory], tmp_path: Path) -> None:
         tracker, directory = tracked
@@ -270,7 +270,7 @@ class TestDatabase:
         config = load_config(tracked[1].path / "config.yaml")
         directory = RunDirectory.create(config, "interrupted")
         before = Tracker(config, directory)
-        before.dropped("32", "its chance of ending lowest is 1.0%")
+        before.pruned("32", "its probability of finishing best is 1.0%")
         before.report("64", report(64, 64))
         before.end("KILLED")
         assert statuses(before) == {"32": "FINISHED", "64": "KILLED", "parent": "KILLED"}
@@ -285,7 +285,7 @@ class TestDatabase:
     def test_what_an_earlier_session_broke_off_is_finished_with_the_run(
         self, tracked: tuple[Tracker, RunDirectory]
     ) -> None:
-        """A candidate that was dropped while MLflow's disk was full is never heard of again."""
+        """A candidate that was pruned while MLflow's disk was full is never heard of again."""
         config = load_config(tracked[1].path / "config.yaml")
         directory = RunDirectory.create(config, "broken-off")
         Tracker(config, directory).end("FAILED")

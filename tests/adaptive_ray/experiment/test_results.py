@@ -39,7 +39,7 @@ def test_repeated_reports_count_once_and_the_last_one_names_the_checkpoint(tmp_p
     there = directory.path / "train" / "there"
     there.mkdir(parents=True)
     model = initial_model(settings, data.training, torch.device("cpu"))
-    save_checkpoint({"average": model.state_dict()}, there)
+    save_checkpoint({"ema": model.state_dict()}, there)
 
     winner = Winner.saved(Candidate(32), directory, data, shared)
     assert [entry["samples_seen"] for entry in winner.reports] == [500, 700, 800, 900, 1000]

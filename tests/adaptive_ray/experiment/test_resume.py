@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
 #: One candidate with one worker, so that nothing else can differ in rounding.
 ONE = [
-    "candidates=[64]", "explore=none", "stretch.workers=1", "budget.samples=3072", "race.window.samples=3072",
+    "candidates=[64]", "explore=none", "winner.workers=1", "budget.samples=3072", "race.window.samples=3072",
     "race.evaluations=12", "simclr.encoder.width=8", "dataset.limit=640", "dataset.reference=64",
     "tracking.enabled=false",
 ]  # fmt: skip
@@ -78,7 +78,7 @@ def test_it_is_interrupted_moved_and_its_newest_checkpoint_is_cut(tmp_path: Path
     alone = TrainSettings.model_validate({**experiment.settings, "batch_size": 64})
     threads = torch.get_num_threads()
     assert experiment.layout is not None
-    torch.set_num_threads(experiment.layout.stretch.threads)
+    torch.set_num_threads(experiment.layout.winner.threads)
     try:
         whole = train(alone, experiment.data.training, lambda metrics, **_: losses.append(metrics["reference_loss"]))
     finally:

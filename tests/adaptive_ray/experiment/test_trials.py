@@ -24,7 +24,7 @@ CONFIG = parse_config(
         "dataset": {"name": "mnist5k"},
         "candidates": [64, 128, 256],
         "budget": {"samples": BUDGET},
-        "race": {"window": {"samples": WINDOW}, "evaluations": 10, "drop_below": 0},
+        "race": {"window": {"samples": WINDOW}, "evaluations": 10, "prune_below": 0},
     }
 )
 LAYOUT = Layout(Workers(1, 1, 0), Workers(2, 1, 0), 3)
@@ -45,9 +45,9 @@ def session(directory: RunDirectory, *, retry_failed: bool = False) -> Trials:
 
 
 def report(trials: Trials, directory: RunDirectory, key: str, samples: int, rate: float = 1.0) -> None:
-    """One report, as the scheduler and the observer take it."""
+    """One report, as the scheduler and the callback take it."""
     loss = float(shared_curve(np.array(rate * samples)))
-    trials.scheduler.contest.report(key, samples, loss, samples / 1_000)
+    trials.scheduler.series.report(key, samples, loss, samples / 1_000)
     metrics = {"samples_seen": samples, "reference_loss": loss, "seconds": samples / 1_000, "checkpoint_path": "x"}
     directory.append_report(key, {**metrics, "batch_size": int(key)})
 
@@ -56,7 +56,7 @@ def raced(directory: RunDirectory) -> Trials:
     """A session in which 64 fails, 128 wins and reports once more."""
     trials = session(directory)
     report(trials, directory, "64", EVERY)
-    trials.scheduler.contest.fail("64", "failed: CudaError")
+    trials.scheduler.series.fail("64", "failed: CudaError")
     for samples in range(EVERY, WINDOW + EVERY, EVERY):
         report(trials, directory, "128", samples, 1.3)
         report(trials, directory, "256", samples, 0.9)
@@ -74,8 +74,8 @@ def test_a_resumed_run_stands_where_it_stood(directory: RunDirectory) -> None:
     after = session(directory)
     assert standing(after) == standing(before)
     assert after.winner().key == "128"
-    assert after.scheduler.race.state("64") is State.DROPPED  # neither revived ...
-    assert after.scheduler.race.state("256") is State.DROPPED  # ... nor racing again
+    assert after.scheduler.race.state("64") is State.PRUNED  # neither revived ...
+    assert after.scheduler.race.state("256") is State.PRUNED  # ... nor racing again
     assert repr(after.scheduler.decisions) == repr(before.scheduler.decisions)
     written = [(entry["candidate"], entry["state"]) for entry in directory.decisions()]
     assert written == [(decision.key, decision.state) for decision in before.scheduler.decisions]
@@ -84,7 +84,7 @@ def test_a_resumed_run_stands_where_it_stood(directory: RunDirectory) -> None:
 def test_a_winner_that_failed_is_not_called_no_survivor_and_is_the_winner_again_once_it_is_retried(
     directory: RunDirectory,
 ) -> None:
-    raced(directory).scheduler.contest.fail("128", "failed: worker 0: process 7 (RayTrainWorker) died")
+    raced(directory).scheduler.series.fail("128", "failed: worker 0: process 7 (RayTrainWorker) died")
     with pytest.raises(
         WinnerFailedError, match="winner, batch size 128, stopped after 2,200 of 10,000 samples"
     ) as caught:
@@ -97,15 +97,15 @@ def test_a_winner_that_failed_is_not_called_no_survivor_and_is_the_winner_again_
     again = session(directory)
     assert again.winner().key == "128"
     assert {entry["candidate"]: entry["state"] for entry in directory.decisions()} == {
-        "64": "dropped", "128": "won", "256": "dropped",
+        "64": "pruned", "128": "won", "256": "pruned",
     }  # fmt: skip
-    assert again.scheduler.race.state("64") is State.DROPPED  # the race was decided without it
+    assert again.scheduler.race.state("64") is State.PRUNED  # the race was decided without it
 
 
 def test_without_a_survivor_all_race_again_once_they_are_retried(directory: RunDirectory) -> None:
     trials = session(directory)
     for key in ("64", "128", "256"):
-        trials.scheduler.contest.fail(key, "failed: OSError: no space left")
+        trials.scheduler.series.fail(key, "failed: OSError: no space left")
     with pytest.raises(NoSurvivorError, match=r"no candidate survived: batch size 64 failed: OSError.*--retry-failed"):
         trials.winner()
     again = session(directory, retry_failed=True)

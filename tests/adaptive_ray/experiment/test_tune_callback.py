@@ -13,7 +13,7 @@ from rich.console import Console
 from adaptive_ray.config.experiment import parse_config
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.experiment.trials import Trials
-from adaptive_ray.experiment.tune_callback import Observer
+from adaptive_ray.experiment.tune_callback import RunCallback
 from adaptive_ray.ray_cluster.layout import Layout, Workers
 from adaptive_ray.report.terminal import Progress
 from adaptive_ray.run_directory.directory import RunDirectory
@@ -49,12 +49,12 @@ class Session:
         self._trials = Trials(CONFIG, plan, {}, layout, directory, history)
         self.tracker, self.screen = Told(), io.StringIO()
         progress = Progress(Console(file=self.screen), plan)
-        self._observer = Observer(self._trials.scheduler, directory, progress, self.tracker)
+        self._callback = RunCallback(self._trials.scheduler, directory, progress, self.tracker)
 
     def report(self, samples: int, checkpoint: str) -> None:
         result = {"samples_seen": samples, "reference_loss": 4.0, "batch_size": 64, "checkpoint_path": checkpoint}
-        self._trials.scheduler.contest.report("64", samples, 4.0, samples / 1_000)
-        self._observer.on_trial_result(0, [], SimpleNamespace(config={"candidate": "64"}), result)
+        self._trials.scheduler.series.report("64", samples, 4.0, samples / 1_000)
+        self._callback.on_trial_result(0, [], SimpleNamespace(config={"candidate": "64"}), result)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from schedulers import Candidate
 
 
 def configured(
-    candidates: int = 3, *, stretch: Any = "auto", smallest: int = 64, max_concurrent: Any = "auto", **trial: Any
+    candidates: int = 3, *, winner: Any = "auto", smallest: int = 64, max_concurrent: Any = "auto", **trial: Any
 ) -> ExperimentConfig:
     return parse_config(
         {
@@ -26,7 +26,7 @@ def configured(
             "budget": {"epochs": 20},
             "race": {"max_concurrent": max_concurrent},
             "trial": trial,
-            "stretch": {"workers": stretch},
+            "winner": {"workers": winner},
         }
     )
 
@@ -55,7 +55,7 @@ def complaint(config: ExperimentConfig, *free: tuple[float, float], memory: int 
 
 class TestCpu:
     @pytest.mark.parametrize(
-        ("candidates", "trial", "cores", "race", "stretch", "concurrent"),
+        ("candidates", "trial", "cores", "race", "winner", "concurrent"),
         [
             (3, {}, 8, (1, 1, 0), (8, 1, 0), 3),
             (3, {}, 2, (1, 0.5, 0), (2, 1, 0), 3),
@@ -67,10 +67,10 @@ class TestCpu:
         ],
     )
     def test_on_one_node(
-        self, candidates: int, trial: Any, cores: int, race: Any, stretch: Any, concurrent: int
+        self, candidates: int, trial: Any, cores: int, race: Any, winner: Any, concurrent: int
     ) -> None:
         found = layout(configured(candidates, **trial), (cores, 0))
-        assert (sizes(found.race), sizes(found.stretch), found.concurrent) == (race, stretch, concurrent)
+        assert (sizes(found.race), sizes(found.winner), found.concurrent) == (race, winner, concurrent)
 
     def test_threads_are_of_whole_cores(self) -> None:
         assert layout(configured(3), (2, 0)).race.threads == 1
@@ -78,28 +78,28 @@ class TestCpu:
 
     def test_a_worker_has_its_cores_from_one_node(self) -> None:
         found = layout(configured(2, cpus=4), (6, 0), (6, 0), (3, 0))
-        assert (found.stretch.count, found.concurrent) == (2, 2)
+        assert (found.winner.count, found.concurrent) == (2, 2)
         text = complaint(configured(2, cpus=4), (3, 0), (3, 0))
         for part in ("room for 0 workers of 4 CPU cores", "node 0: 3 CPU cores", "node 1: 3 CPU cores"):
             assert part in text
 
     def test_what_others_use_makes_candidates_share_and_wait(self) -> None:
         found = layout(configured(6), (1, 0), (0, 0), (1.5, 0))
-        assert (sizes(found.race), found.stretch.count, found.concurrent) == ((1, 0.5, 0), 2, 5)
+        assert (sizes(found.race), found.winner.count, found.concurrent) == ((1, 0.5, 0), 2, 5)
 
     def test_stretch_as_configured(self) -> None:
-        assert layout(configured(3, stretch=3), (8, 0)).stretch.count == 3
+        assert layout(configured(3, winner=3), (8, 0)).winner.count == 3
 
     def test_no_more_workers_than_images_in_the_smallest_batch(self) -> None:
-        assert layout(configured(2, smallest=4), (32, 0)).stretch.count == 4
+        assert layout(configured(2, smallest=4), (32, 0)).winner.count == 4
 
     def test_workers_share_the_batch_and_not_the_update(self) -> None:
         config = configured(1, smallest=64).model_copy(update={"candidates": [Candidate(4, 16), Candidate(64)]})
-        assert layout(config, (32, 0)).stretch.count == 4
+        assert layout(config, (32, 0)).winner.count == 4
 
     def test_gpus_are_left_alone_on_request(self) -> None:
         found = layout(configured(2, gpu=False), (4, 8))
-        assert (sizes(found.race), sizes(found.stretch)) == ((1, 1, 0), (4, 1, 0))
+        assert (sizes(found.race), sizes(found.winner)) == ((1, 1, 0), (4, 1, 0))
 
     @given(
         candidates=st.integers(1, 12),
@@ -122,8 +122,8 @@ class TestCpu:
         fitting = [int(cpus / found.race.cpus + 1e-9) for cpus in free]
         assert found.concurrent * workers <= sum(fitting)
         assert found.race.cpus >= each / 2 - 1e-4 or wanted != "auto"
-        assert 1 <= found.stretch.count <= sum(int(cpus / each) for cpus in free)
-        assert found.race.gpus == found.stretch.gpus == 0
+        assert 1 <= found.winner.count <= sum(int(cpus / each) for cpus in free)
+        assert found.race.gpus == found.winner.gpus == 0
 
 
 class TestMemory:
@@ -150,17 +150,17 @@ class TestMemory:
     def test_a_worker_has_a_fixed_share_of_its_node(self) -> None:
         found = layout(configured(4), (4, 0), memory=16 * GIB)
         assert found.race.memory == 4 * GIB - found.race.process
-        assert found.stretch.memory == 4 * GIB - found.stretch.process
+        assert found.winner.memory == 4 * GIB - found.winner.process
         assert layout(configured(4), (4, 1), memory=16 * GIB).race.memory is None  # it trains in the GPU's
 
     def test_the_winner_is_not_restarted_for_memory_alone(self) -> None:
-        found = layout(configured(2, stretch=1), (4, 0), memory=16 * GIB)
-        assert found.stretch == found.race
+        found = layout(configured(2, winner=1), (4, 0), memory=16 * GIB)
+        assert found.winner == found.race
 
 
 class TestGpu:
     @pytest.mark.parametrize(
-        ("candidates", "trial", "free", "race", "stretch", "concurrent"),
+        ("candidates", "trial", "free", "race", "winner", "concurrent"),
         [
             (3, {}, [(32, 4)], (1, 1, 1), (4, 1, 1), 3),
             (3, {}, [(16, 1)], (1, 1, 0.3333), (1, 1, 1), 3),
@@ -174,9 +174,9 @@ class TestGpu:
             (3, {}, [(64, 0), (2, 4)], (1, 0.5, 1), (4, 0.5, 1), 3),  # cores without a GPU are no help
         ],
     )
-    def test_shared(self, candidates: int, trial: Any, free: Any, race: Any, stretch: Any, concurrent: int) -> None:
+    def test_shared(self, candidates: int, trial: Any, free: Any, race: Any, winner: Any, concurrent: int) -> None:
         found = layout(configured(candidates, **trial), *free)
-        assert (sizes(found.race), sizes(found.stretch), found.concurrent) == (race, stretch, concurrent)
+        assert (sizes(found.race), sizes(found.winner), found.concurrent) == (race, winner, concurrent)
 
     def test_required_but_absent(self) -> None:
         text = complaint(configured(2, gpu=True), (8, 0))
@@ -199,7 +199,7 @@ class TestGpu:
         if not gpus:
             return
         assert found.concurrent <= sum(node.holds(found.race.cpus, found.race.gpus) for node in nodes(*free))
-        assert found.stretch.count == min(gpus, 64)
+        assert found.winner.count == min(gpus, 64)
 
 
 class TestTooMany:
@@ -211,7 +211,7 @@ class TestTooMany:
 
     @pytest.mark.parametrize("free", [(4, 0), (64, 4)])
     def test_workers_of_the_stretch(self, free: tuple[float, float]) -> None:
-        assert "stretch.workers = 5" in complaint(configured(1, stretch=5), free)
+        assert "winner.workers = 5" in complaint(configured(1, winner=5), free)
 
     def test_more_workers_than_images_in_the_smallest_batch(self) -> None:
         # The batch of 4 cannot be shared by 8 workers: train() refuses it, but only in the middle of the race.
@@ -222,8 +222,8 @@ class TestResumed:
     def test_workers_and_their_memory_stay_where_there_is_room(self) -> None:
         before = layout(configured(3), (2, 0), memory=8 * GIB)
         later = Layout.of(configured(3), nodes((3, 0), memory=16 * GIB), before=Layout.read(asdict(before)))
-        assert (later.race, later.stretch) == (before.race, before.stretch)
+        assert (later.race, later.winner) == (before.race, before.winner)
         fewer = Layout.of(configured(3), nodes((1, 0), memory=16 * GIB), before=before)
-        assert (fewer.race, fewer.stretch.count, fewer.concurrent) == (before.race, 1, 2)
+        assert (fewer.race, fewer.winner.count, fewer.concurrent) == (before.race, 1, 2)
         elsewhere = Layout.of(configured(3, cpus=0.25), nodes((0.25, 0)), before=before)
         assert elsewhere.race.cpus < before.race.cpus

@@ -65,7 +65,7 @@ def configured(runs: Path, *, max_concurrent: Any = "auto", **settings: Any) -> 
             "race": {
                 "window": {"samples": 512},
                 "evaluations": 4,
-                "drop_below": 0,
+                "prune_below": 0,
                 "max_concurrent": max_concurrent,
             },
             "simclr": {"augment": "digits", "encoder": {"width": 8, "depth": 1}},
@@ -89,12 +89,12 @@ def test_what_others_use_on_a_node_does_not_count(address: str, tmp_path: Path) 
             time.sleep(0.2)  # nodes tell the cluster now and then
         assert cores(nodes) == [1, 1, 1]
         assert all(node.memory > 2**28 for node in nodes)
-        assert Layout.of(configured(tmp_path), nodes).stretch.count == 3
+        assert Layout.of(configured(tmp_path), nodes).winner.count == 3
         with pytest.raises(UserError, match=r"trial\.workers = 1: there is room for 0 workers of 2 CPU cores"):
             Layout.of(configured(tmp_path, trial={"cpus": 2}), nodes)  # three are free, but on three nodes
 
 
-def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run_and_drops_nobody(
+def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run_and_prunes_nobody(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(tmp_path, max_concurrent=1, trial={"cpus": 2})  # only one node has room for a worker
@@ -117,14 +117,14 @@ def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run
     for part in ("no place for 1 x (2 CPU) in 1", ": 1 CPU cores, 0 GPUs, ", f"run --resume {directory.path}"):
         assert part in str(caught.value)
     assert reached(directory) == [("16", samples) for samples in (128, 256, 384, 512)]
-    assert not [entry for entry in directory.decisions() if entry["state"] == "dropped"]
+    assert not [entry for entry in directory.decisions() if entry["state"] == "pruned"]
 
 
 def held_by_others(_: dict[str, Any]) -> None:
     raise MemoryTakenError("out of memory: other processes hold the rest")
 
 
-def test_memory_that_others_hold_ends_the_run_and_drops_nobody(address: str, tmp_path: Path) -> None:
+def test_memory_that_others_hold_ends_the_run_and_prunes_nobody(address: str, tmp_path: Path) -> None:
     with joined(address):
         scheduler = LossExtrapolationScheduler("loss", "min", budget=100, window=50)
         tuner = tune.Tuner(

@@ -64,7 +64,7 @@ def test_a_second_one_changes_nothing_while_the_first_ends_things() -> None:
 
 
 def test_one_that_nobody_has_noticed_can_be_repeated() -> None:
-    """As where it comes within a callback whose errors are dropped."""
+    """As where it comes within a callback whose errors are pruned."""
     interruption.listen()
     with contextlib.suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)

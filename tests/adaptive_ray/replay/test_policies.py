@@ -92,5 +92,5 @@ def test_the_default_policy_is_an_experiments_default() -> None:
     race, settings = POLICIES["default"], RaceSettings()
     defaults = inspect.signature(race).parameters
     assert defaults["predictor"].default == settings.predictor
-    assert defaults["drop_below"].default == settings.drop_below
+    assert defaults["prune_below"].default == settings.prune_below
     assert inspect.signature(Race).parameters["min_reports"].default == MIN_REPORTS

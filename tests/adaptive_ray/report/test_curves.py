@@ -32,7 +32,7 @@ def raced(keys: tuple[str, ...] = ("32", "64", "128"), **settings: Any) -> tuple
     decisions = []
     for samples in range(EVERY, BUDGET + 1, EVERY):
         for key in keys:
-            if race.state(key) == "dropped" or (samples > WINDOW and not race.over):
+            if race.state(key) == "pruned" or (samples > WINDOW and not race.over):
                 continue
             curves[key]["samples"].append(samples)
             curves[key]["reference_loss"].append(loss(key, samples))
@@ -50,9 +50,9 @@ def parsed(svg: str) -> tuple[ET.Element, str]:
 
 
 class TestRaceAtDecision:
-    @pytest.mark.parametrize("drop_below", [0.0, 0.2])
-    def test_the_winner_s_forecast_is_that_of_the_decision(self, drop_below: float) -> None:
-        curves, decisions = raced(drop_below=drop_below)
+    @pytest.mark.parametrize("prune_below", [0.0, 0.2])
+    def test_the_winner_s_forecast_is_that_of_the_decision(self, prune_below: float) -> None:
+        curves, decisions = raced(prune_below=prune_below)
         race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
         (won,) = [entry for entry in decisions if entry["state"] == "won"]
         (standing,) = [s for s in race.standings() if s.key == won["candidate"]]
@@ -70,8 +70,8 @@ class TestRaceAtDecision:
         after = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
         assert repr(after.standings()) == repr(before.standings())  # in text, because nan is not equal to itself
 
-    def test_nobody_is_dropped_from_the_picture(self) -> None:
-        curves, decisions = raced(drop_below=0.3)
+    def test_nobody_is_pruned_from_the_picture(self) -> None:
+        curves, decisions = raced(prune_below=0.3)
         race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
         assert set(race.alive) >= set(curves)
 
@@ -85,7 +85,7 @@ class TestRaceAtDecision:
         """Of two, one failed before its first report, when the other had reported five times."""
         curves, _ = raced(("32", "64"))
         decisions = [
-            {"candidate": "32", "state": "dropped", "samples": 0.0},
+            {"candidate": "32", "state": "pruned", "samples": 0.0},
             {"candidate": "64", "state": "won", "samples": 5.0 * EVERY},
         ]
         race = pictures.race_at_decision({"64": curves["64"]}, decisions, BUDGET, "joint")
@@ -140,7 +140,7 @@ class TestLossCurves:
     def test_more_candidates_than_colours(self) -> None:
         curves, _ = raced(("32", "64"))
         many = {str(size): curves["32"] | {"batch_size": size} for size in range(10, 20)}
-        decisions = [{"candidate": key, "state": "dropped", "samples": 2048.0} for key in many]
+        decisions = [{"candidate": key, "state": "pruned", "samples": 2048.0} for key in many]
         race = pictures.race_at_decision(many, decisions, BUDGET, "joint")
         _, text = parsed(pictures.loss_curves(many, race, "10"))
         assert "19" in text
@@ -150,14 +150,14 @@ class TestBatchSizes:
     def test_decisions_are_marked_once_in_the_legend(self) -> None:
         curves, decisions = raced()
         _, text = parsed(pictures.batch_sizes(curves, decisions, "64"))
-        assert text.count("dropped") == 1
+        assert text.count("pruned") == 1
         assert text.count("won: continues with all workers") == 1
         for size in ("32", "64", "128"):
             assert size in text
 
     def test_a_decision_about_one_without_a_curve(self) -> None:
         curves, decisions = raced(("32", "64"))
-        failed = {"candidate": "128", "state": "dropped", "samples": 0.0}
+        failed = {"candidate": "128", "state": "pruned", "samples": 0.0}
         _, text = parsed(pictures.batch_sizes(curves, [failed, *decisions], "64"))
         assert "128" not in text
 
@@ -172,7 +172,7 @@ class TestBatchSizes:
     def test_a_single_candidate(self) -> None:
         curves, decisions = raced(("64",))
         _, text = parsed(pictures.batch_sizes(curves, decisions, "64"))
-        assert "dropped" not in text
+        assert "pruned" not in text
 
 
 def test_accuracies() -> None:

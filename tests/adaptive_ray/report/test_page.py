@@ -22,7 +22,7 @@ from adaptive_ray.report.accuracies import ACCURACIES
 from adaptive_ray.report.page import last_decisions, write_report
 from adaptive_ray.run_directory.directory import RunDirectory, describe
 from schedulers import Candidate, Decision, Race, State
-from schedulers.in_run.swap import SwapOnSurprise
+from schedulers.in_run.swap import SwapOnDeviation
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 BUDGET, WINDOW, EVERY = 16_384, 4096, 512
@@ -74,7 +74,7 @@ def finished(
     for samples in range(EVERY, BUDGET + 1, EVERY):
         for size in sizes:
             key = str(size)
-            if race.state(key) in (State.DROPPED, State.WAITING) or (race.over and key != race.winner):
+            if race.state(key) in (State.PRUNED, State.WAITING) or (race.over and key != race.winner):
                 continue
             value = math.nan if samples >= (nan_from or {}).get(size, BUDGET + 1) else loss(size, samples)
             write(race.report(key, samples, value, samples / 100))
@@ -138,7 +138,7 @@ class TestContent:
         assert "<h1>Batch size 64 was chosen</h1>" in text
         assert "64 (chosen)" in text
         page = Page(text)
-        assert [css for css in page.classes if css] == ["won", "dropped", "dropped"]
+        assert [css for css in page.classes if css] == ["won", "pruned", "pruned"]
         assert page.rows[1][0] == "64"
 
     def test_numbers(self, text: str) -> None:
@@ -280,7 +280,7 @@ def test_a_winner_that_accumulates_is_named_with_its_count(tmp_path: Path) -> No
 
 def test_a_run_that_swapped_shows_what_the_rule_saw(tmp_path: Path) -> None:
     directory = finished(tmp_path, (32, 64))
-    policy = SwapOnSurprise([Candidate(64), Candidate(32)], budget=BUDGET)
+    policy = SwapOnDeviation([Candidate(64), Candidate(32)], budget=BUDGET)
     for samples in range(EVERY, BUDGET + 1, EVERY):
         loss_now = loss(64, min(samples, BUDGET // 5))  # it stops falling
         if decision := policy.report(samples, loss_now, samples / 100):
@@ -296,8 +296,8 @@ def test_last_decisions() -> None:
     def entry(candidate: str, state: str) -> dict[str, Any]:
         return {"candidate": candidate, "state": state}
 
-    decisions = [entry("64", "waiting"), entry("32", "dropped"), entry("128", "waiting"), entry("64", "won")]
-    assert last_decisions(decisions) == [entry("64", "won"), entry("32", "dropped"), entry("128", "waiting")]
+    decisions = [entry("64", "waiting"), entry("32", "pruned"), entry("128", "waiting"), entry("64", "won")]
+    assert last_decisions(decisions) == [entry("64", "won"), entry("32", "pruned"), entry("128", "waiting")]
     assert last_decisions([]) == []
 
 

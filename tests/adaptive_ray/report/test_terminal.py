@@ -32,7 +32,7 @@ def loss(key: str, samples: int) -> float:
 
 
 def new_race(**settings: Any) -> Race:
-    return Race(["32", "64"], budget=BUDGET, window=WINDOW, **{"drop_below": 0.0} | settings)
+    return Race(["32", "64"], budget=BUDGET, window=WINDOW, **{"prune_below": 0.0} | settings)
 
 
 def step(progress: Progress, race: Race, key: str, samples: int, **metrics: Any) -> None:
@@ -87,7 +87,7 @@ class TestWithoutTerminal:
         race = whole_race(progress)
         said = [line for line in out.getvalue().splitlines() if " reference loss " not in line]
         assert len(said) == 2  # nothing of those that wait
-        assert "batch size 64 dropped: is forecast to end at" in said[0]
+        assert "batch size 64 pruned: is forecast to end at" in said[0]
         assert "batch size 32 won: has the lowest forecast" in said[1]
         assert race.winner == "32"
 
@@ -159,8 +159,8 @@ class TestOnATerminal:
             progress.phase("race: batch sizes 32, 64 side by side")
             whole_race(progress)
         screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
-        assert "stretch: batch size 32 continues" in screen
-        assert "dropped" in screen
+        assert "winner's training: batch size 32 continues" in screen
+        assert "pruned" in screen
         assert "won" in screen
 
     def test_the_screen_is_refreshed_while_curves_are_fitted(self) -> None:
@@ -185,7 +185,7 @@ class TestOnATerminal:
             progress.decided(race.fail("64", "out of memory")[0])
             shown = progress._shown.standings
         assert refreshed > 6
-        assert [standing.state for standing in shown] == [State.RACING, State.DROPPED]  # known before the next report
+        assert [standing.state for standing in shown] == [State.RACING, State.PRUNED]  # known before the next report
 
     def test_an_error_inside_goes_through(self) -> None:
         with pytest.raises(KeyboardInterrupt), Progress(Console(file=io.StringIO(), force_terminal=True), PLAN):
@@ -195,7 +195,7 @@ class TestOnATerminal:
 @pytest.fixture
 def decisions(tmp_path: Path) -> list[dict[str, Any]]:
     """The last decisions of a race of three, as read from a file: one lost, one won, one failed before it reported."""
-    race = Race(["32", "64", "128"], budget=BUDGET, window=WINDOW, drop_below=0.0)
+    race = Race(["32", "64", "128"], budget=BUDGET, window=WINDOW, prune_below=0.0)
     entries = {str(d.key): describe(d) for d in race.fail("128", "OutOfMemoryError")}
     for samples in range(EVERY, WINDOW + 1, EVERY):
         for key in ("32", "64"):
@@ -212,7 +212,7 @@ class TestVerdicts:
     def test_rows(self, decisions: list[dict[str, Any]]) -> None:
         first, lost, failed = verdict_rows(decisions)
         assert [row["batch size"] for row in (first, lost, failed)] == ["32", "64", "128"]  # the winner first
-        assert [row["verdict"] for row in (first, lost, failed)] == ["won", "dropped", "dropped"]
+        assert [row["verdict"] for row in (first, lost, failed)] == ["won", "pruned", "pruned"]
         assert first["reference loss"] == f"{loss('32', WINDOW):.3f} at 4,096"
         assert first["images/s"] == "100"
         assert lost["images/s"] == "200"
@@ -237,7 +237,7 @@ class TestVerdicts:
             "forecast": "-",
             "progress rate": "-",
             "images/s": "-",
-            "verdict": "dropped",
+            "verdict": "pruned",
             "why": "OutOfMemoryError",
         }
 

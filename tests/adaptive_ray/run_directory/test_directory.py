@@ -198,7 +198,7 @@ class TestCurves:
 
 class TestDescribe:
     def test_a_decision_survives_json(self, directory: RunDirectory) -> None:
-        race = Race(["64", "128"], budget=4000, window=400, drop_below=0)
+        race = Race(["64", "128"], budget=4000, window=400, prune_below=0)
         for step in range(1, 5):
             race.report("64", 100 * step, 5 * (100 * step) ** -0.2, seconds=float(step))
             race.report("128", 100 * step, 5 * (60 * step) ** -0.2, seconds=0.5 * step)
@@ -222,7 +222,7 @@ class TestDescribe:
         (decision,) = race.fail("64", "out of memory")[:1]
         directory.append_decision(describe(decision))
         (entry,) = directory.decisions()
-        assert (entry["state"], entry["reason"]) == ("dropped", "out of memory")
+        assert (entry["state"], entry["reason"]) == ("pruned", "out of memory")
         assert entry["loss"] is None
         assert entry["forecast"] == {"mean": None, "std": None}
         assert entry["throughput"] is None

@@ -5,13 +5,13 @@ import math
 import pytest
 
 from schedulers import Forecast
-from schedulers.forecast.deviation import Surprise
+from schedulers.forecast.deviation import Deviation
 
 
-def expecting(mean: float, std: float, **settings: float) -> Surprise:
-    surprise = Surprise(**settings)  # type: ignore[arg-type]
-    surprise.expect(lambda samples: Forecast(mean, std))
-    return surprise
+def expecting(mean: float, std: float, **settings: float) -> Deviation:
+    deviation = Deviation(**settings)  # type: ignore[arg-type]
+    deviation.expect(lambda samples: Forecast(mean, std))
+    return deviation
 
 
 def test_a_loss_below_its_forecast_is_a_positive_surprise_in_standard_deviations() -> None:
@@ -20,39 +20,39 @@ def test_a_loss_below_its_forecast_is_a_positive_surprise_in_standard_deviations
 
 
 def test_nothing_surprises_before_a_forecast() -> None:
-    surprise = Surprise()
-    assert math.isnan(surprise.report(100, 1.0))
-    assert surprise.forecast_at(100) is None
-    assert not surprise.settled
-    assert math.isnan(surprise.mean)
+    deviation = Deviation()
+    assert math.isnan(deviation.report(100, 1.0))
+    assert deviation.forecast_at(100) is None
+    assert not deviation.settled
+    assert math.isnan(deviation.mean)
 
 
-def test_only_bad_reports_in_a_row_disappoint() -> None:
-    surprise = expecting(2.0, 0.1, patience=3)
+def test_only_bad_reports_in_a_row_underperform() -> None:
+    deviation = expecting(2.0, 0.1, patience=3)
     for loss in (2.5, 2.5, 2.0, 2.5, 2.5):
-        surprise.report(100, loss)
-        assert not surprise.disappointed
-    surprise.report(100, 2.5)
-    assert surprise.disappointed
-    assert surprise.mean == pytest.approx(-5)
+        deviation.report(100, loss)
+        assert not deviation.underperformed
+    deviation.report(100, 2.5)
+    assert deviation.underperformed
+    assert deviation.mean == pytest.approx(-5)
 
 
 def test_a_new_forecast_forgets_what_was_before() -> None:
-    surprise = expecting(2.0, 0.1, patience=2)
-    surprise.report(100, 3.0)
-    surprise.report(200, 3.0)
-    surprise.expect(lambda samples: Forecast(3.0, 0.1))
-    assert not surprise.disappointed
-    assert not surprise.settled
+    deviation = expecting(2.0, 0.1, patience=2)
+    deviation.report(100, 3.0)
+    deviation.report(200, 3.0)
+    deviation.expect(lambda samples: Forecast(3.0, 0.1))
+    assert not deviation.underperformed
+    assert not deviation.settled
 
 
 def test_a_loss_that_is_no_number_counts_for_nothing() -> None:
-    surprise = expecting(2.0, 0.1, patience=1)
-    assert math.isnan(surprise.report(100, math.nan))
-    assert not surprise.settled
+    deviation = expecting(2.0, 0.1, patience=1)
+    assert math.isnan(deviation.report(100, math.nan))
+    assert not deviation.settled
 
 
 @pytest.mark.parametrize("settings", [{"patience": 0}, {"threshold": -1.0}, {"threshold": math.nan}])
 def test_settings_out_of_range(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
-        Surprise(**settings)  # type: ignore[arg-type]
+        Deviation(**settings)  # type: ignore[arg-type]

@@ -81,8 +81,8 @@ def test_identical_curves_have_identical_rates_and_chances(curves) -> None:  # t
     joint = fitted(JointForecaster(), {**curves, "twin": curves["a"]})
     assert joint.rates()["twin"][0] == pytest.approx(joint.rates()["a"][0], abs=1e-4)
     assert joint.forecast("twin", BUDGET).mean == pytest.approx(joint.forecast("a", BUDGET).mean, abs=1e-3)
-    chances = joint.probability_best(dict.fromkeys(joint.rates(), BUDGET))
-    assert chances["twin"] == pytest.approx(chances["a"], abs=0.06)  # 2,048 draws
+    probabilities = joint.probability_best(dict.fromkeys(joint.rates(), BUDGET))
+    assert probabilities["twin"] == pytest.approx(probabilities["a"], abs=0.06)  # 2,048 draws
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -103,8 +103,8 @@ def test_order_of_candidates_and_unit_of_samples_do_not_matter(curves, unit: flo
 def test_an_outlier_does_not_turn_the_order() -> None:
     curves = {key: walk(rate, 20_000, noise=0.01, seed=5) for key, rate in RATES.items()}
     curves["d"][1][10] += 3.0
-    chances = fitted(JointForecaster(), curves).probability_best(dict.fromkeys(RATES, BUDGET))
-    assert max(chances, key=lambda key: chances[key]) == "d"
+    probabilities = fitted(JointForecaster(), curves).probability_best(dict.fromkeys(RATES, BUDGET))
+    assert max(probabilities, key=lambda key: probabilities[key]) == "d"
 
 
 def test_last_value_says_what_was_last_and_is_less_sure_further_on() -> None:
@@ -151,5 +151,5 @@ def test_never_raises_on_anything_reported(name: str, curves: dict[str, list[tup
         for key in curves:
             forecast = forecaster.forecast(key, 1e6)
             assert math.isnan(forecast.std) is False
-        chances = forecaster.probability_best(dict.fromkeys(curves, 1e6))
-    assert sum(chances.values()) == pytest.approx(1)
+        probabilities = forecaster.probability_best(dict.fromkeys(curves, 1e6))
+    assert sum(probabilities.values()) == pytest.approx(1)

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from schedulers import Candidate
-from schedulers.in_run.swap import SwapOnSurprise
+from schedulers.in_run.swap import SwapOnDeviation
 from tests.schedulers.in_run.runs import BUDGET, CANDIDATES, EVERY, constant, run
 
 #: What a race has found: 32 is the best and 128 close behind.
 RACED = {"32": (0.2, 0.2), "128": (0.1, 0.2), "512": (-0.3, 0.2)}
 
 
-def policy(**settings: Any) -> SwapOnSurprise:
-    return SwapOnSurprise(CANDIDATES, **{"budget": BUDGET, "rates": RACED, **settings})
+def policy(**settings: Any) -> SwapOnDeviation:
+    return SwapOnDeviation(CANDIDATES, **{"budget": BUDGET, "rates": RACED, **settings})
 
 
 def turning(share: float) -> dict[str, float]:
@@ -35,7 +35,7 @@ def test_a_loader_that_becomes_worse_is_swapped_for_the_next_best_which_stays(se
     _, decisions, progress = run(policy(), turning, seed=seed)
     swap, verdict = [decision for decision in decisions if decision.action != "keep"][:2]
     assert (swap.action, swap.candidate, swap.chosen) == ("swap", "32", "128")
-    assert swap.surprise < -1
+    assert swap.deviation < -1
     assert swap.samples > 0.4 * BUDGET
     assert (verdict.action, verdict.chosen) == ("confirm", "128")
     assert verdict.samples - swap.samples == 4 * EVERY
@@ -60,9 +60,9 @@ def test_every_decision_tells_what_it_was_taken_on() -> None:
         assert told["forecast_std"] > 0
         assert set(told["rates"]) == {"32", "128", "512"}
         mean = (told["forecast"] - told["actual"]) / told["forecast_std"]
-        assert math.isfinite(told["surprise"])
-        if abs(told["surprise"]) > 2:
-            assert told["surprise"] * mean > 0
+        assert math.isfinite(told["deviation"])
+        if abs(told["deviation"]) > 2:
+            assert told["deviation"] * mean > 0
     assert decisions[0].as_dict()["forecast"] is None
 
 
@@ -112,7 +112,7 @@ def test_nothing_is_tried_when_the_end_is_near() -> None:
 
 
 def test_one_candidate_has_nothing_to_swap_to() -> None:
-    alone = SwapOnSurprise([Candidate(32)], budget=BUDGET)
+    alone = SwapOnDeviation([Candidate(32)], budget=BUDGET)
     reports, decisions, _ = run(alone, turning)
     assert set(reports) == {"32"}
     assert any("nothing else to try" in decision.reason for decision in decisions)
@@ -136,4 +136,4 @@ def test_a_loss_that_is_no_number_does_not_raise() -> None:
 )
 def test_settings_out_of_range(candidates: Any, settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        SwapOnSurprise(candidates, budget=BUDGET, **settings)
+        SwapOnDeviation(candidates, budget=BUDGET, **settings)

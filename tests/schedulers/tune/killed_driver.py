@@ -31,18 +31,18 @@ class Killer(tune.Callback):
         self.scheduler, self.experiment = scheduler, experiment
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        contest = self.scheduler.contest
-        race, states = contest.race, [contest.state(key) for key in contest.race.keys]
+        series = self.scheduler.series
+        race, states = series.race, [series.state(key) for key in series.race.keys]
         farthest = max((max(race.curve(key)[0], default=0.0) for key in race.keys), default=0.0)
         moments = {
             "never": False,
-            "racing": len(contest.races) == 1 and farthest >= 4_000,
+            "racing": len(series.races) == 1 and farthest >= 4_000,
             "paused": State.WAITING in states and any(trial.status == Trial.PAUSED for trial in trials),
-            "stretching": race.winner is not None and len(contest.races) == 1 and farthest >= 13_000,
-            "saving the fork": bool(contest.unforked) and any(trial.is_saving for trial in trials),
-            "forking": bool(contest.unforked) and not any(trial.is_saving for trial in trials),
-            "racing again": len(contest.races) == 2 and not contest.unforked,
-            "stretching again": len(contest.races) == 2 and race.winner is not None and farthest >= 30_000,
+            "stretching": race.winner is not None and len(series.races) == 1 and farthest >= 13_000,
+            "saving the fork": bool(series.unforked) and any(trial.is_saving for trial in trials),
+            "forking": bool(series.unforked) and not any(trial.is_saving for trial in trials),
+            "racing again": len(series.races) == 2 and not series.unforked,
+            "stretching again": len(series.races) == 2 and race.winner is not None and farthest >= 30_000,
         }
         if moments[os.environ["KILL_AT"]]:
             wait_for_copies(self.experiment)
@@ -68,18 +68,18 @@ def is_whole(file: Path) -> bool:
     return True
 
 
-def main(address: str, storage: Path, environment: dict[str, str], drop_below: float, processes: bool) -> None:
+def main(address: str, storage: Path, environment: dict[str, str], prune_below: float, processes: bool) -> None:
     """Starts the experiment, or restores it if there is one; writes what has become of it to ``decided.json``."""
     with (storage / "errors.txt").open("w") as errors:
         os.dup2(errors.fileno(), sys.stderr.fileno())
     os.environ.update(environment)
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     with nullcontext() if processes else trials_in_this_process():
-        decided = decide(storage, drop_below)
+        decided = decide(storage, prune_below)
     (storage / "decided.json").write_text(json.dumps(decided))
 
 
-def decide(storage: Path, drop_below: float) -> dict[str, Any]:
+def decide(storage: Path, prune_below: float) -> dict[str, Any]:
     """What has become of the experiment, once it has ended."""
     if (storage / "race").exists():
         tuner = tune.Tuner.restore(str(storage / "race"), tune.with_resources(Walker, {"CPU": 0.5}))
@@ -91,18 +91,18 @@ def decide(storage: Path, drop_below: float) -> dict[str, Any]:
             "min",
             budget=40_000,
             window=10_000,
-            drop_below=drop_below,
+            prune_below=prune_below,
             rerace={"at": [0.4]},
             rerace_window=6_000,
         )
         callbacks = {"callbacks": [scheduler.callback, Killer(scheduler, storage / "race")]}
         results, _ = run(Walker, RATES, storage, scheduler=scheduler, extra=TURN, run_config=callbacks)
-    contest = scheduler.contest
+    series = scheduler.series
     return {
-        "winners": [race.winner for race in contest.races],
-        "starts": [race.start for race in contest.races],
-        "reasons": [{key: race.reason(key) for key in race.keys} for race in contest.races],
-        "curves": [{key: race.curve(key) for key in sorted(race.keys)} for race in contest.races],
+        "winners": [race.winner for race in series.races],
+        "starts": [race.start for race in series.races],
+        "reasons": [{key: race.reason(key) for key in race.keys} for race in series.races],
+        "curves": [{key: race.curve(key) for key in sorted(race.keys)} for race in series.races],
         "stop_reasons": {key: metrics["stop_reason"] for key, metrics in sorted(last(results).items())},
         "samples": {key: metrics["samples_seen"] for key, metrics in sorted(last(results).items())},
         "lineage": {key: metrics["lineage"] for key, metrics in sorted(last(results).items())},

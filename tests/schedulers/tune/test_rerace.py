@@ -36,7 +36,7 @@ FORK = 16_000
 TURN = {"turn": FORK, "later": {"a": 0.7, "b": 1.6, "c": 0.8}}
 #: Whose weights each has trained, and from which sample on.
 LINEAGE = {"a": "a@0", "b": f"a@0 b@{FORK}", "c": f"a@0 c@{FORK}"}
-AGAIN: dict[str, Any] = {"rerace": {"at": [FORK / BUDGET]}, "rerace_window": 6_000, "drop_below": 0}
+AGAIN: dict[str, Any] = {"rerace": {"at": [FORK / BUDGET]}, "rerace_window": 6_000, "prune_below": 0}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ AGAIN: dict[str, Any] = {"rerace": {"at": [FORK / BUDGET]}, "rerace_window": 6_0
 def test_all_fork_from_the_winner_and_another_one_wins(start: Any, trainable: Any, cpus: float, tmp_path: Path) -> None:
     results, scheduler = start(trainable, RATES, tmp_path, extra=TURN, cpus=cpus, **AGAIN)
     assert not results.errors
-    assert [race.start for race in scheduler.contest.races] == [0, FORK]
+    assert [race.start for race in scheduler.series.races] == [0, FORK]
     assert scheduler.race.winner == "b"
     assert seen(results) == {"a": FORK + 6_000, "b": BUDGET, "c": FORK + 6_000}
     assert {key: metrics["lineage"] for key, metrics in last(results).items()} == LINEAGE
@@ -81,12 +81,12 @@ def test_only_the_latest_checkpoint_is_kept_and_forks_find_it_all_the_same(tmp_p
     assert scheduler.race.winner == "b"
 
 
-def test_a_winner_that_disappoints_starts_another_race(tmp_path: Path) -> None:
+def test_a_winner_that_underperforms_starts_another_race(tmp_path: Path) -> None:
     turn = {"turn": WINDOW + 2 * STEP, "later": {"a": 0.0, "b": 1.2, "c": 1.0}}
-    results, scheduler = run_here(Walker, RATES, tmp_path, extra=turn, rerace="on_surprise", drop_below=0)
+    results, scheduler = run_here(Walker, RATES, tmp_path, extra=turn, rerace="on_deviation", prune_below=0)
     assert not results.errors
-    assert len(scheduler.contest.races) >= 2
-    assert scheduler.contest.races[1].winner == "b"
+    assert len(scheduler.series.races) >= 2
+    assert scheduler.series.races[1].winner == "b"
     assert "above the forecast" in next(d.reason for d in scheduler.decisions if "again" in d.reason)
     assert seen(results)[scheduler.race.winner] == BUDGET
 
@@ -94,7 +94,7 @@ def test_a_winner_that_disappoints_starts_another_race(tmp_path: Path) -> None:
 def test_who_was_hopeless_comes_back_and_who_failed_does_not(tmp_path: Path) -> None:
     extra = {**TURN, "nan_at": {"n": 3 * STEP}, "raises_at": {"r": 2 * STEP}}
     rates = {"a": 1.4, "b": 0.3, "n": 1.0, "r": 1.0}
-    results, scheduler = run_here(Walker, rates, tmp_path, extra=extra, **{**AGAIN, "drop_below": 0.05})
+    results, scheduler = run_here(Walker, rates, tmp_path, extra=extra, **{**AGAIN, "prune_below": 0.05})
     assert len(results.errors) == 1
     assert set(scheduler.race.keys) == {"a", "b"}
     assert scheduler.race.winner == "b"
@@ -113,7 +113,7 @@ def test_a_fork_that_fails_is_retried_from_the_fork(tmp_path: Path) -> None:
 def test_a_winner_that_ends_early_or_fails_leaves_nobody_waiting(tmp_path: Path) -> None:
     for name, extra in {"ends": {"ends_at": {"a": 12_000}}, "fails": {"raises_at": {"a": 12_000}}}.items():
         results, scheduler = run_here(Walker, RATES, tmp_path / name, extra=extra, **AGAIN)
-        assert len(scheduler.contest.races) == 1
+        assert len(scheduler.series.races) == 1
         assert seen(results)["b"] == WINDOW
         assert "forecast to end" in last(results)["b"]["stop_reason"]
 

@@ -21,7 +21,7 @@ PROCESSES.set_forkserver_preload([killed_driver.__name__])
 
 
 def drive(
-    storage: Path, kill_at: str = "never", *, drop_below: float = 0.0, save_every: float = 0.0, processes: bool = False
+    storage: Path, kill_at: str = "never", *, prune_below: float = 0.0, save_every: float = 0.0, processes: bool = False
 ) -> dict[str, Any]:
     """Starts or restores the experiment in a process of its own, which must end as ``kill_at`` says.
 
@@ -29,7 +29,7 @@ def drive(
     """
     address = ray.get_runtime_context().gcs_address
     environment = {"KILL_AT": kill_at, "TUNE_GLOBAL_CHECKPOINT_S": str(save_every)}
-    driver = PROCESSES.Process(target=killed_driver.main, args=(address, storage, environment, drop_below, processes))
+    driver = PROCESSES.Process(target=killed_driver.main, args=(address, storage, environment, prune_below, processes))
     driver.start()
     driver.join(timeout=240)
     driver.kill()
@@ -77,11 +77,11 @@ def test_what_was_saved_lags_behind_and_it_decides_the_same(uninterrupted: dict[
     assert comparable(drive(tmp_path, processes=True)) == comparable(uninterrupted)
 
 
-def test_early_drops_are_remembered(tmp_path: Path) -> None:
-    """When a candidate is dropped depends on who reports first; who wins does not."""
-    drive(tmp_path, "stretching", drop_below=0.05)
-    drive(tmp_path, "racing again", drop_below=0.05)
-    decided = drive(tmp_path, drop_below=0.05)
+def test_early_prunes_are_remembered(tmp_path: Path) -> None:
+    """When a candidate is pruned depends on who reports first; who wins does not."""
+    drive(tmp_path, "stretching", prune_below=0.05)
+    drive(tmp_path, "racing again", prune_below=0.05)
+    decided = drive(tmp_path, prune_below=0.05)
     assert decided["winners"] == ["a", "b"]
     assert decided["samples"]["b"] == 40_000
     assert set(decided["stop_reasons"]) == {"a", "b", "c"}

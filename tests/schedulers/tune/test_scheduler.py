@@ -45,7 +45,7 @@ def samples_of(results: ResultGrid, candidate: str) -> list[int]:
 @pytest.mark.parametrize("best", ["a", "c"])
 def test_the_winner_changes_with_the_curves_and_alone_runs_to_the_end(best: str, tmp_path: Path) -> None:
     rates = {key: 1.4 if key == best else 0.9 for key in "abc"}
-    results, scheduler = run_here(Walker, rates, tmp_path, drop_below=0)
+    results, scheduler = run_here(Walker, rates, tmp_path, prune_below=0)
     assert scheduler.race.winner == best
     reached = seen(results)
     assert reached.pop(best) == BUDGET
@@ -60,7 +60,7 @@ def test_the_hopeless_are_stopped_before_the_window_is_spent_and_their_results_s
     results, scheduler = run(Walker, {"a": 1.2, "b": 1.15, "c": 0.3}, tmp_path, extra=crowd)
     assert seen(results)["c"] < WINDOW
     assert scheduler.race.winner in ("a", "b")
-    assert "chance" in scheduler.race.failures()["c"]
+    assert "probability" in scheduler.race.failures()["c"]
     reasons = {key: metrics["stop_reason"] for key, metrics in last(results).items()}
     winner = scheduler.race.winner
     assert reasons.pop(winner) == "has spent the budget of 40,000 samples"
@@ -71,7 +71,7 @@ def test_the_hopeless_are_stopped_before_the_window_is_spent_and_their_results_s
 
 
 def test_a_paused_winner_is_taken_up_from_its_checkpoint_once(tmp_path: Path) -> None:
-    results, scheduler = run(Walker, {"a": 1.4, "b": 0.9}, tmp_path, drop_below=0)
+    results, scheduler = run(Walker, {"a": 1.4, "b": 0.9}, tmp_path, prune_below=0)
     samples = samples_of(results, "a")
     assert samples == sorted(set(samples))  # no sample twice
     assert last(results)["a"]["starts"] <= 2
@@ -79,7 +79,7 @@ def test_a_paused_winner_is_taken_up_from_its_checkpoint_once(tmp_path: Path) ->
 
 
 def test_a_function_without_checkpoints_is_never_paused(tmp_path: Path) -> None:
-    results, scheduler = run_here(walk, {"a": 1.4, "b": 0.9}, tmp_path, drop_below=0)
+    results, scheduler = run_here(walk, {"a": 1.4, "b": 0.9}, tmp_path, prune_below=0)
     assert scheduler.race.winner == "a"
     assert samples_of(results, "a") == list(range(STEP, BUDGET + STEP, STEP))
 
@@ -87,7 +87,7 @@ def test_a_function_without_checkpoints_is_never_paused(tmp_path: Path) -> None:
 def test_a_winner_like_a_ray_train_run_is_restarted_with_its_new_configuration(tmp_path: Path) -> None:
     extra = {"storage": str(tmp_path), "run_tag": "start", "resume_from": None, "workers": 1}
     results, scheduler = run(
-        walk_like_train, {"a": 1.4, "b": 0.9}, tmp_path, extra=extra, drop_below=0, winner_config={"workers": 3}
+        walk_like_train, {"a": 1.4, "b": 0.9}, tmp_path, extra=extra, prune_below=0, winner_config={"workers": 3}
     )
     assert scheduler.race.winner == "a"
     winner = last(results)["a"]
@@ -97,10 +97,10 @@ def test_a_winner_like_a_ray_train_run_is_restarted_with_its_new_configuration(t
     assert samples == list(range(STEP, BUDGET + STEP, STEP))
 
 
-def test_candidates_that_raise_or_lose_their_loss_are_dropped_and_the_race_goes_on(tmp_path: Path) -> None:
+def test_candidates_that_raise_or_lose_their_loss_are_pruned_and_the_race_goes_on(tmp_path: Path) -> None:
     rates = {"raises": 3.0, "nan": 2.0, "sound": 1.0, "slow": 0.9}
     extra = {"raises_at": {"raises": 2 * STEP}, "nan_at": {"nan": 3 * STEP}}
-    results, scheduler = run_here(Walker, rates, tmp_path, extra=extra, drop_below=0)
+    results, scheduler = run_here(Walker, rates, tmp_path, extra=extra, prune_below=0)
     reasons = scheduler.race.failures()
     assert "RuntimeError: out of luck" in reasons["raises"]
     assert "nan" in reasons["nan"]
@@ -110,10 +110,10 @@ def test_candidates_that_raise_or_lose_their_loss_are_dropped_and_the_race_goes_
 
 
 def test_a_failure_that_tune_retries_is_no_failure(tmp_path: Path) -> None:
-    """With two candidates, dropping the one that fails would end the race at once, and wrongly."""
+    """With two candidates, pruning the one that fails would end the race at once, and wrongly."""
     extra = {"raises_at": {"a": 4 * STEP}, "flaky": str(tmp_path / "failed")}
     retry = {"failure_config": tune.FailureConfig(max_failures=1)}
-    results, scheduler = run_here(Walker, {"a": 1.4, "b": 0.9}, tmp_path, extra=extra, run_config=retry, drop_below=0)
+    results, scheduler = run_here(Walker, {"a": 1.4, "b": 0.9}, tmp_path, extra=extra, run_config=retry, prune_below=0)
     assert (tmp_path / "failed").exists()
     assert scheduler.race.winner == "a"
     assert seen(results) == {"a": BUDGET, "b": WINDOW}
@@ -129,22 +129,22 @@ def test_processes_that_die_are_restarted_and_what_would_fail_again_is_not(tmp_p
     }  # fmt: skip
     retry = {"failure_config": tune.FailureConfig(max_failures=1)}  # in a row
     rates = {"a": 1.4, "b": 0.9, "fatal": 3.0, "nan": 3.0}
-    results, scheduler = run(walk_like_train, rates, tmp_path, extra=extra, run_config=retry, drop_below=0)
-    contest, race = scheduler.contest, scheduler.race
+    results, scheduler = run(walk_like_train, rates, tmp_path, extra=extra, run_config=retry, prune_below=0)
+    series, race = scheduler.series, scheduler.race
     assert race.winner == "a"
     assert samples_of(results, "a") == list(range(STEP, BUDGET + STEP, STEP))  # nothing twice, nothing left out
     assert seen(results) == {"a": BUDGET, "b": WINDOW, "fatal": 3 * STEP, "nan": 2 * STEP}
     losses = [float(shared_curve(np.array(1.4 * at))) for at in range(STEP, BUDGET + STEP, STEP)]
     assert race.curve("a")[1] == pytest.approx(losses)
-    assert contest.failed == {
+    assert series.failed == {
         "fatal": "failed: ValueError: there is no such loss",
         "nan": "its loss became nan after 2,000 samples",
     }
-    restarts = [(restart.candidate, restart.samples) for restart in contest.restarts]
+    restarts = [(restart.candidate, restart.samples) for restart in series.restarts]
     assert [at for key, at in restarts if key == "a"] == [0, 4 * STEP, 5 * STEP, 19 * STEP]
     assert [at for key, at in restarts if key == "b"] == [2 * STEP]
     assert len(restarts) == 5
-    assert all("process" in restart.reason and "(ImplicitFunc)" in restart.reason for restart in contest.restarts)
+    assert all("process" in restart.reason and "(ImplicitFunc)" in restart.reason for restart in series.restarts)
 
 
 def test_without_a_survivor_the_experiment_ends_and_every_reason_is_known(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_results_without_the_metric_are_ignored_with_one_warning(
 ) -> None:
     extra = {"silent_until": {"a": 2 * STEP, "c": 2 * BUDGET}}
     with caplog.at_level(logging.WARNING, "schedulers"):
-        results, scheduler = run_here(Walker, {"a": 1.4, "b": 0.9, "c": 0.9}, tmp_path, extra=extra, drop_below=0)
+        results, scheduler = run_here(Walker, {"a": 1.4, "b": 0.9, "c": 0.9}, tmp_path, extra=extra, prune_below=0)
     assert scheduler.race.winner == "a"
     assert seen(results) == {"a": BUDGET, "b": WINDOW, "c": WINDOW}
     assert "without reporting 'loss'" in last(results)["c"]["stop_reason"]
@@ -181,13 +181,13 @@ def test_a_metric_that_nobody_reports_is_an_error_before_the_window_is_spent(tmp
 
 
 def test_the_metric_of_tune_config_and_a_second_experiment_that_starts_from_nothing(tmp_path: Path) -> None:
-    scheduler = LossExtrapolationScheduler(budget=BUDGET, window=WINDOW, drop_below=0)
+    scheduler = LossExtrapolationScheduler(budget=BUDGET, window=WINDOW, prune_below=0)
     for best, other, metric, mode in (("a", "b", "loss", "min"), ("b", "a", "score", "max")):
         rates, goal = {best: 1.4, other: 0.9}, {"metric": metric, "mode": mode}
         results, _ = run_here(Walker, rates, tmp_path / metric, scheduler=scheduler, tune_config=goal)
         assert scheduler.race.winner == best
         assert seen(results) == {best: BUDGET, other: WINDOW}
-        assert len(scheduler.contest.races[0].curve(other)[0]) == WINDOW / STEP
+        assert len(scheduler.series.races[0].curve(other)[0]) == WINDOW / STEP
         winner = results.get_best_result(scope="last").config
         assert winner is not None
         assert winner["candidate"] == best
@@ -210,7 +210,7 @@ def test_one_candidate_and_equal_ones_end_with_one_winner(rates: dict[str, float
 
 
 def test_candidates_that_come_to_their_own_end_stay_in_the_race(tmp_path: Path) -> None:
-    results, scheduler = run_here(Walker, {"a": 1.4, "b": 0.9}, tmp_path, extra={"ends_at": 5 * STEP}, drop_below=0)
+    results, scheduler = run_here(Walker, {"a": 1.4, "b": 0.9}, tmp_path, extra={"ends_at": 5 * STEP}, prune_below=0)
     assert scheduler.race.winner == "a"
     assert set(seen(results).values()) == {5 * STEP}
 
@@ -225,22 +225,22 @@ FIVE = {"a": 0.8, "b": 0.9, "c": 1.0, "d": 1.5, "e": 0.7}
 )
 def test_more_candidates_than_slots_run_in_turns(trainable: Any, limit: str, tmp_path: Path) -> None:
     many = {"cpus": 2.0} if limit == "resources" else {"cpus": 0.5, "tune_config": {"max_concurrent_trials": 2}}
-    results, scheduler = run_here(trainable, FIVE, tmp_path, drop_below=0, **many)
+    results, scheduler = run_here(trainable, FIVE, tmp_path, prune_below=0, **many)
     assert scheduler.race.winner == "d"
     assert seen(results) == {**dict.fromkeys(FIVE, WINDOW), "d": BUDGET}
     assert not results.errors
 
 
-def test_nobody_is_dropped_before_the_last_one_has_had_its_turn(tmp_path: Path) -> None:
-    _, scheduler = run_here(Walker, {**FIVE, "e": 2.5}, tmp_path, cpus=2.0, drop_below=0.3, min_reports=4)
-    first = next(d for d in scheduler.decisions if d.state is State.DROPPED)
+def test_nobody_is_pruned_before_the_last_one_has_had_its_turn(tmp_path: Path) -> None:
+    _, scheduler = run_here(Walker, {**FIVE, "e": 2.5}, tmp_path, cpus=2.0, prune_below=0.3, min_reports=4)
+    first = next(d for d in scheduler.decisions if d.state is State.PRUNED)
     assert scheduler.race.winner == "e"
-    assert "chance" in first.reason
+    assert "probability" in first.reason
     assert all(len(scheduler.race.curve(key)[0]) >= 4 for key in FIVE)
 
 
 def test_functions_without_checkpoints_keep_their_slots_to_the_end_and_nothing_hangs(tmp_path: Path) -> None:
-    results, scheduler = run_here(walk, FIVE, tmp_path, cpus=2.0, drop_below=0)
+    results, scheduler = run_here(walk, FIVE, tmp_path, cpus=2.0, prune_below=0)
     assert scheduler.race.winner == "d"
     reached = seen(results)
     assert reached["a"] == reached["b"] == BUDGET  # they had to come to their end before the others could begin
@@ -251,7 +251,7 @@ def test_functions_without_checkpoints_keep_their_slots_to_the_end_and_nothing_h
 def test_failures_make_room_for_those_that_wait(trainable: Any, tmp_path: Path) -> None:
     extra = {"raises_at": {"a": STEP, "b": 3 * STEP}}
     limit = {"max_concurrent_trials": 2}
-    results, scheduler = run_here(trainable, FIVE, tmp_path, extra=extra, tune_config=limit, drop_below=0)
+    results, scheduler = run_here(trainable, FIVE, tmp_path, extra=extra, tune_config=limit, prune_below=0)
     assert scheduler.race.winner == "d"
     assert seen(results)["d"] == BUDGET
     assert {"a", "b"} <= set(scheduler.race.failures())
@@ -259,7 +259,7 @@ def test_failures_make_room_for_those_that_wait(trainable: Any, tmp_path: Path) 
 
 def test_a_class_that_cannot_be_saved_is_never_paused(tmp_path: Path) -> None:
     never = {"checkpoint_config": tune.CheckpointConfig(checkpoint_at_end=False)}
-    results, scheduler = run_here(Forgetful, {"a": 1.4, "b": 0.9}, tmp_path, run_config=never, drop_below=0)
+    results, scheduler = run_here(Forgetful, {"a": 1.4, "b": 0.9}, tmp_path, run_config=never, prune_below=0)
     assert scheduler.race.winner == "a"
     assert seen(results)["a"] == BUDGET
 

@@ -45,11 +45,11 @@ class TestLastError:
 def test_a_restart_counts_once_when_the_last_result_comes_again() -> None:
     scheduler = LossExtrapolationScheduler("loss", "min", budget=1_000, window=500)
     for key in "ab":
-        scheduler.contest.enter(key)
+        scheduler.series.enter(key)
     trial = SimpleNamespace(trial_id="1", config={"candidate": "a"}, run_metadata=SimpleNamespace(num_failures=1))
     result = {"samples_seen": 100, "loss": 1.0, "time_total_s": 1.0, "done": False, RESTARTED: "worker 0 died"}
     controller: Any = None  # nobody is stopped or paused
     scheduler.on_trial_result(controller, trial, result)
     scheduler.on_trial_result(controller, trial, {**result, "done": True})  # as when a function has returned
-    assert [restart.reason for restart in scheduler.contest.restarts] == ["worker 0 died"]
+    assert [restart.reason for restart in scheduler.series.restarts] == ["worker 0 died"]
     assert trial.run_metadata.num_failures == 0

@@ -237,7 +237,7 @@ def test_a_streamed_run_equals_the_run_in_memory_bit_for_bit(folder: Folder, tmp
             seen.extend((metrics["train_loss"], metrics["reference_loss"]))
             assert checkpoint is not None
             state = torch.load(Path(checkpoint) / CHECKPOINT_FILE, weights_only=True)
-            states.append(state["model"] | {f"average.{name}": value for name, value in state["average"].items()})
+            states.append(state["model"] | {f"ema.{name}": value for name, value in state["ema"].items()})
 
         train(settings, data, report, device=CPU)
         losses.append(seen)

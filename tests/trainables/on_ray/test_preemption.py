@@ -105,6 +105,6 @@ def test_an_announced_end_is_heeded_and_not_counted(cluster: Cluster, tmp_path: 
     assert len(set(nodes)) == 2
     moved = nodes.index(nodes[-1])
     assert moved > 3  # it trained on while it could
-    (restart,) = scheduler.contest.restarts
+    (restart,) = scheduler.series.restarts
     assert restart.samples == moved
     assert "node" in restart.reason

@@ -73,7 +73,7 @@ def race(
 def test_a_race_frees_the_loser_and_the_winner_goes_on_where_it_was_with_all_workers(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 1, 4, 4), dtype=np.uint8)
     scheduler = LossExtrapolationScheduler(
-        "reference_loss", "min", budget=BUDGET, window=WINDOW, drop_below=0, winner_config={"workers": 3}
+        "reference_loss", "min", budget=BUDGET, window=WINDOW, prune_below=0, winner_config={"workers": 3}
     )
     results, record = race(
         [16, 64],
@@ -89,7 +89,7 @@ def test_a_race_frees_the_loser_and_the_winner_goes_on_where_it_was_with_all_wor
     assert not results.errors
     winner = scheduler.race.winner
     (loser,) = {"16", "64"} - {winner}
-    assert scheduler.race.state(loser) is State.DROPPED
+    assert scheduler.race.state(loser) is State.PRUNED
 
     early = [r for r in record.results if r["samples_seen"] <= WINDOW]
     late = [r for r in record.results if r["samples_seen"] > WINDOW]

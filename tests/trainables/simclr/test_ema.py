@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainables.settings import EncoderSettings
 from trainables.simclr import SimCLR
-from trainables.simclr.ema import WeightAverage
+from trainables.simclr.ema import WeightEMA
 
 
 def network(value: float) -> SimCLR:
@@ -23,7 +23,7 @@ def filled(model: SimCLR, value: float) -> SimCLR:
     return model
 
 
-def averaged(average: WeightAverage) -> float:
+def averaged(average: WeightEMA) -> float:
     """What all of the averaged model's weights are multiples of."""
     values: list[Tensor] = [p / (number + 1) for number, p in enumerate(average.model.parameters())]
     value = float(values[0].flatten()[0])
@@ -35,7 +35,7 @@ def averaged(average: WeightAverage) -> float:
 def run(schedule: list[tuple[int, float]], horizon: float, start: float = 100.0) -> float:
     """The average after steps of (batch size, value of the weights after the step)."""
     model = network(start)
-    average, samples = WeightAverage(model, horizon), 0
+    average, samples = WeightEMA(model, horizon), 0
     for batch, value in schedule:
         samples += batch
         filled(model, value)
@@ -76,7 +76,7 @@ def test_looks_back_by_samples_and_not_by_steps(batch: int) -> None:
 
 def test_takes_no_statistics_and_no_gradients() -> None:
     model = network(1.0)
-    average = WeightAverage(model, 20)
+    average = WeightEMA(model, 20)
     model.train()(torch.rand(4, 1, 8, 8, dtype=torch.float64))
     filled(model, 2.0)
     average.update(4, 8)
@@ -89,7 +89,7 @@ def test_takes_no_statistics_and_no_gradients() -> None:
 
 def test_leaves_the_model_alone() -> None:
     model = network(1.0)
-    average = WeightAverage(model, 20)
+    average = WeightEMA(model, 20)
     average.update(4, 4)
     filled(model, 3.0)
     average.update(4, 8)

@@ -137,7 +137,7 @@ def test_the_smaller_the_micro_batch_the_further_batch_norm_takes_the_gradient()
     assert 0.01 < errors[1] < errors[3] < 2  # no detail: a quarter of the gradient and more
 
 
-def test_dropout_drops_the_same_in_both_passes() -> None:
+def test_dropout_prunes_the_same_in_both_passes() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.Dropout(0.5), nn.Linear(32, 8)).double()
     both, criterion = views(6), partial(nt_xent, temperature=0.3)

@@ -127,13 +127,13 @@ def test_schedules_and_reports_count_the_images_of_an_update() -> None:
 
 
 def test_the_average_of_the_weights_counts_the_images_of_an_update(tmp_path: Path) -> None:
-    settings = small(batch_size=4, accumulation=4, evaluate_every=16, average=0.5)
+    settings = small(batch_size=4, accumulation=4, evaluate_every=16, ema_horizon=0.5)
     reports = run(settings, tmp_path)
     name, average = "head.0.weight", torch.zeros(())
     for number, seen in enumerate(reports.column("samples_seen")):
         keep = min(math.exp(-16 / (0.5 * 128)), 1 - 16 / seen)
         average = keep * average + (1 - keep) * reports.state(number)["model"][name]
-        torch.testing.assert_close(reports.state(number)["average"][name], average, rtol=0, atol=1e-6)
+        torch.testing.assert_close(reports.state(number)["ema"][name], average, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("stopped", [0, 1, 2])

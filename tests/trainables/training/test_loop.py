@@ -22,7 +22,7 @@ from trainables.settings import EncoderSettings, TrainSettings
 from trainables.simclr import Augment, SimCLR, nt_xent
 from trainables.training.checkpoint import CHECKPOINT_FILE, CheckpointError
 from trainables.training.devices import computes_in_bfloat16, data_parallel
-from trainables.training.loop import initial_encoder, load_averaged_encoder, train
+from trainables.training.loop import initial_encoder, load_ema_encoder, train
 from trainables.training.run import Run
 
 # --- learning ---
@@ -65,7 +65,7 @@ def test_bfloat16_learns_the_same_with_float32_weights(tmp_path: Path) -> None:
     rounded = run(small(precision="bfloat16"), tmp_path)
     assert rounded.column("train_loss") != exact.column("train_loss")
     assert rounded.column("reference_loss") == pytest.approx(exact.column("reference_loss"), abs=0.05)
-    weights = {**rounded.state()["model"], **rounded.state()["average"]}
+    weights = {**rounded.state()["model"], **rounded.state()["ema"]}
     assert {value.dtype for value in weights.values()} == {torch.float32, torch.int64}
 
 
@@ -79,7 +79,7 @@ def test_returns_the_averaged_encoder_which_the_last_checkpoint_holds(channels: 
     pictures.images.flags.writeable = pictures.reference.flags.writeable = False  # as in Ray's object store
     reports = Reports(tmp_path)
     encoder = train(settings, pictures, reports, device=CPU)
-    loaded = load_averaged_encoder(settings, channels, 12, reports.folder(-1))
+    loaded = load_ema_encoder(settings, channels, 12, reports.folder(-1))
     assert not any(module.training for module in [*encoder.modules(), *loaded.modules()])
     images = torch.tensor(smooth_images(6, 12, channels, seed=4))
     assert_equal(dict(encoder.state_dict()), dict(loaded.state_dict()))
@@ -92,7 +92,7 @@ def test_returns_the_averaged_encoder_which_the_last_checkpoint_holds(channels: 
 def test_the_averaged_weights_are_those_that_are_measured(tmp_path: Path) -> None:
     reports = run(small(), tmp_path)
     model = SimCLR(TrainSettings.model_validate(small()).encoder, 3)
-    model.load_state_dict(reports.state()["average"])
+    model.load_state_dict(reports.state()["ema"])
     references = ReferenceSet(data().reference, Augment(12), temperature=0.5, seed=3, device=CPU)
     again = references.measure(model)
     assert {name: reports.metrics[-1][name] for name in again} == again
@@ -494,7 +494,7 @@ def test_a_run_does_not_depend_on_the_number_of_workers(
             assert together[name] == pytest.approx(by_one[name], abs=1e-4), name
     for number, state in enumerate(states):
         expected = alone.state(number)
-        for part in ("model", "average"):
+        for part in ("model", "ema"):
             torch.testing.assert_close(state[part], expected[part], rtol=0, atol=2e-4)
     for reported, checkpoints in others:
         assert [values["samples_seen"] for values in reported] == alone.column("samples_seen")

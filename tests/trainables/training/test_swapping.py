@@ -64,7 +64,7 @@ def planned(**chosen: Any) -> dict[str, Any]:
 
 
 def run_as_planned(settings: dict[str, Any], folder: Path, resume_from: Path | None = None, **more: Any) -> Reports:
-    with patch("trainables.training.swapping.SwapOnSurprise", Planned):
+    with patch("trainables.training.swapping.SwapOnDeviation", Planned):
         return run(settings, folder, resume_from, **more)
 
 
@@ -109,10 +109,10 @@ def test_a_swap_is_a_stop_and_a_resume_with_another_batch_size_bit_for_bit(
     swapped, by_hand = run_as_planned(planned(**chosen), tmp_path / "swapped"), run_by_hand(tmp_path / "hand", **chosen)
     assert swapped.column("samples_seen") == [32, 64, 112, 136, 160, 192, 224, 284]
     for here, there in zip(swapped.metrics, by_hand.metrics, strict=True):
-        decided = {"decision", "surprise", "forecast", "forecast_std"}
+        decided = {"decision", "deviation", "forecast", "forecast_std"}
         assert_equal(without_clocks({k: v for k, v in here.items() if k not in decided}), without_clocks(there))
     last, other = swapped.state(), by_hand.state()
-    for part in ("model", "average", "optimizer"):
+    for part in ("model", "ema", "optimizer"):
         assert_equal(last[part], other[part], part)
 
 
@@ -141,7 +141,7 @@ def test_resumes_bit_for_bit_on_both_sides_of_a_swap(tmp_path: Path, stopped: in
     for here, there in zip(rest.metrics, whole.metrics[stopped + 1 :], strict=True):
         assert_equal(without_clocks(here), without_clocks(there))
     last, other = rest.state(), whole.state()
-    for part in ("model", "average", "optimizer", "batch_size", "accumulation"):
+    for part in ("model", "ema", "optimizer", "batch_size", "accumulation"):
         assert_equal(last[part], other[part], part)
 
 
@@ -164,7 +164,7 @@ def test_memory_is_asked_for_the_largest_candidate() -> None:
         return 12
 
     cut = patch("trainables.training.run.largest_micro_batch", micro_batch)
-    with cut, patch("trainables.training.swapping.SwapOnSurprise", Planned):
+    with cut, patch("trainables.training.swapping.SwapOnDeviation", Planned):
         reports = run(planned())
     assert asked == [30]
     assert reports.column("micro_batch") == [12, 12, 12, 8, 8, 12, 12, 12]
@@ -190,7 +190,10 @@ def planned_run_of_a_worker(chosen: dict[str, Any]) -> tuple[list[dict[str, Any]
         metrics.append(values)
         states.append(checkpoint and torch.load(Path(checkpoint) / CHECKPOINT_FILE, weights_only=True))
 
-    with patch("trainables.training.swapping.SwapOnSurprise", Planned), patch("trainables.training.run.SimCLR", simclr):
+    with (
+        patch("trainables.training.swapping.SwapOnDeviation", Planned),
+        patch("trainables.training.run.SimCLR", simclr),
+    ):
         train(chosen, data(), report, device=CPU)
     return metrics, states, sizes
 
@@ -207,7 +210,7 @@ def test_all_workers_swap_at_the_same_step(workers: Workers, world: int) -> None
     for together, alone in zip(parts[0][0], metrics, strict=True):
         assert together["reference_loss"] == pytest.approx(alone["reference_loss"], abs=1e-10)
     for together, alone in zip(parts[0][1], states, strict=True):
-        for part in ("model", "average"):
+        for part in ("model", "ema"):
             torch.testing.assert_close(together[part], alone[part], rtol=0, atol=1e-10)
 
 
@@ -249,7 +252,7 @@ def swapping(mode: str, **chosen: Any) -> dict[str, Any]:
 
 
 ROTATE = swapping("rotate", turn=32)
-SURPRISE = swapping("surprise", patience=2, threshold=0.0)
+DEVIATION = swapping("deviation", patience=2, threshold=0.0)
 
 
 def test_rotate_takes_turns(tmp_path: Path) -> None:
@@ -269,7 +272,7 @@ def test_a_turn_is_an_epoch_unless_told_otherwise() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chosen", [ROTATE, SURPRISE], ids=["rotate", "surprise"])
+@pytest.mark.parametrize("chosen", [ROTATE, DEVIATION], ids=["rotate", "deviation"])
 def test_a_policy_decides_the_same_after_a_resume(tmp_path: Path, chosen: dict[str, Any]) -> None:
     whole = run(chosen, tmp_path / "whole")
     actions = [metrics["decision"]["action"] for metrics in whole.metrics if "decision" in metrics]
@@ -278,7 +281,7 @@ def test_a_policy_decides_the_same_after_a_resume(tmp_path: Path, chosen: dict[s
         rest = run(chosen, tmp_path / f"rest-{stopped}", whole.folder(stopped))
         for here, there in zip(rest.metrics, whole.metrics[stopped + 1 :], strict=True):
             assert_equal(without_clocks(here), without_clocks(there))
-        for part in ("model", "average", "optimizer"):
+        for part in ("model", "ema", "optimizer"):
             assert_equal(rest.state()[part], whole.state()[part], part)
 
 
@@ -286,10 +289,10 @@ def test_what_a_race_has_found_since_does_not_change_what_was_decided_on_it(tmp_
     """A run that is taken up again is given the race's rates anew, and by then they may be others."""
     then = {"16": (0.5, 0.1), "8": (0.2, 0.1), "8x4": (-0.7, 0.1)}
     now = {"16": (0.5, 0.1), "8": (-0.7, 0.1), "8x4": (0.2, 0.1)}
-    whole = run(swapping("surprise", patience=2, threshold=0.0, rates=then), tmp_path / "whole")
+    whole = run(swapping("deviation", patience=2, threshold=0.0, rates=then), tmp_path / "whole")
     first = next(n for n, metrics in enumerate(whole.metrics) if metrics.get("decision", {}).get("action") == "swap")
     assert whole.metrics[first]["decision"]["chosen"] == "8"  # the next best of then
-    other = swapping("surprise", patience=2, threshold=0.0, rates=now)
+    other = swapping("deviation", patience=2, threshold=0.0, rates=now)
     rest = run(other, tmp_path / "rest", whole.folder(first - 1))
     for here, there in zip(rest.metrics, whole.metrics[first:], strict=True):
         assert_equal(without_clocks(here), without_clocks(there))
@@ -299,11 +302,11 @@ def test_what_a_race_has_found_since_does_not_change_what_was_decided_on_it(tmp_
 def test_the_history_begins_where_the_race_has_ended(tmp_path: Path) -> None:
     raced = run(small(budget=640, batch_size=8), tmp_path / "race")
     start = raced.folder(1)
-    reports = run({**SURPRISE, "batch_size": 8}, tmp_path / "stretch", start)
+    reports = run({**DEVIATION, "batch_size": 8}, tmp_path / "winner", start)
     for number in (0, 5):  # and stays there through a resume
         history = json.loads(reports.state(number)["swapping"])
         assert history["start"] == [64, raced.state(1)["seconds"]]
-    again = run({**SURPRISE, "batch_size": 8}, tmp_path / "again", reports.folder(2))
+    again = run({**DEVIATION, "batch_size": 8}, tmp_path / "again", reports.folder(2))
     assert json.loads(again.state()["swapping"])["start"] == [64, raced.state(1)["seconds"]]
 
 
