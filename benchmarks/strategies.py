@@ -146,7 +146,7 @@ def race(
             spent[size] = samples - start
     winner = series.winner
     assert isinstance(winner, int)
-    rates = {int(str(d.key)): d.log_rate for d in series.standings() if d.log_rate is not None}
+    rates = {size: d.log_rate for size, d in zip(curves, series.standings(), strict=True) if d.log_rate is not None}
     return winner, rates, sum(spent.values()) - spent[winner]
 
 

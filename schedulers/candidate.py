@@ -1,22 +1,28 @@
-"""What a race is run between."""
+"""The candidates of a race: batch sizes with gradient accumulation."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, order=True)
 class Candidate:
-    """One way to form an update.
+    """A global batch size and the number of batches whose gradients are accumulated for one update.
+
+    ``str(candidate)`` and ``candidate.key`` are its name in curves, decisions, files and tables: ``128``, or ``128x4``
+    for four batches per update. ``Candidate.parse`` reads it back.
 
     Args:
-        batch_size: Images over **all** workers together (the global batch) that are each other's negatives, at least
-            2 because a contrastive loss needs another image to tell apart.
-        accumulation: Batches whose gradients are averaged for one update, at least 1. It makes the gradient less noisy
-            and adds no negatives.
+        batch_size: Images of the global batch, over **all** workers; at least 2, because a contrastive loss needs
+            negatives.
+        accumulation: Batches whose gradients are averaged for one update, at least 1. More batches reduce the gradient
+            noise but add no negatives.
 
     Raises:
-        ValueError: A number is not whole, or too small.
+        ValueError: A number is not an integer, or too small.
     """
 
     batch_size: int
@@ -27,22 +33,35 @@ class Candidate:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError(f"{name} {value!r} is not a whole number")
         if self.batch_size < 2:
-            raise ValueError(f"batch size {self.batch_size} is below 2: a contrastive loss needs another image")
+            raise ValueError(f"batch size {self.batch_size} is below 2: a contrastive loss needs negatives")
         if self.accumulation < 1:
-            raise ValueError(f"accumulation {self.accumulation} is below 1: an update needs a batch")
+            raise ValueError(f"accumulation {self.accumulation} is below 1: an update needs at least one batch")
 
     @classmethod
-    def of_key(cls, key: str) -> Candidate:
-        """The candidate that has this key."""
-        batch_size, _, accumulation = key.partition("x")
-        return cls(int(batch_size), int(accumulation or 1))
+    def parse(cls, key: str) -> Candidate:
+        """Returns the candidate with this key.
+
+        Raises:
+            ValueError: The key is malformed.
+        """
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(key), re.ASCII)
+        if match is None:
+            raise ValueError(f"{key!r} is not a candidate: write a batch size (128) or 128x4 for accumulation over 4")
+        return cls(int(match[1]), int(match[2] or 1))
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Candidate:
+        """Returns the candidate given by the entries ``batch_size`` and ``accumulation`` (default 1) of a report."""
+        return cls(entries["batch_size"], entries.get("accumulation", 1))
 
     @property
     def images_per_update(self) -> int:
-        """Images over all workers and all batches that one update learns from."""
+        """Images that one update is computed from, over all workers and accumulated batches."""
         return self.batch_size * self.accumulation
 
     @property
     def key(self) -> str:
-        """The candidate's name in curves, decisions and tables: 128, or 128x4 where four batches make an update."""
+        return str(self)
+
+    def __str__(self) -> str:
         return str(self.batch_size) if self.accumulation == 1 else f"{self.batch_size}x{self.accumulation}"

@@ -103,5 +103,5 @@ def _mostly_used(reports: Sequence[Mapping[str, Any]]) -> Candidate:
     used: Counter[Candidate] = Counter()
     for before, report in itertools.pairwise([{"samples_seen": 0}, *reports]):
         late = max(report["samples_seen"] - max(before["samples_seen"], reports[-1]["samples_seen"] / 2), 0)
-        used[Candidate(report["batch_size"], report.get("accumulation", 1))] += late
+        used[Candidate.from_dict(report)] += late
     return max(used, key=lambda candidate: used[candidate])

@@ -176,7 +176,7 @@ class Trials:
         if race.winner is None:
             reasons = "; ".join(f"batch size {key} {why}" for key, why in race.failures().items())
             raise NoSurvivorError(f"no candidate survived: {reasons}. {again}")
-        return Candidate.of_key(str(race.winner))
+        return Candidate.parse(str(race.winner))
 
 
 def _resources(workers: Workers) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from adaptive_ray.errors import UserError
+from schedulers import Candidate
 
 #: A curve shorter than this shows nothing of where it is going.
 MIN_POINTS = 4
@@ -50,9 +51,12 @@ class Recording(BaseModel):
         return self
 
     @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.batch_size, self.accumulation)
+
+    @property
     def key(self) -> str:
-        """The candidate's name: its batch size, and how often it accumulates."""
-        return str(self.batch_size) if self.accumulation == 1 else f"{self.batch_size}x{self.accumulation}"
+        return self.candidate.key
 
     def time(self, axis: Axis) -> NDArray[np.float64]:
         """The reports' samples or seconds."""
@@ -118,7 +122,7 @@ def load_sweeps(directory: Path) -> list[Sweep]:
                 f"{directory}: {count} recordings of {dataset}, rule {rule}, seed {seed}, batch {key}; keep one"
             )
     whole = [
-        Sweep(*identity, tuple(sorted(members, key=lambda run: (run.batch_size, run.accumulation))))
+        Sweep(*identity, tuple(sorted(members, key=lambda run: run.candidate)))
         for identity, members in sorted(sweeps.items())
         if len(members) > 1
     ]

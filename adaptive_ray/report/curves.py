@@ -165,7 +165,7 @@ def colours(count: int) -> list[str]:
 
 def _course(curve: Mapping[str, Any]) -> list[Candidate]:
     """What a run started with, and what it had trained with at each of its reports."""
-    first = Candidate(curve["batch_size"], curve.get("accumulation", 1))
+    first = Candidate.from_dict(curve)
     unchanged = [None] * len(curve["samples"])
     sizes, counts = curve.get("batch_sizes", unchanged), curve.get("accumulations", unchanged)
     return [first, *(Candidate(size, count or 1) if size else first for size, count in zip(sizes, counts, strict=True))]

@@ -55,9 +55,9 @@ def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mappin
     deviations.axhline(0, color="#444444", linewidth=0.8)
     deviations.set_ylabel("deviation\n(+) or (-)")
 
-    used = [Candidate(report["batch_size"], report.get("accumulation", 1)) for report in reports]
+    used = [Candidate.from_dict(report) for report in reports]
     named = {decision[name] for decision in decisions for name in ("candidate", "chosen")}
-    rows = {candidate.key: row for row, candidate in enumerate(sorted({*used, *map(Candidate.of_key, named)}))}
+    rows = {candidate.key: row for row, candidate in enumerate(sorted({*used, *map(Candidate.parse, named)}))}
     course.step(samples, [rows[candidate.key] for candidate in used], where="pre", color="#444444")
     for decision in decisions:
         if decision["candidate"] != decision["chosen"] or decision["action"] == "confirm":

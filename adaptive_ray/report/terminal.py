@@ -94,7 +94,7 @@ class Progress:
         if self._live:
             return
         standing = next(s for s in self._shown.standings if s.key == candidate)
-        used = Candidate(metrics["batch_size"], metrics.get("accumulation", 1)).key  # a run may have swapped
+        used = Candidate.from_dict(metrics)  # a run may have swapped
         samples, loss = metrics["samples_seen"], metrics.get("reference_loss")
         self._console.print(
             f"[{self._elapsed()}] batch size {used}: {samples:,} of {self.plan.budget:,} samples, reference "
