@@ -11,6 +11,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from adaptive_ray.replay.recordings import Axis, Sweep
+from schedulers.tune.ray_compat import detached_trial
 
 #: What schedulers are told: the share of the budget that is spent, in percent, and the loss.
 TIME, METRIC, WHOLE = "percent", "loss", 100.0
@@ -37,7 +38,7 @@ class Playback:
     def run(self) -> None:
         """Plays the sweep to its end."""
         for key in self.sweep.by_key:
-            trial = Trial("recorded", config={"candidate": key}, trial_id=key, stub=True, _setup_default_resource=False)
+            trial = detached_trial(key, {"candidate": key})
             self.trials[key], self.reported[key] = trial, 0
             self.scheduler.on_trial_add(self, trial)
         budget = self.sweep.budget(self.axis)

@@ -6,10 +6,7 @@ import logging
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
-from ray.tune.result import AUTO_RESULT_KEYS, DONE
-from ray.tune.schedulers import FIFOScheduler
 
 from schedulers.decision import Decision, State
 from schedulers.events import Report
@@ -18,12 +15,22 @@ from schedulers.race import MIN_REPORTS, PRUNE_BELOW, Race
 from schedulers.race_series import RaceSeries
 from schedulers.rerace import Rerace
 from schedulers.tune.metrics import Reading
+from schedulers.tune.ray_compat import (
+    AUTO_RESULT_KEYS,
+    DONE,
+    TuneController,
+    UnbufferedScheduler,
+    concurrency_limit,
+    reset_failures,
+    save_trial,
+    set_last_result,
+    set_trial_status,
+)
 from schedulers.tune.restore import RestoreCallback
 from schedulers.tune.trial_config import Configurations
 from schedulers.tune.trials import (
     RESTARTED,
     can_be_resumed,
-    concurrency_limit,
     disk_failure,
     failure_reason,
     give_weights,
@@ -44,7 +51,7 @@ _CONTINUE, _STOP = "CONTINUE", "STOP"
 _MOST = 10_000
 
 
-class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
+class LossExtrapolationScheduler(UnbufferedScheduler):
     """Runs all trials side by side, extrapolates their losses, and keeps the one that will end best.
 
     Works with any trainable that reports the metric and how far it has come. Trials whose probability of ending best
@@ -97,8 +104,6 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
     Raises:
         ValueError: A number is out of its range, or a name is unknown.
     """
-
-    _supports_buffered_results = False
 
     def __init__(
         self,
@@ -200,7 +205,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         self._check(tune_controller, trial, key)
         self._trials[key] = trial
         if key in self.last_results and not trial.has_reported_at_least_once:
-            trial.run_metadata.last_result = dict(self.last_results[key])
+            set_last_result(trial, self.last_results[key])
         self._configurations.remember(key, trial)
         self.series.expect(tune_controller.search_alg.total_samples)
         self.series.enter(key)
@@ -221,7 +226,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             self.series.restart(key, before, str(cause))
         self._take(key, trial, result)
         if self._reached(key) > before:
-            trial.run_metadata.num_failures = 0  # Tune's limit is on failures without progress in between
+            reset_failures(trial)  # Tune's limit is on failures without progress in between
         self._stop_losers(tune_controller, but=trial)
         state, samples = self.series.state(key), self._reading.samples(result)
         if state is State.PRUNED:
@@ -270,7 +275,7 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
         was_pruned = self.series.state(key) is State.PRUNED
         self.series.fail(key, "was removed")
         note(trial, self.series.reason(key))
-        tune_controller._mark_trial_to_checkpoint(trial)  # Tune 2.60 forgets to save that a paused trial was stopped
+        save_trial(tune_controller, trial)
         if not was_pruned:
             self._stop_losers(tune_controller, but=trial)
 
@@ -326,10 +331,10 @@ class LossExtrapolationScheduler(FIFOScheduler):  # type: ignore[misc]
             self._configurations.put_on(trial, key, self.series)
             restart(trial, self._reading.time_attr, forked=key in self.series.unforked)
         elif self.series.comes_back(key):
-            controller._set_trial_status(trial, Trial.PAUSED)
+            set_trial_status(controller, trial, Trial.PAUSED)
         else:
             failed = key in self.series.failed
-            controller._set_trial_status(trial, Trial.ERROR if failed else Trial.TERMINATED)
+            set_trial_status(controller, trial, Trial.ERROR if failed else Trial.TERMINATED)
             controller.search_alg.on_trial_complete(trial.trial_id, error=failed)
 
     def _reached(self, key: Hashable) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.trainable import FunctionTrainable, Trainable
 from ray.tune.utils import flatten_dict
+
+from schedulers.tune.ray_compat import copy_checkpoint, set_last_result
 
 #: Why the scheduler has stopped a trial: an entry of its last result.
 STOP_REASON = "stop_reason"
@@ -75,10 +76,7 @@ def give_weights(trial: Trial, source: Trial, time_attr: str) -> None:
     if path := source.last_result.get(_TRAIN_CHECKPOINT):
         _train_from(trial, path, weights_at(source, time_attr))
         return
-    given = copy.copy(source.latest_checkpoint_result)
-    given.metrics = {**given.metrics, "trial_id": trial.trial_id, "config": trial.config}
-    trial.run_metadata.checkpoint_manager._latest_checkpoint_result = given
-    trial.run_metadata.invalidate_cache()
+    copy_checkpoint(source, trial)
 
 
 def restart(trial: Trial, time_attr: str, *, forked: bool) -> None:
@@ -108,8 +106,8 @@ def _train_from(trial: Trial, path: str, samples: float) -> None:
 
 
 def note(trial: Trial, reason: str) -> None:
-    """Writes down why a trial was stopped. Assigned, not changed in place, or Tune would not save it."""
-    trial.run_metadata.last_result = {**trial.last_result, STOP_REASON: reason}
+    """Adds the reason why a trial was stopped to its last result."""
+    set_last_result(trial, {**trial.last_result, STOP_REASON: reason})
 
 
 def disk_error(error: BaseException | None) -> OSError | None:
@@ -161,9 +159,3 @@ def last_error(trial: Trial) -> BaseException | None:
     except Exception:  # an error that cannot be unpickled says nothing here, and must not end the experiment
         return None
     return error.cause if isinstance(error, RayTaskError) else error
-
-
-def concurrency_limit(search_algorithm: Any) -> float:
-    """``TuneConfig(max_concurrent_trials=...)``; inf without one."""
-    searcher = getattr(search_algorithm, "searcher", None)
-    return getattr(search_algorithm, "max_concurrent", 0) or getattr(searcher, "max_concurrent", 0) or float("inf")
