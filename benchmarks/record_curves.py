@@ -52,7 +52,7 @@ def run_settings(options: argparse.Namespace, dataset: str, seed: int, rule: str
         "augment": "digits" if dataset == "mnist5k" else "natural",
         "temperature": 0.2,
         "encoder": {"depth": options.depth},
-        "optimizer": {"name": "adamw", "learning_rate": options.learning_rate, "rule": rule},
+        "optimizer": {"name": "adamw", "learning_rate": options.learning_rate, "lr_scaling": rule},
     }
 
 
@@ -68,7 +68,7 @@ def record(recording: Recording, options: argparse.Namespace) -> Path:
     torch.set_num_threads(1)
     data = load_dataset(
         DatasetSettings(
-            name=recording.dataset, root=options.root, limit=options.images, reference=REFERENCE, download=False
+            name=recording.dataset, root=options.root, limit=options.images, reference_images=REFERENCE, download=False
         ),
         recording.seed,
     )

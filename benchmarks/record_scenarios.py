@@ -76,14 +76,14 @@ SCENARIOS: dict[str, Scenario] = {
     "cifar-cold": Scenario("cifar10", 8_192, 8, {"temperature": 0.07}),
     "cifar-lars": Scenario(
         "cifar10", 8_192, 8,
-        {"temperature": 0.5, "optimizer": {"name": "lars", "learning_rate": 0.5, "rule": "linear"}},
+        {"temperature": 0.5, "optimizer": {"name": "lars", "learning_rate": 0.5, "lr_scaling": "linear"}},
     ),
     "cifar-sgd-linear": Scenario(
         "cifar10", 8_192, 8,
-        {"temperature": 0.5, "optimizer": {"name": "sgd", "learning_rate": 0.06, "rule": "linear"}},
+        {"temperature": 0.5, "optimizer": {"name": "sgd", "learning_rate": 0.06, "lr_scaling": "linear"}},
     ),
     "cifar-hot-rate": Scenario(
-        "cifar10", 8_192, 8, {"optimizer": {"name": "adamw", "learning_rate": 0.02, "rule": "none"}}
+        "cifar10", 8_192, 8, {"optimizer": {"name": "adamw", "learning_rate": 0.02, "lr_scaling": "none"}}
     ),
     "cifar-tail": Scenario("cifar10", 8_192, 10, tail=100.0),
     "cifar-wide": Scenario("cifar10", 10_000, 6, {"encoder": _small(2, 64)}, seeds=2),
@@ -122,7 +122,7 @@ def load(dataset: str, root: str, images: int, tail: float, seed: int) -> Any:
 
     limit = None if tail > 1 else images
     data = load_dataset(
-        DatasetSettings(name=dataset, root=root, limit=limit, reference=REFERENCE, download=False),  # type: ignore[arg-type]
+        DatasetSettings(name=dataset, root=root, limit=limit, reference_images=REFERENCE, download=False),  # type: ignore[arg-type]
         seed,
     )
     if tail > 1:
@@ -188,7 +188,7 @@ def record(name: str, seed: int, batch_size: int, options: argparse.Namespace) -
         "batch_size": batch_size,
         "accumulation": 1,
         "seed": seed,
-        "learning_rate_rule": settings["optimizer"].get("rule", "sqrt"),
+        "learning_rate_rule": settings["optimizer"].get("lr_scaling", "sqrt"),
         "samples": [report["samples_seen"] for report in reports],
         "seconds": [round(report["seconds"], 3) for report in reports],
         "learning_rate": [float(f"{report['learning_rate']:.5g}") for report in reports],

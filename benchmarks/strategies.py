@@ -85,7 +85,7 @@ class Workshop:
         from adaptive_ray.datasets.dataset import load_dataset
 
         settings = DatasetSettings(
-            name=options.dataset, root=options.root, limit=options.images, reference=512, download=False
+            name=options.dataset, root=options.root, limit=options.images, reference_images=512, download=False
         )
         self.data = load_dataset(settings, seed)
         self.budget = round(options.epochs * len(self.data.labels))

@@ -41,19 +41,21 @@ class DatasetClusters:
         self, images: NDArray[np.uint8] | ImageFiles, settings: ClusterSettings, cache: Path, seed: int
     ) -> None:
         self.settings, self.seed, self._images = settings, seed, images
-        if settings.m is not None and settings.m > len(images):
-            raise UserError(f"clusters.m = {settings.m}: there are only {len(images):,} training images; lower it")
+        if settings.n_clusters is not None and settings.n_clusters > len(images):
+            raise UserError(
+                f"clusters.n_clusters = {settings.n_clusters}: there are only {len(images):,} training images; lower it"
+            )
         sample, cpu = sample_of(images), torch.device("cpu")
         encoder = open_encoder(settings.encoder, input_size=settings.input_size, sample=sample, device=cpu)
         self._input_size = encoder.input_size
         self.folder = cache / f"{_digest(images)}-{encoder.fingerprint[:12]}-{encoder.input_size}"
         self._file = FeatureFile(self.folder, len(images))
-        self.known: Clustering | None = stored_clustering(self.folder, settings.method, settings.m, seed)
+        self.known: Clustering | None = stored_clustering(self.folder, settings.method, settings.n_clusters, seed)
 
     @classmethod
     def of(cls, config: ExperimentConfig, images: NDArray[np.uint8] | ImageFiles) -> DatasetClusters:
         """Those of an experiment's training images."""
-        cache = (config.clusters.cache or config.runs_dir / "features").absolute()
+        cache = (config.clusters.cache_dir or config.runs_dir / "features").absolute()
         return cls(images, config.clusters, cache, config.seed)
 
     @property
@@ -85,7 +87,7 @@ class DatasetClusters:
             UserError: They cannot be clustered as asked.
         """
         try:
-            self.known = clustering_of(self.folder, self.settings.method, self.settings.m, self.seed)
+            self.known = clustering_of(self.folder, self.settings.method, self.settings.n_clusters, self.seed)
         except ValueError as error:
             raise UserError(f"clusters: {error}") from None
         return self.known
@@ -105,13 +107,13 @@ class DatasetClusters:
 
     def service(self, order: str) -> Any:
         """The actor that answers for them; see ``ClusterService``. Ray must be initialised."""
-        file = clustering_file(self.folder, self.settings.method, self.settings.m, self.seed)
+        file = clustering_file(self.folder, self.settings.method, self.settings.n_clusters, self.seed)
         return start_service(
             f"{file.stem}-{order}-{self.folder.name}",
             folder=str(self.folder),
             encoder=self.settings.encoder,
             method=self.settings.method,
-            m=self.settings.m,
+            m=self.settings.n_clusters,
             seed=self.seed,
             order=order,
         )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from adaptive_ray.config.errors import explain
+from adaptive_ray.config.errors import format_error
 from adaptive_ray.encoders import load_encoder
 from adaptive_ray.errors import UserError
 from trainables.settings import EncoderSettings
@@ -189,7 +189,7 @@ def _torchvision(name: str, weights: str, input_size: int | None) -> tuple[nn.Mo
         size = input_size or torchvision.models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
         return build_encoder(settings, 3, image_size=size), size, 3
     except ValidationError as error:
-        raise UserError(f"encoder {name}: {explain(error, EncoderSettings)}") from None
+        raise UserError(f"encoder {name}: {format_error(error, EncoderSettings)}") from None
     except ValueError as error:
         hint = f" (clusters.encoder: {name}:FILE)" if weights == "torchvision" else ""
         raise UserError(f"encoder {name}: {error}{hint}") from None

@@ -27,16 +27,18 @@ class ClusterSettings(_Settings):
     method: Literal["auto", "graph", "silhouette", "bic", "hdbscan", "eigengap"] = Field(
         "auto", description="how they are counted; auto: the graph's communities, unless k-means separates better"
     )
-    m: PositiveInt | None = Field(None, description="a fixed number of clusters; null: counted")
-    cache: Path | None = Field(None, description="where features are kept, reached by all nodes; null: in runs_dir")
+    n_clusters: PositiveInt | None = Field(None, description="a fixed number of clusters; null: counted")
+    cache_dir: Path | None = Field(None, description="where features are kept, reached by all nodes; null: in runs_dir")
     actors: Literal["auto"] | PositiveInt = Field(
         "auto", description="processes that embed the images; auto: one for each GPU, without any for each CPU core"
     )
 
     @model_validator(mode="after")
     def _can_be_fixed(self) -> Self:
-        if self.m is not None and self.method == "hdbscan":
-            raise ValueError(f"method hdbscan finds the number itself: leave m = {self.m} out or use another method")
+        if self.n_clusters is not None and self.method == "hdbscan":
+            raise ValueError(
+                f"n_clusters = {self.n_clusters}: hdbscan finds the number itself; remove it or use another method"
+            )
         return self
 
 
@@ -69,8 +71,8 @@ class BatchFromClusters(_Settings):
 class CandidatesFromClusters(BatchFromClusters):
     """Candidates about the batch size that follows from the number of clusters."""
 
-    times: list[PositiveFloat] = Field([0.5, 1, 2], min_length=1, description="candidates, in units of alpha * M")
+    multipliers: list[PositiveFloat] = Field([0.5, 1, 2], min_length=1, description="candidates, in units of alpha * M")
 
     def batch_sizes(self, m: int) -> list[int]:
         """For ``m`` clusters; limits may make some equal, which then count once."""
-        return list(dict.fromkeys(self.from_clusters.batch_size(m, times) for times in self.times))
+        return list(dict.fromkeys(self.from_clusters.batch_size(m, times) for times in self.multipliers))

@@ -36,15 +36,17 @@ class DatasetSettings(BaseModel):
         "no damaged one is met later",
     )
     limit: int | None = Field(None, ge=16, description="use only this many training images, drawn by the seed")
-    reference: int = Field(512, ge=16, description="training images set aside for the reference loss")
-    test_share: float = Field(0.2, gt=0, lt=1, description="share held out for the probes, if the data has no test set")
+    reference_images: int = Field(512, ge=16, description="training images set aside for the reference loss")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share held out for the probes, if the data has no test set"
+    )
     test_limit: int = Field(10_000, ge=1, description="use at most this many of a test set's images, drawn by the seed")
     stream: Literal["auto"] | bool = Field(
         "auto",
         description="whether the training images of an image folder stay on disk, where all workers must reach them, "
         "and are decoded batch by batch; auto: if they would take more than half of the available memory",
     )
-    decoders: Literal["auto"] | PositiveInt = Field(
+    decoder_threads: Literal["auto"] | PositiveInt = Field(
         "auto", description="threads of a worker that decode an image folder; auto: one for each of its cores, up to 8"
     )
 

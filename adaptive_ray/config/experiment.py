@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from adaptive_ray.config.clusters import AlphaM, BatchFromClusters, CandidatesFromClusters, ClusterSettings
 from adaptive_ray.config.dataset import DatasetSettings
-from adaptive_ray.config.errors import explain
+from adaptive_ray.config.errors import format_error
 from adaptive_ray.config.settings import (
     Amount,
     CandidateEntry,
@@ -131,7 +131,7 @@ class ExperimentConfig(Settings):
 
     def _keys(self) -> list[str]:
         if isinstance(self.candidates, CandidatesFromClusters):
-            return [f"{times:g} alpha M" for times in self.candidates.times]
+            return [f"{times:g} alpha M" for times in self.candidates.multipliers]
         return ["alpha M"] if isinstance(self.batch_size, BatchFromClusters) else [c.key for c in self.choices]
 
     @property
@@ -227,7 +227,7 @@ def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> Exper
     try:
         return ExperimentConfig.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{source}: {explain(error, ExperimentConfig)}") from None
+        raise UserError(f"{source}: {format_error(error, ExperimentConfig)}") from None
 
 
 def dump_config(config: ExperimentConfig) -> str:

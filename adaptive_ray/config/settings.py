@@ -141,8 +141,10 @@ class TrialSettings(Settings):
     """The workers of one candidate during the race."""
 
     workers: int = Field(1, ge=1, description="Ray Train workers of each candidate; they share every batch")
-    cpus: float = Field(1, gt=0, description="CPU cores of a worker; less when a race needs more than there are")
-    gpu: Literal["auto"] | bool = Field("auto", description="one GPU a worker; auto: if the cluster has any")
+    cpus_per_worker: float = Field(
+        1, gt=0, description="CPU cores of a worker; less when a race needs more than there are"
+    )
+    use_gpu: Literal["auto"] | bool = Field("auto", description="one GPU a worker; auto: if the cluster has any")
 
 
 class WinnerSettings(Settings):

@@ -87,14 +87,14 @@ def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
     source = _folder(settings) if settings.name == "image_folder" else _arrays(settings)
     images = source.images
     order = np.random.default_rng((seed, 1)).permutation(len(images))
-    tested = 0 if source.test is not None else max(1, round(settings.test_share * len(images)))
-    held_out, order = order[: tested + settings.reference], order[tested + settings.reference :]
+    tested = 0 if source.test is not None else max(1, round(settings.test_fraction * len(images)))
+    held_out, order = order[: tested + settings.reference_images], order[tested + settings.reference_images :]
     order = order[: settings.limit]
     if len(order) < 16:
         raise UserError(
             f"dataset {settings.name}: {len(images)} images leave {len(order)} to train on after "
-            f"{settings.reference} for the reference loss{f' and {tested} to test on' if tested else ''}; "
-            f"at least 16 are needed, so lower dataset.reference or add images"
+            f"{settings.reference_images} for the reference loss{f' and {tested} to test on' if tested else ''}; "
+            f"at least 16 are needed, so lower dataset.reference_images or add images"
         )
     tests, test_labels = source.test or (images, source.labels)
     test_rows = held_out[:tested] if source.test is None else _drawn(len(tests), settings.test_limit, seed)
@@ -184,7 +184,7 @@ def _drawn(count: int, limit: int, seed: int) -> Rows:
 def _streamed(settings: DatasetSettings, source: _Source, files: ImageFiles, tested: int, training: int) -> bool:
     """Whether so many training images stay on disk. Those held out never do, and must fit into memory."""
     each, available = files.nbytes / len(files), free_memory()
-    held_out, setting = settings.reference + tested, "test_share" if source.test is None else "test_limit"
+    held_out, setting = settings.reference_images + tested, "test_fraction" if source.test is None else "test_limit"
     if held_out * each > available / 2:
         raise UserError(
             f"dataset.{setting} = {getattr(settings, setting):g}: {held_out:,} images held out would take "
@@ -226,7 +226,7 @@ def _folder(settings: DatasetSettings) -> _Source:
         value_range=(given[0], given[1]) if given else None,
     )
     numbers = {name: label for label, name in enumerate(sorted(set(folder.training.classes or ())))}
-    decoders = None if settings.decoders == "auto" else settings.decoders
+    decoders = None if settings.decoder_threads == "auto" else settings.decoder_threads
 
     def of(part: Part) -> tuple[ImageFiles, Labels | None]:
         part = part.without(found.unreadable)

@@ -86,9 +86,11 @@ class Layout:
             UserError: A run needs more than is free.
         """
         on_gpu = any(node.gpus >= 1 for node in nodes)
-        if config.trial.gpu is True and not on_gpu:
-            raise UserError(f"trial.gpu = true, but no GPU is free: {described(nodes)}; set trial.gpu=false or add one")
-        on_gpu = on_gpu and config.trial.gpu is not False
+        if config.trial.use_gpu is True and not on_gpu:
+            raise UserError(
+                f"trial.use_gpu = true, but no GPU is free: {described(nodes)}; set trial.use_gpu=false or add one"
+            )
+        on_gpu = on_gpu and config.trial.use_gpu is not False
         whole = _sized(config, nodes, on_gpu=on_gpu)
         winner = replace(whole, count=_winner_workers(config, whole, nodes))
         per_trial, wanted = config.trial.workers, config.race.max_concurrent
@@ -155,7 +157,7 @@ def laid_out(
 
 def _sized(config: ExperimentConfig, nodes: Sequence[Node], *, on_gpu: bool, sharing: int = 1) -> Workers:
     """A candidate's workers, of which ``sharing`` share a GPU, or the cores that one is to have."""
-    cpus, gpus = config.trial.cpus, 0.0
+    cpus, gpus = config.trial.cpus_per_worker, 0.0
     if on_gpu:
         cores = [node.cpus / int(node.gpus) for node in nodes if node.gpus >= 1 and node.cpus > 0]
         cpus, gpus = min([cpus * sharing, *cores]) if cores else 0.0, 1.0

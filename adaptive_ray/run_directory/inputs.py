@@ -26,8 +26,8 @@ _PLACES = (
     "tracking",
     "dataset.root",
     "dataset.download",
-    "dataset.decoders",
-    "clusters.cache",
+    "dataset.decoder_threads",
+    "clusters.cache_dir",
     "clusters.actors",
     "race.max_concurrent",
 )

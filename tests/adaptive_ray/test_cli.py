@@ -95,7 +95,7 @@ def images(root: Path, count: int = 80) -> Path:
 def written(folder: Path, **settings: Any) -> Path:
     """A configuration for 48 images of an image folder."""
     content = {
-        "dataset": {"name": "image_folder", "root": str(folder / "images"), "image_size": 8, "reference": 16},
+        "dataset": {"name": "image_folder", "root": str(folder / "images"), "image_size": 8, "reference_images": 16},
         "candidates": [4, 8],
         "budget": {"epochs": 4},
         "race": {"window": {"epochs": 2}},
@@ -122,7 +122,7 @@ class TestRefused:
             ("race.window.epochs=0.1", ["race.window", "at least 3"]),
             ("trial.workers=99999", ["trial.workers = 99999", "CPU cores", "--address"]),
             ("winner.workers=99999", ["winner.workers = 99999"]),
-            ("dataset.reference=4000", ["dataset.reference"]),
+            ("dataset.reference_images=4000", ["dataset.reference_images"]),
             ("budget.epochs=.inf", ["budget.epochs"]),
             ("Seed=1", ["unknown setting 'Seed'"]),
             ("simclr.loss=infonce", ["simclr.loss = 'infonce'", "nt_xent, dcl"]),
@@ -142,8 +142,11 @@ class TestRefused:
         [
             (["clusters.encoder=resnet81"], ["encoder 'resnet81'", "did you mean 'resnet18'?"]),
             (["clusters.encoder=resnet18:none.pth"], ["none.pth", "cannot be read"]),
-            (["clusters.encoder=pixels", "clusters.m=99999"], ["clusters.m = 99999", "training images", "lower it"]),
-            (["clusters.metod=bic"], ["unknown setting 'clusters.metod'", "'method'"]),
+            (
+                ["clusters.encoder=pixels", "clusters.n_clusters=99999"],
+                ["clusters.n_clusters = 99999", "training images", "lower it"],
+            ),
+            (["clusters.metod=bic"], ["unknown setting 'clusters.metod'", "'clusters.method'"]),
         ],
     )
     def test_clusters(self, command: Command, tmp_path: Path, verb: str, settings: list[str], parts: list[str]) -> None:
@@ -183,7 +186,7 @@ class TestRefused:
 
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-        assert "trial.gpu = true" in refused(command, tmp_path, "run", QUICKSTART, "--set", "trial.gpu=true")
+        assert "trial.use_gpu = true" in refused(command, tmp_path, "run", QUICKSTART, "--set", "trial.use_gpu=true")
 
     @pytest.mark.parametrize("content", [None, "candidates: [1\n", "- 1\n", "", "\x00"])
     @pytest.mark.parametrize("verb", ["run", "plan"])
@@ -268,7 +271,7 @@ class TestNames:
 
 class TestPlan:
     def test_what_would_run_and_what_it_would_cost(self, command: Command, tmp_path: Path) -> None:
-        settings = ["dataset.reference=256", "budget.epochs=7", "race.window.epochs=2", "race.evaluations=7"]
+        settings = ["dataset.reference_images=256", "budget.epochs=7", "race.window.epochs=2", "race.evaluations=7"]
         settings += ["candidates=[64, 128, 256]", "trial.workers=1", "race.max_concurrent=2"]
         answer = command("plan", QUICKSTART, *(part for setting in settings for part in ("--set", setting)))
         assert answer.code == 0
@@ -380,13 +383,13 @@ class TestMain:
     def test_a_signal_ends_it_as_an_interruption(
         self, command: Command, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
     ) -> None:
-        from adaptive_ray import config
+        from adaptive_ray.config import experiment
 
         def uncaught(*_: Any) -> None:
             raise RuntimeError("main() does not listen to the signal")
 
         signal.signal(number, uncaught)
-        monkeypatch.setattr(config, "load_config", lambda *_: signal.raise_signal(number))
+        monkeypatch.setattr(experiment, "load_config", lambda *_: signal.raise_signal(number))
         assert command("plan", QUICKSTART) == Answer(128 + number, "", "adaptive-ray: interrupted\n")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from adaptive_ray.config.errors import RENAMED_KEYS
 from adaptive_ray.config.experiment import dump_config, load_config, parse_config
 from adaptive_ray.config.settings import Amount
 from adaptive_ray.errors import UserError
@@ -64,9 +65,16 @@ class TestOverrides:
     def test_values_are_yaml(self) -> None:
         config = load_config(
             QUICKSTART,
-            ["seed=7", "candidates=[16, 32]", "trial.gpu=false", "race.prune_below=0.2", "name=my-run", "stretch={}"],
+            [
+                "seed=7",
+                "candidates=[16, 32]",
+                "trial.use_gpu=false",
+                "race.prune_below=0.2",
+                "name=my-run",
+                "winner={}",
+            ],
         )
-        assert (config.seed, config.candidates, config.trial.gpu) == (7, [Candidate(16), Candidate(32)], False)
+        assert (config.seed, config.candidates, config.trial.use_gpu) == (7, [Candidate(16), Candidate(32)], False)
         assert (config.race.prune_below, config.name, config.winner.workers) == (0.2, "my-run", "auto")
 
     def test_deep_ones_leave_their_neighbours_alone(self) -> None:
@@ -143,12 +151,12 @@ class TestWrongSettings:
             ("candidates=[{accumulation: 4}]", ["setting 'candidates.0.batch_size' is missing"]),
             (
                 "candidates=[32, {batch_size: 64, acumulation: 4}]",
-                ["unknown setting 'candidates.1.acumulation'", "did you mean 'accumulation'?"],
+                ["unknown setting 'candidates.1.acumulation'", "did you mean 'candidates.1.accumulation'?"],
             ),
             ("explore=racing", ["explore = 'racing'", "'race'", "'rotate'", "'none'"]),
             (
                 "race.rerace=sometimes",
-                ["= 'sometimes'", "'never'", "'on_deviation'", "settings of its own: at"],
+                ["= 'sometimes'", "'never'", "'on_deviation'", "a mapping with the keys at"],
             ),
             ("race.rerace={at: []}", ["race.rerace.at = []", "at least 1 item"]),
             ("swap.patience=1", ["swap.patience = 1", "greater than or equal to 2"]),
@@ -164,13 +172,13 @@ class TestWrongSettings:
             ("race.prune_below=1", ["race.prune_below = 1", "less than 1"]),
             ("race.predictor=oracle", ["race.predictor = 'oracle'", "joint", "per_curve", "last_value"]),
             ("trial.workers=0", ["trial.workers = 0", "greater than or equal to 1"]),
-            ("trial.gpu=maybe", ["trial.gpu = 'maybe'", "'auto'", "boolean"]),
+            ("trial.use_gpu=maybe", ["trial.use_gpu = 'maybe'", "'auto'", "boolean"]),
             ("winner.workers=0", ["winner.workers = 0", "at least 1, or auto"]),
             ("race.max_concurrent=0", ["race.max_concurrent = 0", "at least 1, or auto"]),
             ("winner.workers=most", ["winner.workers = 'most'", "'auto'", "integer"]),
             ("dataset.name=imagenet", ["dataset.name = 'imagenet'", "mnist5k", "image_folder"]),
             ("dataset.limit=15", ["dataset.limit = 15", "greater than or equal to 16"]),
-            ("dataset.test_share=1", ["dataset.test_share = 1", "less than 1"]),
+            ("dataset.test_fraction=1", ["dataset.test_fraction = 1", "less than 1"]),
             ("simclr.augment=letters", ["simclr.augment = 'letters'", "'natural'", "'digits'"]),
             ("simclr.optimizer.name=adagrad", ["simclr.optimizer.name = 'adagrad'", "lars"]),
             ("simclr.temperature=0", ["simclr.temperature = 0", "greater than 0"]),
@@ -189,15 +197,15 @@ class TestWrongSettings:
         [
             ("candidate", "candidates"),
             ("buget", "budget"),
-            ("dataset.nmae", "name"),
-            ("race.evaluation", "evaluations"),
-            ("race.window.epoch", "epochs"),
-            ("simclr.temprature", "temperature"),
-            ("simclr.encoder.widht", "width"),
-            ("simclr.optimizer.learning_rte", "learning_rate"),
-            ("tracking.url", "uri"),
-            ("swap.enable", "enabled"),
-            ("race.rerace.att", "at"),
+            ("dataset.nmae", "dataset.name"),
+            ("race.evaluation", "race.evaluations"),
+            ("race.window.epoch", "race.window.epochs"),
+            ("simclr.temprature", "simclr.temperature"),
+            ("simclr.encoder.widht", "simclr.encoder.width"),
+            ("simclr.optimizer.learning_rte", "simclr.optimizer.learning_rate"),
+            ("tracking.url", "tracking.uri"),
+            ("swap.enable", "swap.enabled"),
+            ("race.rerace.att", "race.rerace.at"),
             ("explor", "explore"),
         ],
     )
@@ -205,6 +213,22 @@ class TestWrongSettings:
         text = complaint(f"{name}=1")
         assert f"unknown setting {name!r}" in text
         assert f"did you mean {nearest!r}?" in text
+
+    @pytest.mark.parametrize(("old", "new"), RENAMED_KEYS.items())
+    def test_renamed_settings_are_refused_with_their_new_names(self, old: str, new: str) -> None:
+        text = complaint("candidates={from_clusters: {}}", f"{old}=1")
+        assert f"setting {old!r} was renamed; use {new!r}" in text
+        section, _, key = new.rpartition(".")
+        known = complaint("candidates={from_clusters: {}}", f"{section}{'.' if section else ''}zzz=1")
+        assert key in known.partition("known here: ")[2].split(", ")
+
+    @pytest.mark.parametrize("child", ["workers", "no_such_key"])
+    def test_a_renamed_section_is_named_whatever_it_holds(self, child: str) -> None:
+        assert "setting 'stretch' was renamed; use 'winner'" in complaint(f"stretch.{child}=2")
+
+    def test_renamed_values_are_refused_with_their_new_names(self) -> None:
+        text = complaint("race.rerace=on_surprise")
+        assert text.endswith("race.rerace = 'on_surprise': the value was renamed; use 'on_deviation'")
 
     def test_unknown_setting_unlike_any_other(self) -> None:
         text = complaint("winner.zzz=1")
@@ -254,12 +278,15 @@ class TestWrongSettings:
     @pytest.mark.parametrize(
         ("override", "parts"),
         [
-            ("clusters.metod=bic", ["unknown setting 'clusters.metod'", "did you mean 'method'?"]),
+            ("clusters.metod=bic", ["unknown setting 'clusters.metod'", "did you mean 'clusters.method'?"]),
             ("clusters.method=kmeans", ["clusters.method = 'kmeans'", "silhouette"]),
-            ("clusters={m: 5, method: hdbscan}", ["hdbscan finds the number itself", "m = 5"]),
-            ("clusters.m=0", ["clusters.m = 0", "greater than 0"]),
+            ("clusters={n_clusters: 5, method: hdbscan}", ["hdbscan finds the number itself", "n_clusters = 5"]),
+            ("clusters.n_clusters=0", ["clusters.n_clusters = 0", "greater than 0"]),
             ("sampling=balance", ["sampling = 'balance'", "'balanced'"]),
-            ("candidates={from_clusters: {alfa: 3}}", ["'candidates.from_clusters.alfa'", "did you mean 'alpha'?"]),
+            (
+                "candidates={from_clusters: {alfa: 3}}",
+                ["'candidates.from_clusters.alfa'", "did you mean 'candidates.from_clusters.alpha'?"],
+            ),
             ("candidates={from_clusters: {alpha: 0}}", ["candidates.from_clusters.alpha = 0"]),
             ("candidates={from_clusters: {min: 64, max: 32}}", ["min = 64 is above max = 32", "swap them"]),
         ],
@@ -271,13 +298,13 @@ class TestWrongSettings:
     @pytest.mark.parametrize(
         ("override", "parts"),
         [
-            ("accumulation=4", ["accumulation = 4", "settings of its own: until, alpha"]),
+            ("accumulation=4", ["accumulation = 4", "a mapping with the keys until, alpha"]),
             ("accumulation={alpha: 2}", ["'accumulation.until' is missing"]),
             ("accumulation={until: information, alpha: 0}", ["alpha = 0 must be above 0"]),
             ("accumulation={until: information, alpha: 200}", ["alpha = 200 is never reached", "allow at least 190"]),
             (
                 "accumulation={until: information, alpha: 2, scor: mmd}",
-                ["accumulation.scor'", "mean 'score'?"],
+                ["accumulation.scor'", "mean 'accumulation.score'?"],
             ),
             ("accumulation={until: information, alpha: auto}", ["needs images_per_update"]),
             (
@@ -304,7 +331,7 @@ class TestWrongSettings:
 
     def test_batch_sizes_from_clusters_that_accumulation_cannot_use(self) -> None:
         informed = "accumulation={until: information, alpha: auto, images_per_update: 64}"
-        config = load_config(QUICKSTART, ["candidates={from_clusters: {alpha: 4}, times: [1]}", informed])
+        config = load_config(QUICKSTART, ["candidates={from_clusters: {alpha: 4}, multipliers: [1]}", informed])
         assert config.with_clusters(10).choices == [Candidate(40)]
         with pytest.raises(UserError, match="accumulation: with 40 clusters, images_per_update = 64"):
             config.with_clusters(40)
@@ -352,7 +379,14 @@ class TestFiles:
 def test_dump_holds_every_setting_and_round_trips(tmp_path: Path) -> None:
     config = load_config(
         QUICKSTART,
-        [f"runs_dir={tmp_path}", "name='007'", "seed=5", "budget.samples=9000", "trial.gpu=false", "winner.workers=2"],
+        [
+            f"runs_dir={tmp_path}",
+            "name='007'",
+            "seed=5",
+            "budget.samples=9000",
+            "trial.use_gpu=false",
+            "winner.workers=2",
+        ],
     )
     text = dump_config(config)
     assert parse_config(yaml.safe_load(text)) == config
@@ -412,7 +446,7 @@ class TestFromClusters:
 
     def test_the_centre_of_the_candidates(self) -> None:
         config = load_config(
-            QUICKSTART, ["candidates={from_clusters: {alpha: 12, multiple_of: 16}, times: [0.5, 1, 2]}"]
+            QUICKSTART, ["candidates={from_clusters: {alpha: 12, multiple_of: 16}, multipliers: [0.5, 1, 2]}"]
         )
         assert config.uses_clusters
         assert [c.batch_size for c in config.with_clusters(10).choices] == [64, 128, 240]

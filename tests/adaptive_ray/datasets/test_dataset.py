@@ -56,7 +56,7 @@ def complaint(seed: int = 0, **settings: Any) -> str:
 
 class TestMnist5k:
     def test_shapes(self) -> None:
-        data = load(name="mnist5k", reference=256)
+        data = load(name="mnist5k", reference_images=256)
         assert data.shape == (1, 28, 28)
         assert data.training.images.shape == (5000 - 1000 - 256, 1, 28, 28)
         assert data.training.reference.shape == (256, 1, 28, 28)
@@ -102,11 +102,11 @@ class TestMnist5k:
         assert np.array_equal(limited.test_images, whole.test_images)
 
     def test_test_share(self) -> None:
-        assert len(load(name="mnist5k", test_share=0.5).test_images) == 2500
+        assert len(load(name="mnist5k", test_fraction=0.5).test_images) == 2500
 
     def test_too_large_a_reference_set(self) -> None:
-        text = complaint(name="mnist5k", reference=4000)
-        for part in ("mnist5k", "5000 images", "4000", "dataset.reference"):
+        text = complaint(name="mnist5k", reference_images=4000)
+        for part in ("mnist5k", "5000 images", "4000", "dataset.reference_images"):
             assert part in text
 
 
@@ -126,7 +126,9 @@ def file_of(image: Any) -> Path:
 
 class TestImageFolder:
     def test_images_and_classes(self, tmp_path: Path) -> None:
-        data = load(name="image_folder", root=image_folder(tmp_path), image_size=8, reference=16, test_share=0.2)
+        data = load(
+            name="image_folder", root=image_folder(tmp_path), image_size=8, reference_images=16, test_fraction=0.2
+        )
         assert data.shape == (3, 8, 8)
         assert [len(data.training.images), len(data.training.reference), len(data.test_images)] == [32, 16, 12]
         for images, labels in ((data.training.images, data.labels), (data.test_images, data.test_labels)):
@@ -142,14 +144,14 @@ class TestImageFolder:
         wide.paste((0, 0, 0), (8, 0, 16, 8))
         for file in root.rglob("*.png"):
             wide.save(file)
-        data = load(name="image_folder", root=root, image_size=8, reference=16)
+        data = load(name="image_folder", root=root, image_size=8, reference_images=16)
         assert data.training.images.max() == 0
 
     def test_grey_and_transparent_images_become_rgb(self, tmp_path: Path) -> None:
         root = image_folder(tmp_path)
         Image.new("L", (9, 9), 77).save(root / "cats" / "000.png")
         Image.new("RGBA", (9, 9), (1, 2, 3, 4)).save(root / "dogs" / "000.png")
-        assert load(name="image_folder", root=root, image_size=8, reference=16).shape == (3, 8, 8)
+        assert load(name="image_folder", root=root, image_size=8, reference_images=16).shape == (3, 8, 8)
 
     @pytest.mark.parametrize(
         ("damage", "why"),
@@ -157,7 +159,7 @@ class TestImageFolder:
     )
     @pytest.mark.parametrize("check", ["headers", "pixels"])
     def test_unreadable_images_are_left_out_and_named(self, tmp_path: Path, damage: str, why: str, check: str) -> None:
-        settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference": 16}
+        settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference_images": 16}
         whole = load(**settings)
         file = tmp_path / "dogs" / "007.bmp"
         Image.new("RGB", (9, 9)).save(file)
@@ -182,7 +184,7 @@ class TestImageFolder:
 
     @pytest.mark.parametrize("held_out", [False, True])
     def test_too_few_can_be_read(self, tmp_path: Path, held_out: bool) -> None:
-        settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference": 16}
+        settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference_images": 16}
         data = load(**settings)
         for image in data.test_images if held_out else data.training.images[:20]:
             file = tmp_path / file_of(image)
@@ -193,14 +195,14 @@ class TestImageFolder:
         assert "truncated" in text
 
     def test_too_few_images(self, tmp_path: Path) -> None:
-        text = complaint(name="image_folder", root=image_folder(tmp_path), reference=40)
+        text = complaint(name="image_folder", root=image_folder(tmp_path), reference_images=40)
         assert "60 images leave 8 to train on after 40 for the reference loss and 12 to test on" in text
 
 
 class TestLabels:
     def test_none(self, tmp_path: Path) -> None:
         """The same images in the same split, whatever is known of their classes."""
-        settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference": 16}
+        settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference_images": 16}
         labelled = load(**settings)
         for labels in ("none", None):
             data = load(**settings, labels=labels)
@@ -215,7 +217,7 @@ class TestLabels:
     def test_a_flat_folder_has_none(self, tmp_path: Path) -> None:
         for index in range(40):
             Image.new("RGB", (9, 9), (index, 0, 0)).save(tmp_path / f"{index}.png")
-        data = load(name="image_folder", root=tmp_path, image_size=8, reference=16, stream=True)
+        data = load(name="image_folder", root=tmp_path, image_size=8, reference_images=16, stream=True)
         assert data.labels is data.test_labels is None
         assert [len(data.training.images), len(data.training.reference), len(data.test_images)] == [16, 16, 8]
 
@@ -223,7 +225,7 @@ class TestLabels:
         root = image_folder(tmp_path, 400)
         for path in sorted((root / "dogs").iterdir())[2:]:
             path.unlink()
-        settings = {"name": "image_folder", "root": root, "image_size": 8, "reference": 16}
+        settings = {"name": "image_folder", "root": root, "image_size": 8, "reference_images": 16}
         data = load(1, **settings, limit=16)
         assert data.labels is data.test_labels is None
         assert "all images to train on are of one class, cats: they count as unlabelled" in data.summary
@@ -245,7 +247,7 @@ class TestLabels:
         val.mkdir(parents=True)
         for path in sorted((train / "dogs").iterdir())[:30]:
             path.rename(val / path.name)
-        settings = {"name": "image_folder", "root": root, "image_size": 8, "reference": 16}
+        settings = {"name": "image_folder", "root": root, "image_size": 8, "reference_images": 16}
         data = load(**settings)
         assert set(data.labels.tolist()) == {0, 1}
         assert data.test_labels.tolist() == [1] * 30
@@ -266,7 +268,13 @@ class TestPixels:
         for index in range(40):
             Image.fromarray((ramp * (980 + index)).astype(np.uint16)).save(tmp_path / f"{index}.tif")
         Image.new("LA", (8, 8), (9, 0)).save(tmp_path / "clear.png")
-        settings = {"name": "image_folder", "root": tmp_path, "image_size": 8, "reference": 16, "test_share": 0.01}
+        settings = {
+            "name": "image_folder",
+            "root": tmp_path,
+            "image_size": 8,
+            "reference_images": 16,
+            "test_fraction": 0.01,
+        }
         for stream in (False, True):
             plain = load(**settings, stream=stream)
             given = load(**settings, stream=stream, value_range=[0, 500], background="#ff0000")
@@ -278,7 +286,7 @@ class TestPixels:
         assert sum((image == [[[255]], [[0]], [[0]]]).all() for image in everything) == 1
 
     def test_images_of_one_colour_are_told_of(self, tmp_path: Path) -> None:
-        data = load(name="image_folder", root=image_folder(tmp_path), image_size=8, reference=16)
+        data = load(name="image_folder", root=image_folder(tmp_path), image_size=8, reference_images=16)
         assert "16 of 16 images that were looked at are of one colour all over" in data.summary
 
     @pytest.mark.parametrize(
@@ -303,12 +311,12 @@ def streamed(data: Dataset) -> bool:
 
 
 class TestStreaming:
-    @pytest.mark.parametrize("more", [{}, {"limit": 20}, {"test_share": 0.5, "reference": 20}], ids=str)
+    @pytest.mark.parametrize("more", [{}, {"limit": 20}, {"test_fraction": 0.5, "reference_images": 20}], ids=str)
     def test_the_same_images_as_in_memory(self, tmp_path: Path, more: dict[str, Any]) -> None:
         root = image_folder(tmp_path)
         for index in range(30):
             Image.effect_noise((40, 30), 50).convert("RGB").save(root / "cats" / f"noise-{index:02d}.jpg")
-        settings = {"name": "image_folder", "root": root, "image_size": 8, "reference": 16, **more}
+        settings = {"name": "image_folder", "root": root, "image_size": 8, "reference_images": 16, **more}
         memory, stream = (load(5, **settings, stream=stream) for stream in (False, True))
         assert (streamed(memory), streamed(stream)) == (False, True)
         assert stream.shape == memory.shape == (3, 8, 8)
@@ -321,7 +329,7 @@ class TestStreaming:
         assert np.array_equal(stream.test_labels, memory.test_labels)
 
     def test_training_images_are_not_decoded_to_load_them(self, tmp_path: Path) -> None:
-        settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference": 16}
+        settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference_images": 16}
         file = tmp_path / file_of(load(**settings, stream=False).training.images[0])
         file.write_bytes(file.read_bytes()[:45])  # its header is whole
         data = load(**settings, stream=True)
@@ -333,7 +341,7 @@ class TestStreaming:
         assert len(load(**settings, stream=True, check="pixels").training.images[:]) == 31
 
     def test_a_damaged_image_that_is_held_out_is_left_out(self, tmp_path: Path) -> None:
-        settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference": 16}
+        settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference_images": 16}
         data = load(**settings, stream=True)
         for image in (data.test_images[0], data.training.reference[0]):
             file = tmp_path / file_of(image)
@@ -348,16 +356,16 @@ class TestStreaming:
     def test_auto_streams_what_is_large_for_the_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         available = 400 * 2**20  # bytes
         monkeypatch.setattr("adaptive_ray.datasets.dataset.free_memory", lambda: available)
-        settings = {"name": "image_folder", "root": tmp_path, "image_size": 1024, "reference": 16}
+        settings = {"name": "image_folder", "root": tmp_path, "image_size": 1024, "reference_images": 16}
         (tmp_path / "a").mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / "a" / "image.png")
         content = (tmp_path / "a" / "image.png").read_bytes()
         for index in range(int(0.8 * available / (3 * 1024**2))):
             (tmp_path / "a" / f"{index:06d}.png").write_bytes(content)
-        assert streamed(load(**settings, test_share=0.001))
-        assert not streamed(load(**settings, test_share=0.001, limit=16))
-        text = complaint(**settings, test_share=0.6)
-        for words in ("dataset.test_share = 0.6", "GB of memory available", "lower it, or dataset.image_size"):
+        assert streamed(load(**settings, test_fraction=0.001))
+        assert not streamed(load(**settings, test_fraction=0.001, limit=16))
+        text = complaint(**settings, test_fraction=0.6)
+        for words in ("dataset.test_fraction = 0.6", "GB of memory available", "lower it, or dataset.image_size"):
             assert words in text
 
     def test_arrays_cannot_be_streamed(self) -> None:
@@ -367,13 +375,18 @@ class TestStreaming:
 
     @pytest.mark.parametrize("decoders", [0, -1, "many", 1.5])
     def test_decoders_are_counted(self, decoders: Any) -> None:
-        with pytest.raises(ValidationError, match="decoders"):
-            DatasetSettings(name="image_folder", decoders=decoders)
+        with pytest.raises(ValidationError, match="decoder_threads"):
+            DatasetSettings(name="image_folder", decoder_threads=decoders)
 
     @pytest.mark.parametrize("decoders", [1, 3, "auto"])
     def test_so_many_decoders_as_asked_for(self, tmp_path: Path, decoders: Any) -> None:
         data = load(
-            name="image_folder", root=image_folder(tmp_path), image_size=8, reference=16, stream=True, decoders=decoders
+            name="image_folder",
+            root=image_folder(tmp_path),
+            image_size=8,
+            reference_images=16,
+            stream=True,
+            decoder_threads=decoders,
         )
         expected = min(torch.get_num_threads(), 8) if decoders == "auto" else decoders
         everyone, one_more = threading.Barrier(expected + 1), threading.Event()
@@ -391,7 +404,7 @@ class TestStreaming:
 class TestCifar10:
     @pytest.mark.slow
     def test_whole(self) -> None:
-        data = load(name="cifar10", root=SHARED_DATA, download=False, reference=512)
+        data = load(name="cifar10", root=SHARED_DATA, download=False, reference_images=512)
         assert len(data.training.images) + len(data.training.reference) == 50_000
         assert data.shape == (3, 32, 32)
         assert data.test_images.shape == (10_000, 3, 32, 32)
@@ -465,7 +478,7 @@ def fashion_mnist(root: Path, train: int = 60, test: int = 20) -> tuple[Any, Any
 class TestFashionMnist:
     def test_small_files(self, tmp_path: Path) -> None:
         (images, labels), (test_images, test_labels) = fashion_mnist(tmp_path)
-        data = load(name="fashion_mnist", root=tmp_path, download=False, reference=16)
+        data = load(name="fashion_mnist", root=tmp_path, download=False, reference_images=16)
         assert data.shape == (1, 28, 28)
         assert np.array_equal(data.test_images[:, 0], test_images)
         assert np.array_equal(data.test_labels, test_labels)
@@ -478,5 +491,5 @@ class TestFashionMnist:
         file = tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
         file.write_bytes(file.read_bytes()[:1000])
         for download in (False, True):
-            text = complaint(name="fashion_mnist", root=tmp_path, download=download, reference=16)
+            text = complaint(name="fashion_mnist", root=tmp_path, download=download, reference_images=16)
             assert f"{file.parent} is damaged or incomplete" in text

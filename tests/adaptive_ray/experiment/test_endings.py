@@ -104,7 +104,7 @@ def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "race": {"evaluations": 4},
         "simclr": {"encoder": {"width": 8, "depth": 1}, "loss": "loss_of_a_user:mine"},
     }
-    settings["dataset"] |= {"reference": 16, "stream": True}  # type: ignore[operator]
+    settings["dataset"] |= {"reference_images": 16, "stream": True}  # type: ignore[operator]
     (folder / "loss_of_a_user.py").write_text("from trainables.simclr import nt_xent as mine\n")
     file = folder / "experiment.yaml"
     file.write_text(yaml.safe_dump(settings))

@@ -26,7 +26,7 @@ QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    config = load_config(QUICKSTART, ["dataset.limit=120", "dataset.test_share=0.02"])
+    config = load_config(QUICKSTART, ["dataset.limit=120", "dataset.test_fraction=0.02"])
     return load_dataset(config.dataset, 0)
 
 

@@ -26,9 +26,9 @@ def run(runs: Path, *settings: str) -> tuple[RunDirectory, str]:
 
 
 def test_candidates_from_clusters_take_turns_in_one_run_with_stratified_batches(tmp_path: Path) -> None:
-    clusters = ("clusters.m=8", "clusters.encoder=pixels", "sampling=stratified")
+    clusters = ("clusters.n_clusters=8", "clusters.encoder=pixels", "sampling=stratified")
     methods = ("accumulation={until: information, alpha: 1.8}", "sample_weights={mode: batch, centres: strata}")
-    sizes = "candidates={from_clusters: {alpha: 4}, times: [1, 2]}"
+    sizes = "candidates={from_clusters: {alpha: 4}, multipliers: [1, 2]}"
     directory, said = run(
         tmp_path, "explore=rotate", sizes, *clusters, *methods, "budget.samples=4096", "race.window.samples=512"
     )
@@ -54,7 +54,7 @@ def test_candidates_from_clusters_take_turns_in_one_run_with_stratified_batches(
 
 def test_a_winner_races_again_on_its_way(tmp_path: Path) -> None:
     common = ("candidates=[32, 128]", "budget.samples=4096", "race.window.samples=1024", "race.prune_below=0")
-    methods = ("clusters.encoder=pixels", "clusters.m=8", "sample_weights={mode: static}")
+    methods = ("clusters.encoder=pixels", "clusters.n_clusters=8", "sample_weights={mode: static}")
     informed = (
         "accumulation={until: information, alpha: auto, images_per_update: 128, score: frechet, negatives: shared}"
     )

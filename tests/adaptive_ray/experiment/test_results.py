@@ -20,7 +20,7 @@ QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 
 
 def test_repeated_reports_count_once_and_the_last_one_names_the_checkpoint(tmp_path: Path) -> None:
-    config = load_config(QUICKSTART, ["dataset.limit=120", "dataset.test_share=0.02", f"runs_dir={tmp_path}"])
+    config = load_config(QUICKSTART, ["dataset.limit=120", "dataset.test_fraction=0.02", f"runs_dir={tmp_path}"])
     data = load_dataset(config.dataset, 0)
     directory = RunDirectory.create(config, "run")
     shared = {"budget": 1000, "evaluate_every": 100, "encoder": {"width": 8, "depth": 1}, "seed": 0}

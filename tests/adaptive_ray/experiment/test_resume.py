@@ -27,7 +27,7 @@ QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
 #: One candidate with one worker, so that nothing else can differ in rounding.
 ONE = [
     "candidates=[64]", "explore=none", "winner.workers=1", "budget.samples=3072", "race.window.samples=3072",
-    "race.evaluations=12", "simclr.encoder.width=8", "dataset.limit=640", "dataset.reference=64",
+    "race.evaluations=12", "simclr.encoder.width=8", "dataset.limit=640", "dataset.reference_images=64",
     "tracking.enabled=false",
 ]  # fmt: skip
 

@@ -63,7 +63,7 @@ class TestCpu:
             (12, {}, 2, (1, 0.5, 0), (2, 1, 0), 4),
             (2, {"workers": 4}, 4, (4, 0.5, 0), (4, 1, 0), 2),
             (2, {"workers": 4}, 7, (4, 0.5, 0), (7, 1, 0), 2),
-            (2, {"cpus": 4}, 16, (1, 4, 0), (4, 4, 0), 2),
+            (2, {"cpus_per_worker": 4}, 16, (1, 4, 0), (4, 4, 0), 2),
         ],
     )
     def test_on_one_node(
@@ -74,12 +74,12 @@ class TestCpu:
 
     def test_threads_are_of_whole_cores(self) -> None:
         assert layout(configured(3), (2, 0)).race.threads == 1
-        assert layout(configured(2, cpus=4), (16, 0)).race.threads == 4
+        assert layout(configured(2, cpus_per_worker=4), (16, 0)).race.threads == 4
 
     def test_a_worker_has_its_cores_from_one_node(self) -> None:
-        found = layout(configured(2, cpus=4), (6, 0), (6, 0), (3, 0))
+        found = layout(configured(2, cpus_per_worker=4), (6, 0), (6, 0), (3, 0))
         assert (found.winner.count, found.concurrent) == (2, 2)
-        text = complaint(configured(2, cpus=4), (3, 0), (3, 0))
+        text = complaint(configured(2, cpus_per_worker=4), (3, 0), (3, 0))
         for part in ("room for 0 workers of 4 CPU cores", "node 0: 3 CPU cores", "node 1: 3 CPU cores"):
             assert part in text
 
@@ -98,7 +98,7 @@ class TestCpu:
         assert layout(config, (32, 0)).winner.count == 4
 
     def test_gpus_are_left_alone_on_request(self) -> None:
-        found = layout(configured(2, gpu=False), (4, 8))
+        found = layout(configured(2, use_gpu=False), (4, 8))
         assert (sizes(found.race), sizes(found.winner)) == ((1, 1, 0), (4, 1, 0))
 
     @given(
@@ -111,7 +111,7 @@ class TestCpu:
     def test_those_that_train_at_once_have_room(
         self, candidates: int, workers: int, each: float, free: list[float], wanted: Any
     ) -> None:
-        config = configured(candidates, workers=workers, cpus=each, max_concurrent=wanted)
+        config = configured(candidates, workers=workers, cpus_per_worker=each, max_concurrent=wanted)
         if workers > sum(int(cpus / each) for cpus in free):
             assert f"trial.workers = {workers}" in complaint(config, *((cpus, 0) for cpus in free))
             return
@@ -179,8 +179,8 @@ class TestGpu:
         assert (sizes(found.race), sizes(found.winner), found.concurrent) == (race, winner, concurrent)
 
     def test_required_but_absent(self) -> None:
-        text = complaint(configured(2, gpu=True), (8, 0))
-        for part in ("trial.gpu = true", "trial.gpu=false", "node 0: 8 CPU cores, 0 GPUs"):
+        text = complaint(configured(2, use_gpu=True), (8, 0))
+        for part in ("trial.use_gpu = true", "trial.use_gpu=false", "node 0: 8 CPU cores, 0 GPUs"):
             assert part in text
 
     def test_a_share_lies_on_one_gpu(self) -> None:
@@ -225,5 +225,5 @@ class TestResumed:
         assert (later.race, later.winner) == (before.race, before.winner)
         fewer = Layout.of(configured(3), nodes((1, 0), memory=16 * GIB), before=before)
         assert (fewer.race, fewer.winner.count, fewer.concurrent) == (before.race, 1, 2)
-        elsewhere = Layout.of(configured(3, cpus=0.25), nodes((0.25, 0)), before=before)
+        elsewhere = Layout.of(configured(3, cpus_per_worker=0.25), nodes((0.25, 0)), before=before)
         assert elsewhere.race.cpus < before.race.cpus

@@ -91,13 +91,13 @@ def test_what_others_use_on_a_node_does_not_count(address: str, tmp_path: Path) 
         assert all(node.memory > 2**28 for node in nodes)
         assert Layout.of(configured(tmp_path), nodes).winner.count == 3
         with pytest.raises(UserError, match=r"trial\.workers = 1: there is room for 0 workers of 2 CPU cores"):
-            Layout.of(configured(tmp_path, trial={"cpus": 2}), nodes)  # three are free, but on three nodes
+            Layout.of(configured(tmp_path, trial={"cpus_per_worker": 2}), nodes)  # three are free, but on three nodes
 
 
 def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run_and_prunes_nobody(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configured(tmp_path, max_concurrent=1, trial={"cpus": 2})  # only one node has room for a worker
+    config = configured(tmp_path, max_concurrent=1, trial={"cpus_per_worker": 2})  # only one node has room for a worker
     directory = RunDirectory.create(config, "run")
     monkeypatch.setattr(placement, "_PATIENCE", 10)
     taken: list[Any] = []

@@ -80,7 +80,7 @@ class TestSettings:
     def test_where_things_are_may_change(self, directory: RunDirectory, tmp_path: Path) -> None:
         elsewhere = str(tmp_path / "elsewhere")
         edit(directory, dataset__root=elsewhere, runs_dir=elsewhere, name="other", tracking__enabled=False)
-        edit(directory, dataset__decoders=3, dataset__download=False, tracking__uri="sqlite:///x.db")
+        edit(directory, dataset__decoder_threads=3, dataset__download=False, tracking__uri="sqlite:///x.db")
         assert check_settings(directory).dataset.root == Path(elsewhere)
 
     def test_the_same_written_otherwise(self, directory: RunDirectory) -> None:
@@ -147,7 +147,7 @@ class TestFolders:
 
     def start(self, folder: Path, stream: bool) -> tuple[RunDirectory, Dataset]:
         settings = ["dataset.name=image_folder", f"dataset.root={folder}", f"dataset.stream={stream}"]
-        settings += ["dataset.image_size=8", "dataset.reference=16", f"runs_dir={folder.parent / 'runs'}"]
+        settings += ["dataset.image_size=8", "dataset.reference_images=16", f"runs_dir={folder.parent / 'runs'}"]
         config = load_config(QUICKSTART, settings)
         return RunDirectory.create(config, f"run-{stream}"), load_dataset(config.dataset, config.seed)
 

@@ -19,7 +19,7 @@ progresses = st.floats(0, 1)
 
 
 def settings(**values: Any) -> OptimizerSettings:
-    return OptimizerSettings(**{"learning_rate": 0.8, "base_batch": 256, **values})
+    return OptimizerSettings(**{"learning_rate": 0.8, "base_batch_size": 256, **values})
 
 
 # --- the learning rate ---
@@ -40,7 +40,7 @@ def test_without_warmup_starts_at_the_peak() -> None:
 
 @given(st.floats(0, 0.99), st.integers(2, 100_000), st.sampled_from(["sqrt", "linear", "none"]))
 def test_ends_at_zero_and_stays_there(warmup: float, batch: int, rule: str) -> None:
-    schedule = settings(warmup=warmup, rule=rule)
+    schedule = settings(warmup=warmup, lr_scaling=rule)
     assert schedule.learning_rate_at(1.0, batch) == pytest.approx(0, abs=1e-12)
     assert schedule.learning_rate_at(1.5, batch) == schedule.learning_rate_at(1.0, batch)
 
@@ -60,13 +60,13 @@ def test_rises_in_the_warmup_and_falls_after_it(warmup: float, one: float, other
 @pytest.mark.parametrize(("rule", "power"), [("sqrt", 0.5), ("linear", 1.0), ("none", 0.0)])
 @given(progress=progresses, batch=st.integers(2, 100_000))
 def test_follows_the_batch_size_by_its_rule(rule: str, power: float, progress: float, batch: int) -> None:
-    schedule = settings(rule=rule)
+    schedule = settings(lr_scaling=rule)
     at_base = schedule.learning_rate_at(progress, 256)
     assert schedule.learning_rate_at(progress, batch) == pytest.approx(at_base * (batch / 256) ** power, rel=1e-12)
 
 
 def test_square_root_is_the_default_rule() -> None:
-    assert OptimizerSettings().rule == "sqrt"
+    assert OptimizerSettings().lr_scaling == "sqrt"
     assert settings().learning_rate_at(0.05, 1024) == pytest.approx(2 * 0.8)
 
 
@@ -89,7 +89,8 @@ def test_set_progress_reaches_every_group(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"name": "adam"}, {"rule": "cubic"}, {"lr": 0.1}, {"learning_rate": 0}, {"warmup": 1}, {"momentum": 1}]
+    "wrong",
+    [{"name": "adam"}, {"lr_scaling": "cubic"}, {"lr": 0.1}, {"learning_rate": 0}, {"warmup": 1}, {"momentum": 1}],
 )
 def test_refuses_settings_that_are_none(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
@@ -251,7 +252,7 @@ def test_momentum_correction_step_by_step(rule: str, ratio: float) -> None:
     SGD multiplies its velocity by the rate of the step and needs no correction; LARS (here without a trust ratio, hence
     plain momentum in the papers' form) holds the rate in its velocity and does.
     """
-    chosen = settings(rule=rule, momentum=0.5, learning_rate=0.1, warmup=0.0)
+    chosen = settings(lr_scaling=rule, momentum=0.5, learning_rate=0.1, warmup=0.0)
     one, other = parameter(1.0), parameter(1.0)
     sgd = torch.optim.SGD([one], lr=0.0, momentum=0.5)
     lars = LARS([{"params": [other], "adapt": False}], momentum=0.5)
@@ -277,7 +278,7 @@ def test_momentum_correction_leaves_adamw_alone() -> None:
     p.grad = torch.ones(1, dtype=torch.float64)
     optimizer.step()
     before = {name: value.clone() for name, value in optimizer.state[p].items()}
-    correct_momentum(optimizer, settings(rule="linear"), 64, 256)
+    correct_momentum(optimizer, settings(lr_scaling="linear"), 64, 256)
     assert {name: float(value) for name, value in optimizer.state[p].items()} == {
         name: float(value) for name, value in before.items()
     }
