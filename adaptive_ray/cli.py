@@ -124,8 +124,9 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
         f"budget: {p.budget:,} samples ({p.budget / p.epoch:.3g} epochs)\n"
         f"cost: at most {1 + p.explore_limit / p.budget:.2f} times one full run (a sweep over the candidates: {sweep})"
     )
-    if experiment.layout:
-        race, winner, at_once = experiment.layout.race, experiment.layout.winner, experiment.layout.concurrent
+    layout = experiment.prepared.layout if experiment.prepared else None
+    if layout:
+        race, winner, at_once = layout.race, layout.winner, layout.concurrent
         device = f"{race.gpus:.3g} GPU" if race.gpus else f"{race.cpus:.3g} CPU core{'' if race.cpus == 1 else 's'}"
         waves = f", {at_once} at once in {-(-sweep // at_once)} waves" if at_once < sweep else ""
         racing = f"{sweep} x {race.count} in the race ({device} each{waves}), {winner.count} for the winner"

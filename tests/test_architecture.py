@@ -46,7 +46,7 @@ def test_the_packages_are_found() -> None:
     assert {"schedulers/race.py", "schedulers/forecast/joint.py", "trainables/simclr/ntxent.py"} <= set(
         map(name, FILES)
     )
-    assert imported(ROOT / "schedulers" / "tune.py") >= {"ray", "schedulers"}
+    assert imported(ROOT / "schedulers" / "tune" / "scheduler.py") >= {"ray", "schedulers"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)

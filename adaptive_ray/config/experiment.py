@@ -15,20 +15,26 @@ from adaptive_ray.config.dataset import DatasetSettings
 from adaptive_ray.config.errors import format_error
 from adaptive_ray.config.settings import (
     Amount,
-    CandidateEntry,
     RaceSettings,
     Settings,
-    SwapSettings,
     TrackingSettings,
     TrialSettings,
     WinnerSettings,
+    WinnerSwapSettings,
     read_batch_size,
     read_candidates,
 )
 from adaptive_ray.errors import UserError
 from schedulers import Candidate
 from trainables.batches.scores import OF_FEATURES
-from trainables.settings import InformationSettings, SimCLRSettings, WeightSettings, check_accumulation, unweighted
+from trainables.settings import (
+    CandidateSettings,
+    InformationSettings,
+    SimCLRSettings,
+    WeightSettings,
+    check_accumulation,
+    unweighted,
+)
 
 
 class ExperimentConfig(Settings):
@@ -38,7 +44,7 @@ class ExperimentConfig(Settings):
     runs_dir: Path = Field(Path("runs"), description="results are written to runs_dir/name; all nodes must reach it")
     seed: int = Field(0, ge=0, description="fixes data splits, initialisation, order and augmentation")
     dataset: DatasetSettings = Field(description="images")
-    candidates: list[CandidateEntry] | CandidatesFromClusters | None = Field(
+    candidates: list[CandidateSettings] | CandidatesFromClusters | None = Field(
         None,
         description="what to choose from: batch sizes (images over all workers), or batch_size with accumulation; "
         "from_clusters: about alpha * M",
@@ -67,7 +73,7 @@ class ExperimentConfig(Settings):
     race: RaceSettings = Field(default_factory=RaceSettings, description="the choice between the candidates")
     trial: TrialSettings = Field(default_factory=TrialSettings, description="workers during the race")
     winner: WinnerSettings = Field(default_factory=WinnerSettings, description="workers after the race")
-    swap: SwapSettings = Field(default_factory=SwapSettings, description="the winner's change of candidate")
+    swap: WinnerSwapSettings = Field(default_factory=WinnerSwapSettings, description="the winner's change of candidate")
     simclr: SimCLRSettings = Field(default_factory=SimCLRSettings, description="network, augmentation, optimizer")
     probe_images: int = Field(10_000, ge=16, description="training images that the final probes learn from, at most")
     tracking: TrackingSettings = Field(default_factory=TrackingSettings, description="MLflow")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from schedulers import PREDICTORS, Candidate
+from schedulers import PREDICTORS
 from schedulers.race import PRUNE_BELOW
 from trainables.settings import DeviationSettings
 
@@ -35,15 +34,6 @@ class Amount(Settings):
     def of(self, images: int) -> int:
         """The number of samples, with ``images`` in an epoch."""
         return self.samples if self.samples is not None else math.ceil((self.epochs or 0) * images)
-
-
-def _read_candidate(entry: Any) -> Any:
-    """A batch size alone is a candidate without accumulation."""
-    return entry if isinstance(entry, Mapping | Candidate) else Candidate(entry)
-
-
-def _write_candidate(candidate: Candidate) -> Any:
-    return candidate.batch_size if candidate.accumulation == 1 else dataclasses.asdict(candidate)
 
 
 def read_candidates(given: Any) -> Any:
@@ -87,10 +77,6 @@ def _numbers(given: Any) -> list[str]:
     if isinstance(given, bool) or not re.fullmatch(r"\d+(?:[\s,;]+\d+)*", text := str(given).strip("[] ")):
         return []
     return re.findall(r"\d+", text) if isinstance(given, int | str) else []
-
-
-#: In YAML: 128, or {batch_size: 128, accumulation: 4}.
-CandidateEntry = Annotated[Candidate, BeforeValidator(_read_candidate), PlainSerializer(_write_candidate)]
 
 
 class Points(Settings):
@@ -158,7 +144,7 @@ class WinnerSettings(Settings):
         return _at_least_one(workers)
 
 
-class SwapSettings(DeviationSettings):
+class WinnerSwapSettings(DeviationSettings):
     """When a winner does worse than forecast, and whether it may then change to another candidate within its run."""
 
     enabled: bool = Field(False, description="whether to swap at all")

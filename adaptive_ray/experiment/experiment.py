@@ -29,6 +29,8 @@ from adaptive_ray.run_directory.directory import RunDirectory
 from adaptive_ray.run_directory.history import History
 from adaptive_ray.run_directory.inputs import check_data, check_settings
 from adaptive_ray.run_directory.lock import locked
+from schedulers import Candidate
+from trainables.settings import TrainSettings
 from trainables.simclr import build_encoder
 from trainables.simclr.losses import loss_named
 from trainables.training.micro_batch import training_bytes
@@ -39,6 +41,34 @@ if TYPE_CHECKING:
 
 #: Images that a worker must at least be able to have in the network at once, where that is left to the memory.
 _FEW_IMAGES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run whose batch sizes are known.
+
+    Args:
+        config: With the batch sizes and images per update that follow from the clusters.
+        plan: Samples, steps and reports of the run.
+        layout: Workers and their resources on this machine; None: the run joins a cluster.
+    """
+
+    config: ExperimentConfig
+    plan: Plan
+    layout: Layout | None
+
+    def settings(self, candidate: Candidate) -> TrainSettings:
+        """Returns the settings that a candidate trains with; its policy within the run is set when it trains alone."""
+        return TrainSettings(
+            **dict(self.config.simclr),
+            batch_size=candidate.batch_size,
+            accumulation=candidate.accumulation,
+            budget=self.plan.budget,
+            evaluate_every=self.plan.evaluate_every,
+            seed=self.config.seed,
+            information=self.config.accumulation,
+            sample_weights=self.config.sample_weights,
+        )
 
 
 class Experiment:
@@ -56,42 +86,45 @@ class Experiment:
         self.config, self.address = config, address
         self.data: Dataset = load_dataset(config.dataset, config.seed)
         self._try_encoder()
-        self.layout: Layout | None = None
-        self._plan: Plan | None = None
         self.dataset_clusters: DatasetClusters | None = None
         if config.uses_clusters:
             from adaptive_ray.clusters.dataset_clusters import DatasetClusters
 
             self.dataset_clusters = DatasetClusters.of(config, self.data.training.images)
         known = self.dataset_clusters.known if self.dataset_clusters is not None else None
-        if known is not None or not config.sized_by_clusters:
-            self._settle(known)
+        #: None: the batch sizes follow from clusters that have not been counted yet.
+        self.prepared = self.prepare(known) if known is not None or not config.sized_by_clusters else None
 
-    def _settle(self, found: Clustering | None) -> None:
-        """Plans with the batch sizes, and the images of updates, that follow from the clusters."""
-        updates = None
+    def prepare(self, found: Clustering | None) -> Prepared:
+        """Plans the run with the batch sizes and images per update that follow from the clusters.
+
+        Raises:
+            UserError: The plan does not fit the data or this machine.
+        """
+        config, updates = self.config, None
         if found is not None and self.dataset_clusters is not None:
             from adaptive_ray.clusters.consequences import images_per_update
 
-            self.config = self.config.with_clusters(found.m)
-            updates = images_per_update(self.config, found, self.dataset_clusters.reduced)
-        self._plan = Plan.of(self.config, len(self.data.training.images), updates)
-        if cluster_address(self.address) is None:
-            self.layout = Layout.of(self.config, [this_machine()], self._training_bytes())
+            config = config.with_clusters(found.m)
+            updates = images_per_update(config, found, self.dataset_clusters.reduced)
+        plan = Plan.of(config, len(self.data.training.images), updates)
+        alone = cluster_address(self.address) is None
+        layout = Layout.of(config, [this_machine()], self._training_bytes(config)) if alone else None
+        return Prepared(config, plan, layout)
 
     @property
     def plan(self) -> Plan:
-        """What the run comes to.
+        """Samples, steps and reports of the run.
 
         Raises:
             UserError: Batch sizes follow from clusters that have not been counted yet.
         """
-        if self._plan is None:
+        if self.prepared is None:
             raise UserError(
                 "the batch size follows from clusters that have not been counted yet; "
                 "count them with: adaptive-ray cluster CONFIG"
             )
-        return self._plan
+        return self.prepared.plan
 
     def _try_encoder(self) -> None:
         """Whether it takes the images, and whether the weights that it starts from are there."""
@@ -102,19 +135,19 @@ class Experiment:
         except ValueError as error:
             raise UserError(f"simclr.encoder: {error}") from None
 
-    def _training_bytes(self) -> int:
+    def _training_bytes(self, config: ExperimentConfig) -> int:
         """What a worker's training takes of the memory at least."""
-        micro_batch = self.config.simclr.micro_batch
+        micro_batch = config.simclr.micro_batch
         images = _FEW_IMAGES if micro_batch == "auto" else micro_batch
-        share = max(candidate.batch_size for candidate in self.config.choices) // self.config.trial.workers
+        share = max(candidate.batch_size for candidate in config.choices) // config.trial.workers
         return training_bytes(self._encoder, self.data.shape, min(images, max(share, 1)))
 
-    def _layout(self, directory: RunDirectory, nodes: list[Node]) -> Layout:
+    def _layout(self, config: ExperimentConfig, directory: RunDirectory, nodes: list[Node]) -> Layout:
         """Who trains on what; a resumed run keeps its layout if there is room."""
         before = directory.path / "layout.json"
         written = Layout.read(directory.read_json(before.name)) if before.exists() else None
         again = free_nodes if cluster_address(self.address) else None
-        layout = laid_out(self.config, nodes, self._training_bytes(), before=written, again=again)
+        layout = laid_out(config, nodes, self._training_bytes(config), before=written, again=again)
         directory.write_json(before.name, dataclasses.asdict(layout))
         return layout
 
@@ -129,18 +162,6 @@ class Experiment:
         except ValueError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"simclr.loss: {reason}; install its package, or add its folder to PYTHONPATH") from None
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Of ``TrainSettings``, without the candidate's own."""
-        return {
-            **self.config.simclr.model_dump(mode="json"),
-            "budget": self.plan.budget,
-            "evaluate_every": self.plan.evaluate_every,
-            "seed": self.config.seed,
-            "information": self.config.accumulation and self.config.accumulation.model_dump(mode="json"),
-            "sample_weights": self.config.sample_weights.model_dump(mode="json"),
-        }
 
     def run(self, directory: RunDirectory, console: Console, *, retry_failed: bool = False) -> dict[str, Any]:
         """Runs, or continues what ``directory`` already holds, and writes the results there.
@@ -200,19 +221,21 @@ class Experiment:
         retry_failed: bool,
     ) -> dict[str, Any]:
         progress.phase("starting Ray and MLflow")
-        if self._plan is not None:
+        if self.prepared is not None:
             tracking.open()
         # MLflow hears of an end before Ray takes its seconds to stop: a stopped job has three.
         with cluster(self.address), tracking.ended():
             nodes = free_nodes() if cluster_address(self.address) else [this_machine()]
-            clusters = self._clusters(directory, progress)
+            prepared, clusters = self._clusters(directory, progress)
+            config, plan = prepared.config, prepared.plan
             tracking.open()
-            progress.plan = self.plan
-            layout = self._layout(directory, nodes)
+            progress.plan = plan
+            layout = self._layout(config, directory, nodes)
             tracker = tracking.tracker()
-            trials = Trials(self.config, self.plan, self.settings, layout, directory, history, clusters)
+            settings = {candidate.key: prepared.settings(candidate) for candidate in plan.candidates}
+            trials = Trials(config, plan, settings, layout, directory, history, clusters)
             scheduler = trials.scheduler
-            progress.phase(self._phase())
+            progress.phase(_phase(config, plan))
             callback = RunCallback(scheduler, directory, progress, tracker)
             if retry_failed:
                 trials.retry_failed()
@@ -222,10 +245,10 @@ class Experiment:
             except PlacementError as error:
                 raise PlacementError(f"{error}. Make room; then resume with: {resume}") from None
             winner = trials.winner()
-            trained = Winner.saved(winner, directory, self.data, self.settings)
+            trained = Winner.saved(winner, directory, self.data, settings[winner.key])
         progress.phase("evaluating the encoder on held-out images")
         explored = round(scheduler.series.explored)
-        result = judge(trained, directory, self.data, self.config, budget=self.plan.budget, explored=explored)
+        result = judge(trained, directory, self.data, config, budget=plan.budget, explored=explored)
         if self.dataset_clusters is not None and self.dataset_clusters.known is not None:
             result["clusters"] = self.dataset_clusters.known.m
         result["restarts"] = [dataclasses.asdict(restart) for restart in scheduler.series.restarts]
@@ -233,31 +256,34 @@ class Experiment:
         self._write(trained.key, result, directory, tracker)
         return result
 
-    def _clusters(self, directory: RunDirectory, progress: Progress) -> dict[str, Any] | None:
-        """Counts the clusters if the run needs them, plans with them, and starts the actor that answers for them.
+    def _clusters(self, directory: RunDirectory, progress: Progress) -> tuple[Prepared, dict[str, Any] | None]:
+        """Counts the clusters if the run needs them, plans with them, and starts the actor that serves them.
 
         Returns:
-            What workers need; see ``train_worker``.
+            The plan, and what workers need; see ``train_worker``.
         """
         if self.dataset_clusters is None:
-            return None
+            assert self.prepared is not None
+            return self.prepared, None
         from adaptive_ray.clusters.consequences import remarks
 
         self.dataset_clusters.embed(progress.embedded)
         if self.dataset_clusters.known is None:
             progress.phase(f"counting the clusters of {len(self.data.training.images):,} images")
-        found, alpha = self.dataset_clusters.clustering(), self.config.alpha_m
-        self._settle(found)
-        sizes = ", ".join(candidate.key for candidate in self.config.choices)
+        found = self.dataset_clusters.clustering()
+        prepared = self.prepare(found)
+        config = prepared.config
+        sizes = ", ".join(candidate.key for candidate in config.choices)
         progress.phase(f"{found.m} clusters ({found.method}); batch sizes: {sizes}")
-        for remark in remarks(self.config, found.sizes):
+        for remark in remarks(config, found.sizes):
             progress.phase(remark)
-        wanted = self.config.known_of_images
-        known = {"service": self.dataset_clusters.service(self.config.sampling), "wanted": wanted} if wanted else None
+        wanted = config.known_of_images
+        known = {"service": self.dataset_clusters.service(config.sampling), "wanted": wanted} if wanted else None
         page = directory.path / "clusters.html"
         if not page.exists():
-            directory.write_json("clusters.json", self.dataset_clusters.present(page, self.data.name, alpha))
-        return known
+            summary = self.dataset_clusters.present(page, self.data.name, self.config.alpha_m)
+            directory.write_json("clusters.json", summary)
+        return prepared, known
 
     def _open_tracker(self, directory: RunDirectory) -> Any:
         if not self.config.tracking.enabled:
@@ -267,14 +293,6 @@ class Experiment:
         )
 
         return Tracker(self.config, directory)
-
-    def _phase(self) -> str:
-        sizes = ", ".join(candidate.key for candidate in self.plan.candidates)
-        return {
-            "race": f"race: batch sizes {sizes} side by side",
-            "rotate": f"one run: batch sizes {sizes} in turns",
-            "none": f"one run: batch size {sizes}",
-        }[self.config.explore if len(self.plan.candidates) > 1 else "none"]
 
     def _write(self, winner: str, result: dict[str, Any], directory: RunDirectory, tracker: Any) -> None:
         from adaptive_ray.experiment.evaluate import reason
@@ -290,6 +308,15 @@ class Experiment:
         if tracker is not None:
             tracker.finished(winner, result, directory.reports_of(winner))
             tracker.artifacts(directory, [name for name in ARTIFACTS if (directory.path / name).exists()])
+
+
+def _phase(config: ExperimentConfig, plan: Plan) -> str:
+    sizes = ", ".join(candidate.key for candidate in plan.candidates)
+    return {
+        "race": f"race: batch sizes {sizes} in parallel",
+        "rotate": f"one run: batch sizes {sizes} in turns",
+        "none": f"one run: batch size {sizes}",
+    }[config.explore if len(plan.candidates) > 1 else "none"]
 
 
 #: The files of a run's directory that go to MLflow; a run without swaps or clusters lacks theirs.

@@ -29,23 +29,21 @@ class Winner:
     reports: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def saved(cls, winner: Candidate, directory: RunDirectory, data: Dataset, settings: Mapping[str, Any]) -> Winner:
+    def saved(cls, winner: Candidate, directory: RunDirectory, data: Dataset, settings: TrainSettings) -> Winner:
         """Writes the encoder of the winner's last checkpoint to ``directory``; before anything else that may fail.
 
         Args:
             winner: The candidate whose trial has trained to the end of the budget.
             directory: Of the run; it holds the reports.
             data: What the winner was trained on.
-            settings: Of ``TrainSettings``, without the candidate's own.
+            settings: That the winner has trained with.
         """
         reports = directory.reports_of(winner.key)
         last, chosen = reports[-1], _mostly_used(reports)
         # Of a repeated report the last one names the checkpoint that there is.
         checkpoint = [each["checkpoint_path"] for each in directory.reports() if each["candidate"] == winner.key][-1]
-        own = {"batch_size": winner.batch_size, "accumulation": winner.accumulation}
-        candidate = TrainSettings.model_validate({**settings, **own})
         channels, size, _ = data.shape
-        encoder = load_ema_encoder(candidate, channels, size, checkpoint)
+        encoder = load_ema_encoder(settings, channels, size, checkpoint)
         provenance = {
             "dataset": data.name,
             "batch_size": chosen.batch_size,
@@ -53,7 +51,7 @@ class Winner:
             "samples_seen": last["samples_seen"],
         }
         save_encoder(encoder, directory.path, image_size=size, provenance=provenance)
-        return cls(winner.key, candidate, chosen, encoder, reports)
+        return cls(winner.key, settings, chosen, encoder, reports)
 
 
 def judge(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,6 +25,7 @@ from schedulers import Candidate, LossExtrapolationScheduler, Race
 from trainables.data import TrainingData
 from trainables.on_ray.failures import RETRIES
 from trainables.on_ray.trial import run_trial
+from trainables.settings import SwapSettings, TrainSettings
 
 #: A trial itself only waits for its Ray Train workers, which bring their own resources. Ray refuses an empty request.
 _DRIVER = {"CPU": 0, "memory": 1 << 20}
@@ -37,7 +37,7 @@ class Trials:
     Args:
         config: The run.
         plan: What it comes to.
-        settings: Of ``TrainSettings``, without the candidate's own.
+        settings: Of each candidate, by its key.
         layout: Who trains on what.
         directory: Of the run; what has been reported there is not trained again.
         history: Of the run; the races continue where it ends.
@@ -51,7 +51,7 @@ class Trials:
         self,
         config: ExperimentConfig,
         plan: Plan,
-        settings: dict[str, Any],
+        settings: Mapping[str, TrainSettings],
         layout: Layout,
         directory: RunDirectory,
         history: History,
@@ -89,8 +89,8 @@ class Trials:
             scheduler.series.enter(candidate.key)
         return scheduler
 
-    def _swap(self) -> Any:
-        """The winner's setting of this name; it depends on the race."""
+    def _swap(self) -> SwapSettings | Callable[[Race], SwapSettings] | None:
+        """Returns the winner's policy within its run; that of a race's winner depends on the race."""
         if self._config.explore == "rotate":
             return _swap_settings(self._config, self._plan)
         return partial(_swap_settings, self._config, self._plan) if self._config.swap.enabled else None
@@ -125,7 +125,6 @@ class Trials:
         winner = str(race.winner)
         if winner in starts and starts[winner]["samples_seen"] >= plan.budget:
             return
-        candidates = {candidate.key: candidate for candidate in plan.candidates}
         paths = {key: report["checkpoint_path"] for key, report in starts.items()}
         self.scheduler.last_results = starts
         alone = len(plan.trials) == 1
@@ -138,8 +137,6 @@ class Trials:
             tune.with_resources(trainable, _DRIVER),
             param_space={
                 "candidate": tune.grid_search(keys),
-                "batch_size": tune.sample_from(lambda spec: candidates[spec.config.candidate].batch_size),
-                "accumulation": tune.sample_from(lambda spec: candidates[spec.config.candidate].accumulation),
                 "resume_from": tune.sample_from(lambda spec: paths.get(spec.config.candidate)),
                 "run_tag": "start",
                 "swap": self._swap() if alone else None,
@@ -185,15 +182,15 @@ def _resources(workers: Workers) -> dict[str, Any]:
     return {"workers": workers.count, **own}
 
 
-def _swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = None) -> dict[str, Any]:
-    """A trial's setting ``swap``; of a ``race`` it takes the rates and throughputs that were measured there."""
+def _swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = None) -> SwapSettings:
+    """Returns a trial's policy within its run, with the rates and throughputs that were measured in ``race``."""
     standings = race.standings() if race is not None else []
-    return {
-        "mode": "rotate" if config.explore == "rotate" else "deviation",
-        "candidates": [dataclasses.asdict(candidate) for candidate in plan.candidates],
-        "patience": config.swap.patience,
-        "threshold": config.swap.threshold,
-        "rates": {str(s.key): s.log_rate for s in standings if s.log_rate is not None},
-        "throughputs": {str(s.key): s.throughput for s in standings if math.isfinite(s.throughput)},
-        "turn": plan.turn,
-    }
+    return SwapSettings(
+        mode="rotate" if config.explore == "rotate" else "deviation",
+        candidates=tuple(plan.candidates),
+        patience=config.swap.patience,
+        threshold=config.swap.threshold,
+        rates={str(s.key): s.log_rate for s in standings if s.log_rate is not None},
+        throughputs={str(s.key): s.throughput for s in standings if math.isfinite(s.throughput)},
+        turn=plan.turn,
+    )

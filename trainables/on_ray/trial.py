@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,13 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from trainables.on_ray.failures import RETRIES, RetryLostWorkers, Workers, as_failure
 from trainables.on_ray.process_group import ProcessGroupConfig, train_in_worker
-
-#: Settings of ``TrainSettings`` that differ between the trials of a race, or between a trial's phases.
-_OWN = ("batch_size", "accumulation", "swap")
+from trainables.settings import TrainSettings
 
 
 def run_trial(
     config: dict[str, Any],
     *,
-    settings: dict[str, Any],
+    settings: Mapping[str, TrainSettings],
     data: list[ObjectRef],
     storage: str,
     clusters: dict[str, Any] | None = None,
@@ -31,10 +30,11 @@ def run_trial(
     """Trains one candidate; a changed ``workers``, ``resume_from`` and ``run_tag`` make it a later phase.
 
     Args:
-        config: ``batch_size``, and where they are not the default ``accumulation`` and ``swap``; ``workers``, and for
-            each ``cpus``, ``gpus``, ``threads`` and, if wanted, ``memory``; ``resume_from`` (path of a checkpoint, or
-            None); ``run_tag`` (a Ray Train run's name is its identity: a phase needs its own).
-        settings: Of ``TrainSettings``, without those in ``config``.
+        config: ``candidate`` (a key of ``settings``); ``swap`` (``SwapSettings``, or None: the batch size does not
+            change within the run); ``workers``, and for each ``cpus``, ``gpus``, ``threads`` and optionally ``memory``;
+            ``resume_from`` (path of a checkpoint, or None); ``run_tag`` (a Ray Train run's name is its identity: a
+            phase needs its own).
+        settings: Of each candidate, by its key.
         data: One reference to ``TrainingData`` (in a list, so that Ray passes the reference on and not the data).
         storage: Where runs and checkpoints are kept; all nodes must reach it. No checkpoint is ever deleted here.
         clusters: See ``trainables.on_ray.worker.train_worker``.
@@ -53,7 +53,7 @@ def run_trial(
     trainer = Trainer(
         train_in_worker,
         train_loop_config={
-            "settings": {**settings, **{name: config[name] for name in _OWN if name in config}},
+            "settings": settings[config["candidate"]].with_swap(config.get("swap")),
             "data": data[0],
             "clusters": clusters,
             "threads": config["threads"],

@@ -29,7 +29,7 @@ def train_worker(config: dict[str, Any]) -> None:
     """Trains with this worker's share of every batch.
 
     Args:
-        config: ``settings`` (of ``TrainSettings``), ``data`` (reference to ``TrainingData`` in the object store),
+        config: ``settings`` (``TrainSettings``), ``data`` (reference to ``TrainingData`` in the object store),
             ``threads`` (CPU threads of this worker), ``gpus`` (its share of a GPU), ``memory`` (bytes that it may take
             on the CPU, or None), ``resume_from`` (path of a checkpoint, or None), ``clusters`` (what an actor knows of
             the images: it as ``service``, and as ``wanted`` the fields of ``TrainingData`` that it is asked for; or

@@ -2,6 +2,7 @@
 
 from trainables.settings.accumulation import InformationSettings, check_accumulation
 from trainables.settings.augment import PROFILES, AugmentSettings
+from trainables.settings.candidate import CandidateSettings
 from trainables.settings.encoder import EncoderSettings
 from trainables.settings.optimizer import OptimizerSettings
 from trainables.settings.sample_weights import Schedule, WeightSettings, unweighted
@@ -11,6 +12,7 @@ from trainables.settings.train import SimCLRSettings, TrainSettings
 __all__ = [
     "PROFILES",
     "AugmentSettings",
+    "CandidateSettings",
     "DeviationSettings",
     "EncoderSettings",
     "InformationSettings",

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from schedulers import Candidate
 from schedulers.forecast.deviation import PATIENCE, THRESHOLD
+from trainables.settings.candidate import CandidateSettings
 
 
 class DeviationSettings(BaseModel):
@@ -27,7 +27,7 @@ class SwapSettings(DeviationSettings):
         description="deviation: keep a candidate until it does worse than forecast; rotate: take turns, the most "
         "promising next",
     )
-    candidates: tuple[Candidate, ...] = Field(
+    candidates: tuple[CandidateSettings, ...] = Field(
         min_length=2, description="what can be changed to, the first one included"
     )
     axis: Literal["samples", "seconds"] = Field("samples", description="what is scarce: images or time")

@@ -80,6 +80,14 @@ class TrainSettings(SimCLRSettings):
             check_accumulation(self.information, self.candidates)
         return self
 
+    def with_swap(self, swap: SwapSettings | None) -> Self:
+        """Returns these settings with another policy within the run.
+
+        Raises:
+            ValidationError: The policy does not know the run's own candidate.
+        """
+        return type(self)(**{**dict(self), "swap": swap})
+
     @property
     def candidate(self) -> Candidate:
         """What the run starts with."""

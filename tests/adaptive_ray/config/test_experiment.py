@@ -398,10 +398,10 @@ def test_dump_holds_every_setting_and_round_trips(tmp_path: Path) -> None:
 
 
 def test_candidates_are_batch_sizes_or_batch_sizes_with_accumulation() -> None:
-    config = load_config(QUICKSTART, ["candidates=[64, {batch_size: 128}, {batch_size: 64, accumulation: 4}]"])
-    assert config.candidates == [Candidate(64), Candidate(128), Candidate(64, 4)]
+    config = load_config(QUICKSTART, ["candidates=[64, {batch_size: 128}, {batch_size: 64, accumulation: 4}, 64x2]"])
+    assert config.candidates == [Candidate(64), Candidate(128), Candidate(64, 4), Candidate(64, 2)]
     written = yaml.safe_load(dump_config(config))
-    assert written["candidates"] == [64, 128, {"batch_size": 64, "accumulation": 4}]
+    assert written["candidates"] == [64, 128, "64x4", "64x2"]
     assert parse_config(written) == config
 
 

@@ -41,7 +41,7 @@ def test_repeated_reports_count_once_and_the_last_one_names_the_checkpoint(tmp_p
     model = initial_model(settings, data.training, torch.device("cpu"))
     save_checkpoint({"ema": model.state_dict()}, there)
 
-    winner = Winner.saved(Candidate(32), directory, data, shared)
+    winner = Winner.saved(Candidate(32), directory, data, settings)
     assert [entry["samples_seen"] for entry in winner.reports] == [500, 700, 800, 900, 1000]
     assert winner.chosen == Candidate(64)  # 300 samples with 64, and 200 with 32 in the later half
     weights = load_file(directory.path / "encoder.safetensors")

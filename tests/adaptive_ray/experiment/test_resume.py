@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from adaptive_ray.config.experiment import load_config
 from adaptive_ray.experiment.experiment import Experiment
 from adaptive_ray.run_directory.directory import RunDirectory
-from trainables.settings import TrainSettings
+from schedulers import Candidate
 from trainables.training.checkpoint import CHECKPOINT_FILE
 from trainables.training.loop import train
 
@@ -75,10 +75,11 @@ def test_it_is_interrupted_moved_and_its_newest_checkpoint_is_cut(tmp_path: Path
 
     losses: list[float] = []
     experiment = Experiment(load_config(QUICKSTART, ONE))
-    alone = TrainSettings.model_validate({**experiment.settings, "batch_size": 64})
+    assert experiment.prepared is not None
+    alone = experiment.prepared.settings(Candidate(64))
     threads = torch.get_num_threads()
-    assert experiment.layout is not None
-    torch.set_num_threads(experiment.layout.winner.threads)
+    assert experiment.prepared.layout is not None
+    torch.set_num_threads(experiment.prepared.layout.winner.threads)
     try:
         whole = train(alone, experiment.data.training, lambda metrics, **_: losses.append(metrics["reference_loss"]))
     finally:

@@ -19,7 +19,7 @@ from ray.train._internal import session
 from ray.tune import ResultGrid
 from ray.tune.execution import tune_controller
 
-from tests.schedulers import walkers
+from tests.schedulers.tune import walkers
 
 
 class Actor:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 
-from tests.schedulers import killed_driver
+from tests.schedulers.tune import killed_driver
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
 

@@ -15,9 +15,10 @@ from ray import tune
 from ray.util.state import list_actors
 
 from adaptive_ray.ray_cluster.placement import PlacementWatch
-from schedulers import LossExtrapolationScheduler, State
+from schedulers import Candidate, LossExtrapolationScheduler, State
 from trainables.data import TrainingData
 from trainables.on_ray.trial import run_trial
+from trainables.settings import SwapSettings, TrainSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -39,7 +40,7 @@ class Record(tune.Callback):
 
 
 def race(
-    sizes: list[int],
+    candidates: list[Candidate],
     images: Any,
     storage: Path,
     scheduler: LossExtrapolationScheduler,
@@ -48,12 +49,15 @@ def race(
 ) -> tuple[tune.ResultGrid, Record]:
     record = Record()
     data = ray.put(TrainingData(images=images[:-44], reference=images[-44:]))
-    trainable = tune.with_parameters(run_trial, settings=settings, data=[data], storage=str(storage / "train"))
+    of_each = {
+        each.key: TrainSettings(batch_size=each.batch_size, accumulation=each.accumulation, **settings)
+        for each in candidates
+    }
+    trainable = tune.with_parameters(run_trial, settings=of_each, data=[data], storage=str(storage / "train"))
     results = tune.Tuner(
         tune.with_resources(trainable, {"CPU": 0, "memory": 1 << 20}),
         param_space={
-            "candidate": tune.grid_search([str(size) for size in sizes]),
-            "batch_size": tune.sample_from(lambda spec: int(spec.config.candidate)),
+            "candidate": tune.grid_search(list(of_each)),
             "resume_from": None,
             "run_tag": "start",
             "workers": 2,
@@ -76,7 +80,7 @@ def test_a_race_frees_the_loser_and_the_winner_goes_on_where_it_was_with_all_wor
         "reference_loss", "min", budget=BUDGET, window=WINDOW, prune_below=0, winner_config={"workers": 3}
     )
     results, record = race(
-        [16, 64],
+        [Candidate(16), Candidate(64)],
         noise.repeat(4, axis=2).repeat(4, axis=3),
         tmp_path,
         scheduler,
@@ -113,13 +117,14 @@ def test_a_race_frees_the_loser_and_the_winner_goes_on_where_it_was_with_all_wor
 
 def test_a_trial_accumulates_and_swaps_and_its_decisions_arrive(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (140, 1, 16, 16), dtype=np.uint8)
-    swap = {"mode": "rotate", "turn": 128, "candidates": [{"batch_size": 16, "accumulation": 2}, {"batch_size": 64}]}
+    first, second = Candidate(16, 2), Candidate(64)
+    swap = SwapSettings(mode="rotate", turn=128, candidates=(first, second))
     results, record = race(
-        [16],
+        [first],
         images,
         tmp_path,
         LossExtrapolationScheduler("reference_loss", "min", budget=512, window=384),
-        own={"accumulation": 2, "swap": swap},
+        own={"swap": swap},
         budget=512,
         evaluate_every=128,
         encoder={"width": 8, "depth": 1},
@@ -134,6 +139,6 @@ def test_a_trial_accumulates_and_swaps_and_its_decisions_arrive(tmp_path: Path) 
 
 def test_a_worker_that_raises_names_its_error_as_the_reason(tmp_path: Path) -> None:
     scheduler = LossExtrapolationScheduler("reference_loss", "min", budget=512, window=256)
-    race([4096], np.zeros((108, 1, 16, 16), np.uint8), tmp_path, scheduler, budget=512, evaluate_every=64)
+    race([Candidate(4096)], np.zeros((108, 1, 16, 16), np.uint8), tmp_path, scheduler, budget=512, evaluate_every=64)
     assert scheduler.race.winner is None
     assert "ValueError: a batch of 4096" in scheduler.race.failures()["4096"]
