@@ -15,7 +15,7 @@ def _read(entry: Any) -> Any:
     if isinstance(entry, Mapping | Candidate):
         return entry
     if isinstance(entry, str) and re.fullmatch(r"\d+(x\d+)?", entry):
-        return Candidate.of_key(entry)
+        return Candidate.parse(entry)
     return Candidate(entry)  # says what is wrong with it
 
 
