@@ -1,4 +1,4 @@
-"""What a race decides, and the numbers it was decided on."""
+"""The states of candidates in a race, and the decisions that change them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from schedulers.forecast import Forecast
 
 
 class State(StrEnum):
-    """Where a candidate stands in its race."""
+    """The state of a candidate in a race."""
 
-    RACING = "racing"  # trains
-    WAITING = "waiting"  # has spent its window, and waits for the others
-    PRUNED = "pruned"  # out; its reason says why
+    RACING = "racing"  # training
+    WAITING = "waiting"  # has spent the window, or has finished; may still win
+    PRUNED = "pruned"  # stopped; the reason says why
     WON = "won"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A change of one candidate's state, with the numbers it was taken on.
+    """A change of a candidate's state, with the numbers that it is based on.
 
     Args:
         key: The candidate.
         state: Its new state.
-        reason: Why, in words.
-        samples: Samples it has seen; before its first report, those that all candidates started from.
-        loss: Its last loss (nan before the first).
-        forecast: Its expected loss at the end of the budget.
-        probability_best: The probability that it ends lowest.
-        log_rate: The logarithm of its progress rate, and the standard deviation (None: the forecaster has no rates).
+        reason: The reason, for users.
+        samples: Samples seen; before the first report, those at which the race started.
+        loss: The last loss; nan before the first report.
+        forecast: The loss forecast for the end of the budget.
+        probability_best: The probability of finishing best.
+        log_rate: Mean and standard deviation of the log statistical efficiency; None if the forecaster has none.
         throughput: Samples per second.
     """
 

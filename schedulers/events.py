@@ -1,4 +1,4 @@
-"""What happens in a run, in order: the one history from which everything that was decided follows."""
+"""The events of a run. All decisions follow from their ordered history."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Expect:
-    """There will be this many candidates."""
+    """The number of candidates is known."""
 
     count: int
 
 
 @dataclass(frozen=True)
 class Enter:
-    """A candidate is added."""
+    """A candidate enters the race."""
 
     candidate: Hashable
 
 
 @dataclass(frozen=True)
 class Report:
-    """A candidate has reported its loss after ``samples`` samples and ``seconds`` of training."""
+    """A candidate reports its loss after ``samples`` samples and ``seconds`` of training."""
 
     candidate: Hashable
     samples: float
@@ -34,7 +34,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Fail:
-    """A candidate cannot continue."""
+    """A candidate fails."""
 
     candidate: Hashable
     reason: str
@@ -42,14 +42,14 @@ class Fail:
 
 @dataclass(frozen=True)
 class Complete:
-    """A candidate will report no more."""
+    """A candidate finishes."""
 
     candidate: Hashable
 
 
 @dataclass(frozen=True)
 class Restart:
-    """A candidate lost a process or a node and continues from its last checkpoint; it changes no decision."""
+    """A candidate lost a process or a node and resumes from its last checkpoint. No decision depends on it."""
 
     candidate: Hashable
     samples: float
@@ -58,7 +58,7 @@ class Restart:
 
 @dataclass(frozen=True)
 class Retry:
-    """Candidates that failed are to be tried again, at a user's request."""
+    """A user retries failed candidates."""
 
     candidates: tuple[Hashable, ...]
 
@@ -69,22 +69,22 @@ _KINDS = {kind.__name__.lower(): kind for kind in (Expect, Enter, Report, Fail, 
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    """An event as a dictionary that every JSON reader understands. Candidates must be strings to come back."""
+    """Converts an event to a dictionary of strict JSON. Keys of candidates must be strings to be read back."""
     values = {name: _finite(value) for name, value in asdict(event).items()}
     return {"event": type(event).__name__.lower(), **values}
 
 
 def from_json(entry: Mapping[str, Any]) -> Event:
-    """The event that ``to_json`` gave; entries that it did not write are ignored.
+    """Reads an event written by ``to_json``; unknown entries are ignored.
 
     Raises:
-        ValueError: It is no event.
+        ValueError: The entry is not an event.
     """
     try:
         kind = _KINDS[entry["event"]]
         values = {name: entry[name] for name in kind.__dataclass_fields__}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{dict(entry)} is no event: {error} is missing or unknown") from None
+        raise ValueError(f"{dict(entry)} is not an event: {error} is missing or unknown") from None
     for name in ("samples", "loss", "seconds"):
         if name in values:
             values[name] = float(values[name])
@@ -94,5 +94,5 @@ def from_json(entry: Mapping[str, Any]) -> Event:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no nan and no infinity: they become their names, which ``float`` reads."""
+    """Replaces nan and infinity, which JSON lacks, by strings that ``float`` reads."""
     return str(float(value)) if isinstance(value, float) and not math.isfinite(value) else value

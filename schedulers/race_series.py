@@ -1,7 +1,6 @@
-"""A run from its start to its end: a race, the winner's training and, where it is asked for, more races on the way.
+"""A whole run: a race, the winner's training and, optionally, further races.
 
-Pure, as a race is. Everything that happens is kept as an ordered list of events, and every decision follows from it:
-replaying the events leads to where the run stood.
+Independent of Ray and torch. All decisions follow from the ordered list of events: replaying it restores the state.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from schedulers.rerace import Rerace, ReracePlan
 
 
 class RaceSeries:
-    """Runs races one after the other between the same candidates, and watches the winner in between.
+    """Runs races between the same candidates, and compares the winner with its forecast in between.
 
-    In a further race everybody forks from the winner's weights of that moment (``source``), also those that lost
-    before. Who failed or has finished does not come back.
+    In a further race all candidates fork from the winner's current weights (``source``), including those that were
+    pruned. Candidates that failed or finished do not take part again.
 
     Args:
         budget, window, axis, prune_below, min_reports: See ``Race``.
         predictor: A name in ``PREDICTORS``.
-        rerace: When there is another race: ``never``, ``on_deviation`` (the winner does worse than forecast), or
-            ``{"at": [...]}``, shares of the budget.
-        rerace_window: The window of further races; None: the same.
-        patience, threshold: When it does worse than forecast. See ``Deviation``.
+        rerace: When further races start: ``never``, ``on_deviation`` (the winner underperforms), or ``{"at": [...]}``,
+            fractions of the budget.
+        rerace_window: Window of further races; None: the same.
+        patience, threshold: When the winner underperforms. See ``Deviation``.
 
     Raises:
-        ValueError: A number is out of its range, or a name is unknown.
+        ValueError: A number is out of range, or a name is unknown.
     """
 
     def __init__(
@@ -62,65 +61,61 @@ class RaceSeries:
         self.plan = ReracePlan.of(rerace, window=window, rerace_window=rerace_window, budget=budget)
         self._deviation = Deviation(patience, threshold)
         self._expected = 0
-        #: Who does not come back in another race: failed, or has finished.
+        #: Candidates that take part in no further race, because they failed or finished.
         self.out: set[Hashable] = set()
-        #: Whose weights the current race has started from; None in the first one.
+        #: The candidate whose weights the current race started from; None in the first race.
         self.source: Hashable | None = None
-        #: Everything that has happened, oldest first.
+        #: All events, oldest first.
         self.events: list[Event] = []
-        #: Called with every event before anything follows from it.
+        #: Called with every event before it is handled.
         self.record: Callable[[Event], None] | None = None
-        #: Everything that has been decided, oldest first.
+        #: All decisions, oldest first.
         self.decisions: list[Decision] = []
 
-    # --- what happens -------------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------------
 
     def expect(self, count: int) -> list[Decision]:
-        """Says how many candidates there will be. See ``Race.expect``."""
+        """Sets the number of candidates. See ``Race.expect``."""
         if count == self._expected or len(self.races) > 1 or self.race.over:
             return []
         return self.take(Expect(count))
 
     def enter(self, key: Hashable) -> list[Decision]:
-        """Adds a candidate; one that is there stays as it is."""
+        """Adds a candidate unless it is there."""
         return self.take(Enter(key)) if key not in self.races[0].keys else []
 
     def report(self, key: Hashable, samples: float, loss: float, seconds: float = math.nan) -> list[Decision]:
-        """Takes a candidate's loss. See ``Race.report``; a winner's loss may begin another race."""
+        """Adds a candidate's loss. See ``Race.report``. A loss of the winner may start another race."""
         return self.take(Report(key, float(samples), float(loss), float(seconds)))
 
     def fail(self, key: Hashable, reason: str) -> list[Decision]:
-        """Drops a candidate, until it is retried."""
+        """Prunes a candidate that cannot continue, until it is retried."""
         return self.take(Fail(key, reason))
 
     def complete(self, key: Hashable) -> list[Decision]:
-        """Takes note that a candidate will report no more. See ``Race.complete``."""
+        """Marks a candidate as finished. See ``Race.complete``."""
         return self.take(Complete(key))
 
     def restart(self, key: Hashable, samples: float, reason: str) -> list[Decision]:
-        """Takes note that a candidate lost a process and continues from its last checkpoint. Changes nothing."""
+        """Records that a candidate lost a process and resumes from its last checkpoint. Changes no state."""
         return self.take(Restart(key, float(samples), reason))
 
     def retry(self, keys: Iterable[Hashable]) -> list[Decision]:
-        """Tries candidates that failed again. See ``Race.retry``."""
+        """Retries failed candidates. See ``Race.retry``."""
         return self.take(Retry(tuple(keys)))
 
     def take(self, event: Event) -> list[Decision]:
-        """Records an event, then does what follows from it.
-
-        Returns:
-            Every decision that follows.
-        """
+        """Records an event and returns the decisions that follow."""
         if self.record is not None:
             self.record(event)
         self.events.append(event)
-        decisions = self._follow(event)
+        decisions = self._handle(event)
         self.decisions += decisions
         if not isinstance(event, Retry) and any(decision.state is State.WON for decision in decisions):
-            self._expect()
+            self._renew_forecast()
         return decisions
 
-    # --- how things stand ---------------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------------------
 
     @property
     def race(self) -> Race:
@@ -134,31 +129,31 @@ class RaceSeries:
 
     @property
     def restarts(self) -> list[Restart]:
-        """What was lost to the machine, oldest first."""
+        """All restarts, oldest first."""
         return [event for event in self.events if isinstance(event, Restart)]
 
     @property
     def unforked(self) -> list[Hashable]:
-        """The candidates that have yet to show that they have started from the source's weights."""
+        """The candidates that have not reported since they were to fork from the source."""
         if self.source is None:
             return []
         return [key for key in self.race.alive if key != self.source and not self.race.curve(key)[0]]
 
     @property
     def may_race_again(self) -> bool:
-        """Whether those who have lost may be needed once more."""
+        """Whether another race is possible."""
         if self.race.over and (self.race.winner is None or self.race.winner in self.out):
             return False
         spent = max(map(self.race.spent, self.race.keys), default=0.0)
         return len(self._able) > 1 and math.isfinite(self.plan.next(spent, len(self.races) - 1))
 
     def comes_back(self, key: Hashable) -> bool:
-        """Whether a candidate that has lost may be needed once more."""
+        """Returns whether a pruned candidate may take part in another race."""
         return self.may_race_again and key not in self.out
 
     @property
     def explored(self) -> float:
-        """Samples that went into candidates that lost their race, in all races."""
+        """Samples spent on candidates that did not win, over all races."""
         return sum(
             max(race.curve(key)[0], default=race.start) - race.start
             for race in self.races
@@ -167,16 +162,20 @@ class RaceSeries:
         )
 
     def state(self, key: Hashable) -> State:
-        """Where a candidate stands in the current race; who does not take part in it is pruned."""
+        """Returns a candidate's state in the current race; pruned if it does not take part."""
         return self.race.state(key) if key in self.race.keys else State.PRUNED
 
     def reason(self, key: Hashable) -> str:
-        """Why a candidate is in its state, in words."""
+        """Returns the reason for a candidate's state."""
         return next(race.reason(key) for race in reversed(self.races) if key in race.keys)
 
-    # --- how it is done -----------------------------------------------------------------------------------------
+    @property
+    def _able(self) -> list[Hashable]:
+        return [key for key in self.races[0].keys if key not in self.out]
 
-    def _follow(self, event: Event) -> list[Decision]:
+    # --- rules --------------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> list[Decision]:
         match event:
             case Expect(count):
                 self._expected = count
@@ -188,63 +187,52 @@ class RaceSeries:
             case Report():
                 return self._report(event)
             case Fail(key, reason):
-                self.out.add(key)
-                return [*self._orphan(key), *self.race.fail(key, reason)]
+                return [*self._remove(key), *self.race.fail(key, reason)]
             case Complete(key):
-                self.out.add(key)
-                return [*self._orphan(key), *self.race.complete(key)]
+                return [*self._remove(key), *self.race.complete(key)]
             case Retry(keys):
-                return self._retry(keys)
+                failed = self.failed
+                decisions = self.race.retry(keys)
+                self.out -= {k for k in keys if k in failed and (k not in self.race.keys or k in self.race.alive)}
+                return decisions
         return []
 
     def _report(self, event: Report) -> list[Decision]:
         key, samples, loss, seconds = event.candidate, event.samples, event.loss, event.seconds
-        decisions: list[Decision] = []
-        if not math.isfinite(loss):
-            self.out.add(key)
-            decisions += self._orphan(key)
+        decisions = [] if math.isfinite(loss) else self._remove(key)
         race = self.race
-        stretches = key == race.winner and samples > max(race.curve(key)[0], default=race.start)
+        new = key == race.winner and samples > max(race.curve(key)[0], default=race.start)
         decisions += race.report(key, samples, loss, seconds)
-        if stretches and race.winner is not None:
-            decisions += self._continue(samples, loss, seconds)
+        if new and race.winner is not None:
+            decisions += self._watch_winner(samples, loss, seconds)
         return decisions
 
-    def _retry(self, keys: tuple[Hashable, ...]) -> list[Decision]:
-        failed = self.failed
-        decisions = self.race.retry(keys)
-        self.out -= {key for key in keys if key in failed and (key not in self.race.keys or key in self.race.alive)}
-        return decisions
-
-    @property
-    def _able(self) -> list[Hashable]:
-        return [key for key in self.races[0].keys if key not in self.out]
-
-    def _orphan(self, key: Hashable) -> list[Decision]:
-        """Who has yet to fork from a source that is gone cannot start without it."""
+    def _remove(self, key: Hashable) -> list[Decision]:
+        """Excludes a candidate from further races. Candidates that have yet to fork from it fail."""
+        self.out.add(key)
         decisions: list[Decision] = []
-        for orphan in self.unforked if key == self.source else []:
-            self.out.add(orphan)
-            decisions += self.race.fail(orphan, f"has no weights to start from: {key} is gone")
+        for fork in self.unforked if key == self.source else []:
+            self.out.add(fork)
+            decisions += self.race.fail(fork, f"no weights to start from: {key} stopped before the fork")
         return decisions
 
-    def _expect(self) -> None:
-        if (winner := self.race.winner) is not None:  # who won may have failed since
+    def _renew_forecast(self) -> None:
+        if (winner := self.race.winner) is not None:  # it may have failed since
             self._deviation.expect(partial(self.race.forecast, winner))
 
-    def _continue(self, samples: float, loss: float, seconds: float) -> list[Decision]:
-        """Compares a winner's report with the forecast."""
+    def _watch_winner(self, samples: float, loss: float, seconds: float) -> list[Decision]:
+        """Compares the winner's report with its forecast, and starts another race where the plan says so."""
         deviation = self._deviation.report(samples, loss)
         spent = self.race.spent(self.race.winner)
         if len(self._able) > 1 and spent >= self.plan.next(spent, len(self.races) - 1):
             if not self.plan.on_deviation:
-                return self._race_again(samples, seconds, f"{spent / self.plan.budget:.0%} of the budget is spent")
+                return self._race_again(samples, seconds, f"{spent / self.plan.budget:.0%} of the budget spent")
             if self._deviation.underperformed:
-                worse = f"lay {-self._deviation.mean:.1f} standard deviations above the forecast"
-                return self._race_again(samples, seconds, f"its last {self._deviation.patience} reports {worse}")
+                above = f"{-self._deviation.mean:.1f} standard deviations above the forecast"
+                return self._race_again(samples, seconds, f"last {self._deviation.patience} losses {above} on average")
         if math.isnan(deviation) or (self._deviation.settled and not self._deviation.underperformed):
             self.race.refit()
-            self._expect()
+            self._renew_forecast()
         return []
 
     def _race_again(self, samples: float, seconds: float, why: str) -> list[Decision]:

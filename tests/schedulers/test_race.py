@@ -10,7 +10,7 @@ BUDGET, WINDOW = 100_000, 20_000
 
 
 def replay(race: Race, rates: dict[str, float], *, points: int = 10, pace: dict[str, float] | None = None) -> Race:
-    """Reports of candidates with these progress rates (and throughputs) on one grid, taking turns."""
+    """Reports losses of candidates with these statistical efficiencies (and throughputs), in turns."""
     for samples in np.linspace(WINDOW / points, WINDOW, points):
         for key, rate in rates.items():
             seconds = samples / (pace or {}).get(key, 100.0)
@@ -19,18 +19,18 @@ def replay(race: Race, rates: dict[str, float], *, points: int = 10, pace: dict[
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
-def test_the_decision_follows_the_curves(predictor: str) -> None:
+def test_best_curve_wins(predictor: str) -> None:
     for best in ("a", "b", "c"):
         rates = {key: 1.5 if key == best else 0.9 for key in "abc"}
         forecaster = PREDICTORS[predictor]()
         race = replay(Race("abc", budget=BUDGET, window=WINDOW, forecaster=forecaster, prune_below=0), rates)
         assert race.over
-        # Fitting each curve alone is kept for comparison and may well be wrong; the others must not be.
+        # per_curve is kept for comparison and may be wrong; the others must not be.
         assert race.winner == best or predictor == "per_curve"
 
 
-def test_the_choice_does_not_follow_the_raw_training_loss() -> None:
-    """Raw NT-Xent's chance level ln(2B - 1) makes the smallest batch look best all along; it is not the choice."""
+def test_reference_loss_and_raw_loss_pick_different_winners() -> None:
+    """The raw NT-Xent loss grows with ln(2B - 1), so the smallest batch size always looks best."""
     rates = {"64": 0.7, "128": 1.3, "512": 0.9}
     raw, fair = (Race(rates, budget=BUDGET, window=WINDOW, prune_below=0) for _ in range(2))
     last_raw: dict[str, float] = {}
@@ -45,7 +45,7 @@ def test_the_choice_does_not_follow_the_raw_training_loss() -> None:
     assert fair.winner == "128"
 
 
-def test_a_hopeless_candidate_is_pruned_at_once_with_its_reason_and_the_rest_go_on() -> None:
+def test_unlikely_candidate_is_pruned_at_once_and_the_others_continue() -> None:
     race = Race("abc", budget=BUDGET, window=WINDOW, min_reports=4)
     decisions = []
     for samples in np.linspace(2_000, WINDOW, 10):
@@ -53,13 +53,13 @@ def test_a_hopeless_candidate_is_pruned_at_once_with_its_reason_and_the_rest_go_
             decisions += race.report(key, float(samples), float(shared_curve(np.array(rate * samples))))
     pruned = next(d for d in decisions if d.key == "c")
     assert pruned.state is State.PRUNED
-    assert pruned.samples <= 4 * 2_000  # after the fourth report, far from the window's end
+    assert pruned.samples <= 4 * 2_000  # after the fourth report, long before the end of the window
     assert pruned.probability_best < 0.05
     assert "probability" in race.failures()["c"]
     assert race.winner == "a"
 
 
-def test_nobody_is_pruned_before_all_have_reported_often_enough() -> None:
+def test_no_candidate_is_pruned_before_min_reports() -> None:
     race = Race("ab", budget=BUDGET, window=WINDOW, min_reports=4)
     for samples in range(1_000, 8_000, 1_000):
         assert race.report("a", samples, 5.0 - samples / 10_000) == []
@@ -67,7 +67,7 @@ def test_nobody_is_pruned_before_all_have_reported_often_enough() -> None:
     assert race.alive == ["a", "b"]
 
 
-def test_a_candidate_that_spent_its_window_waits_for_the_others() -> None:
+def test_candidate_waits_after_its_window() -> None:
     race = Race("ab", budget=BUDGET, window=WINDOW, prune_below=0)
     for samples in np.linspace(2_000, WINDOW, 10):
         decisions = race.report("a", float(samples), float(shared_curve(np.array(samples))))
@@ -79,7 +79,7 @@ def test_a_candidate_that_spent_its_window_waits_for_the_others() -> None:
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_prunes_the_candidate_and_the_race_goes_on(loss: float) -> None:
+def test_non_finite_loss_prunes_the_candidate(loss: float) -> None:
     race = Race("abc", budget=BUDGET, window=WINDOW)
     (decision,) = race.report("b", 1_000, loss)
     assert decision.state is State.PRUNED
@@ -89,10 +89,10 @@ def test_a_loss_that_is_no_number_prunes_the_candidate_and_the_race_goes_on(loss
     assert replay(race, {"a": 1.0, "c": 1.4}).winner == "c"
 
 
-def test_failures_leave_no_survivor_and_name_every_reason() -> None:
+def test_failures_keep_every_reason() -> None:
     race = Race("ab", budget=BUDGET, window=WINDOW)
     assert [d.state for d in race.fail("a", "ran out of memory")] == [State.PRUNED]
-    assert race.winner is None  # b has shown nothing yet
+    assert race.winner is None  # b has not reported yet
     assert [d.state for d in race.report("b", 1_000, 5.0)] == [State.WON]
     race.report("b", 2_000, math.nan)
     assert race.over
@@ -107,7 +107,7 @@ def test_failures_leave_no_survivor_and_name_every_reason() -> None:
 
 
 @pytest.mark.parametrize("last", ["fail", "nan", "complete"])
-def test_nobody_wins_without_a_finite_loss(last: str) -> None:
+def test_winner_needs_a_finite_loss(last: str) -> None:
     race = Race("ab", budget=BUDGET, window=WINDOW)
     race.fail("a", "its process died")
     assert not race.over
@@ -122,7 +122,7 @@ def test_nobody_wins_without_a_finite_loss(last: str) -> None:
     assert race.winner is None
 
 
-def test_a_candidate_is_entered_once_and_repeats_nothing() -> None:
+def test_repeated_events_are_ignored() -> None:
     race = Race("ab", budget=BUDGET, window=WINDOW)
     race.report("a", 1_000, 5.0)
     race.report("b", 1_000, 5.0)
@@ -130,14 +130,14 @@ def test_a_candidate_is_entered_once_and_repeats_nothing() -> None:
     race.fail("c", "crashed")
     race.enter("c")
     assert race.state("c") is State.PRUNED
-    assert [(d.key, d.state, d.reason) for d in race.retry("ac")] == [("c", State.RACING, "is retried")]
+    assert [(d.key, d.state, d.reason) for d in race.retry("ac")] == [("c", State.RACING, "retried")]
     assert race.retry("abc") == []
     race.report("a", 1_000, 4.0)
     race.report("a", 500, 3.0)
     assert next(s for s in race.standings() if s.key == "a").loss == 5.0
 
 
-def test_a_failed_winner_that_is_retried_is_the_winner() -> None:
+def test_failed_winner_wins_again_when_retried() -> None:
     race = Race("ab", budget=BUDGET, window=WINDOW, prune_below=0)
     decisions = []
     for samples in np.linspace(2_000, WINDOW, 10):
@@ -150,13 +150,13 @@ def test_a_failed_winner_that_is_retried_is_the_winner() -> None:
     assert race.failed_winner == "a"
     (decision,) = race.retry(race.failed)
     assert decision.state is State.WON
-    assert decision.reason == f"{won.reason}; is retried"
+    assert decision.reason == f"{won.reason}; retried"
     assert (decision.samples, decision.loss, decision.probability_best) == (won.samples, won.loss, won.probability_best)
     assert race.winner == "a"
-    assert repr(race.standings()).replace("; is retried", "") == before
+    assert repr(race.standings()).replace("; retried", "") == before
 
 
-def test_a_race_decided_on_losses_stays_decided_and_one_decided_by_a_failure_is_open_again() -> None:
+def test_retry_reopens_only_races_decided_by_failures() -> None:
     rates = {"a": 1.5, "b": 1.0, "c": 0.9}
     decided = Race(rates, budget=BUDGET, window=WINDOW, prune_below=0)
     decided.fail("c", "its process died")
@@ -172,19 +172,19 @@ def test_a_race_decided_on_losses_stays_decided_and_one_decided_by_a_failure_is_
     assert replay(by_default, rates).winner == "a"
 
 
-def test_one_candidate_wins_at_once() -> None:
+def test_single_candidate_wins_at_once() -> None:
     race = Race("a", budget=BUDGET, window=WINDOW)
     (decision,) = race.report("a", 1_000, 5.0)
     assert decision.state is State.WON
 
 
-def test_equal_candidates_still_end_with_one_winner() -> None:
+def test_equal_candidates_have_one_winner() -> None:
     race = replay(Race("abc", budget=BUDGET, window=WINDOW), dict.fromkeys("abc", 1.0))
     assert race.winner in ("a", "b", "c")
     assert len(race.failures()) == 2
 
 
-def test_with_seconds_scarce_the_faster_of_two_equals_wins_and_with_samples_the_better() -> None:
+def test_axis_seconds_prefers_throughput_and_samples_prefers_efficiency() -> None:
     pace = {"quick": 200.0, "slow": 100.0}
     seconds = Race(pace, budget=1_000, window=150, axis="seconds", prune_below=0)
     replay(seconds, {"quick": 1.0, "slow": 1.0}, pace=pace)
@@ -194,7 +194,7 @@ def test_with_seconds_scarce_the_faster_of_two_equals_wins_and_with_samples_the_
     assert samples.winner == "slow"
 
 
-def test_replaying_reports_gives_the_same_decisions() -> None:
+def test_replay_is_deterministic() -> None:
     rates = {"a": 1.1, "b": 1.0, "c": 0.4}
     first, second = (replay(Race(rates, budget=BUDGET, window=WINDOW), rates) for _ in range(2))
     assert first.standings() == second.standings()
@@ -211,11 +211,11 @@ def test_replaying_reports_gives_the_same_decisions() -> None:
         ({"budget": 10, "window": 5, "min_reports": 0}, "0"),
     ],
 )
-def test_refuses_numbers_out_of_range_and_names_them(settings: dict[str, float], named: str) -> None:
+def test_rejects_numbers_out_of_range(settings: dict[str, float], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Race("ab", **settings)
 
 
-def test_refuses_duplicates() -> None:
+def test_rejects_duplicates() -> None:
     with pytest.raises(ValueError, match="'a' appears twice"):
         Race("aba", budget=2, window=1)

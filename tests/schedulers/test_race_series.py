@@ -1,4 +1,4 @@
-"""Races one after the other, replayed on made-up curves."""
+"""Race series on synthetic curves."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def series(**settings: Any) -> RaceSeries:
 def run(
     series: RaceSeries, rates: Mapping[str, float], *, later: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Drives all candidates to the end as a scheduler would; from the first fork on they walk at ``later`` rates.
+    """Trains all candidates to the end as a scheduler would; from the first fork on with the ``later`` rates.
 
     Returns:
-        The samples that every candidate has reported last.
+        The last reported samples of every candidate.
     """
     progress, seen = dict.fromkeys(rates, 0.0), dict.fromkeys(rates, 0.0)
     for key in rates:
@@ -57,7 +57,7 @@ def run(
 
 
 def walk(races: RaceSeries, rates: Mapping[str, float], until: float = WINDOW) -> None:
-    """All enter, and report on one grid, taking turns."""
+    """Enters all candidates and reports their losses on one grid, in turns."""
     for key in rates:
         races.enter(key)
     for samples in np.arange(STEP, until + STEP, STEP):
@@ -65,14 +65,14 @@ def walk(races: RaceSeries, rates: Mapping[str, float], until: float = WINDOW) -
             races.report(key, float(samples), float(shared_curve(rate * samples)))
 
 
-def test_without_a_rerace_the_winner_goes_on_alone() -> None:
+def test_winner_continues_alone_without_rerace() -> None:
     races = series()
     assert run(races, {"a": 1.3, "b": 0.9}) == {"a": BUDGET, "b": WINDOW}
     assert races.race.winner == "a"
     assert not races.may_race_again
 
 
-def test_at_its_share_of_the_budget_everybody_forks_from_the_winner_and_another_may_win() -> None:
+def test_rerace_at_a_fraction_of_the_budget_may_change_the_winner() -> None:
     races = series(rerace={"at": [0.3]}, rerace_window=4_000)
     run(races, {"a": 1.3, "b": 0.9, "c": 0.8}, later={"a": 0.8, "b": 1.4, "c": 0.9})
     assert len(races.races) == 2
@@ -88,14 +88,14 @@ def test_at_its_share_of_the_budget_everybody_forks_from_the_winner_and_another_
     assert forked == [races.race.start] * 2
 
 
-def test_several_points_make_several_races() -> None:
+def test_rerace_at_several_fractions() -> None:
     races = series(rerace={"at": [0.3, 0.6]}, rerace_window=4_000)
     run(races, {"a": 1.3, "b": 0.9})
     assert [race.start for race in races.races] == [0, 12_000, 24_000]
     assert not races.may_race_again
 
 
-def test_a_winner_that_underperforms_races_again_and_one_that_does_not_does_not() -> None:
+def test_rerace_on_deviation() -> None:
     def winner(loss_grows: float) -> RaceSeries:
         races = series(rerace="on_deviation", patience=3)
         walk(races, {"a": 1.3, "b": 0.9})
@@ -108,11 +108,11 @@ def test_a_winner_that_underperforms_races_again_and_one_that_does_not_does_not(
     assert len(winner(0.0).races) == 1
     underperformed = winner(1e-3)
     assert len(underperformed.races) == 2
-    assert "standard deviations above the forecast" in underperformed.decisions[-1].reason
+    assert "standard deviations above the forecast on average" in underperformed.decisions[-1].reason
     assert underperformed.race.start == WINDOW + 3 * STEP
 
 
-def test_there_is_no_further_race_in_the_last_window() -> None:
+def test_no_rerace_in_the_last_window() -> None:
     races = series(rerace="on_deviation", patience=1)
     walk(races, {"a": 1.3, "b": 0.9})
     assert races.may_race_again
@@ -121,7 +121,7 @@ def test_there_is_no_further_race_in_the_last_window() -> None:
     assert not races.may_race_again
 
 
-def test_who_failed_or_ended_does_not_come_back() -> None:
+def test_failed_and_finished_candidates_do_not_race_again() -> None:
     races = series(rerace={"at": [0.3]})
     for key in "bcade":
         races.enter(key)
@@ -136,7 +136,7 @@ def test_who_failed_or_ended_does_not_come_back() -> None:
 
 
 @pytest.mark.parametrize("gone", ["fail", "complete"])
-def test_without_its_source_nobody_can_fork(gone: str) -> None:
+def test_candidates_fail_when_their_source_stops_before_the_fork(gone: str) -> None:
     races = series(rerace={"at": [0.3]})
     walk(races, {"a": 1.3, "b": 0.9, "c": 0.8})
     races.report("a", 0.3 * BUDGET, 3.0)
@@ -148,7 +148,7 @@ def test_without_its_source_nobody_can_fork(gone: str) -> None:
     assert not races.may_race_again
 
 
-def test_nothing_is_decided_before_all_that_are_expected_have_come() -> None:
+def test_no_decision_before_all_expected_candidates_enter() -> None:
     races = series(prune_below=0.2)
     races.expect(3)
     walk(races, {"a": 1.3, "b": 0.2})
@@ -164,7 +164,7 @@ def test_nothing_is_decided_before_all_that_are_expected_have_come() -> None:
     assert "decided" in races.reason("d")
 
 
-def test_repeated_reports_and_reports_beyond_the_window_change_nothing() -> None:
+def test_repeated_and_late_reports_are_ignored() -> None:
     once, twice = series(rerace={"at": [0.3]}), series(rerace={"at": [0.3]})
     for key in "ab":
         once.enter(key)
@@ -177,7 +177,7 @@ def test_repeated_reports_and_reports_beyond_the_window_change_nothing() -> None
             twice.report(key, samples, loss + 1.0)
             twice.report(key, samples - 500, 0.0)
     assert len(once.races) == 2
-    assert repr(once.decisions) == repr(twice.decisions)  # nan is not itself
+    assert repr(once.decisions) == repr(twice.decisions)  # nan != nan
 
 
 def replay(part: RaceSeries, events: Iterable[Event]) -> None:
@@ -185,7 +185,7 @@ def replay(part: RaceSeries, events: Iterable[Event]) -> None:
         part.take(event)
 
 
-def test_replaying_the_events_of_any_moment_gives_the_same_decisions() -> None:
+def test_replay_from_any_event_gives_the_same_decisions() -> None:
     whole = series(rerace={"at": [0.3]}, prune_below=0.05)
     run(whole, {"a": 1.3, "b": 1.2, "c": 0.5}, later={"a": 0.8, "b": 1.4, "c": 0.9})
     assert len(whole.races) == 2
@@ -194,12 +194,12 @@ def test_replaying_the_events_of_any_moment_gives_the_same_decisions() -> None:
         replay(part, whole.events[:moment])
         part = cloudpickle.loads(cloudpickle.dumps(part))
         replay(part, whole.events[moment:])
-        assert repr(part.decisions) == repr(whole.decisions)  # nan is not itself
+        assert repr(part.decisions) == repr(whole.decisions)  # nan != nan
         assert repr(part.race.standings()) == repr(whole.race.standings())
 
 
-#: What may happen to a candidate: mostly reports, sometimes a loss that is no number, sometimes the end.
-_HAPPENINGS = st.lists(
+#: Events of candidates: mostly reports, some with a nan loss.
+_HISTORIES = st.lists(
     st.tuples(
         st.sampled_from(["report"] * 8 + ["nan", "fail", "complete", "restart", "retry", "expect"]),
         st.sampled_from("abc"),
@@ -209,12 +209,12 @@ _HAPPENINGS = st.lists(
 )
 
 
-@given(_HAPPENINGS, st.data())
+@given(_HISTORIES, st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_history_torn_anywhere_leads_to_where_the_whole_one_does(
-    happenings: list[tuple[str, str, float]], data: st.DataObject
+def test_history_split_anywhere_restores_the_same_state(
+    history: list[tuple[str, str, float]], data: st.DataObject
 ) -> None:
-    """Whatever happened, written as lines of JSON and torn within any of them."""
+    """With events written as lines of JSON."""
 
     def fresh() -> RaceSeries:
         return series(rerace={"at": [0.3]}, predictor="last_value", prune_below=0.2, min_reports=2)
@@ -224,7 +224,7 @@ def test_a_history_torn_anywhere_leads_to_where_the_whole_one_does(
     whole.record = lambda event: written.append(json.dumps(to_json(event), allow_nan=False))
     for key in "abc":
         whole.enter(key)
-    for kind, key, loss in happenings:
+    for kind, key, loss in history:
         if kind in ("report", "nan"):
             seen[key] = max(seen[key], whole.race.start) + 2 * STEP
             whole.report(key, seen[key], loss if kind == "report" else math.nan)
@@ -250,12 +250,12 @@ def test_a_history_torn_anywhere_leads_to_where_the_whole_one_does(
 
 
 @pytest.mark.parametrize("entry", [{}, {"event": "explode"}, {"event": "report", "candidate": "a"}, {"event": []}])
-def test_what_is_no_event_is_refused(entry: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="is no event"):
+def test_rejects_invalid_events(entry: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="is not an event"):
         from_json(entry)
 
 
-def test_who_failed_is_retried_and_may_race_again() -> None:
+def test_retried_candidates_may_race_again() -> None:
     races = series(rerace={"at": [0.3]})
     for key in "abc":
         races.enter(key)
@@ -265,7 +265,7 @@ def test_who_failed_is_retried_and_may_race_again() -> None:
     assert races.failed == {}
     walk(races, {"a": 1.3, "b": 0.9, "c": 0.8})
     assert races.race.winner == "a"
-    races.fail("b", "was removed")  # it had lost already
+    races.fail("b", "was removed")  # it was pruned already
     assert races.failed == {}
     races.report("a", 0.3 * BUDGET, 3.0)
     assert races.race.keys == ["a", "c"]
@@ -276,7 +276,7 @@ def test_who_failed_is_retried_and_may_race_again() -> None:
     assert races.failed == {}
 
 
-def test_a_restart_is_remembered_and_changes_nothing() -> None:
+def test_restarts_are_recorded_and_change_no_decision() -> None:
     calm, restless = series(), series()
     walk(calm, {"a": 1.3, "b": 0.9})
     for key in "ab":
@@ -288,7 +288,7 @@ def test_a_restart_is_remembered_and_changes_nothing() -> None:
     assert repr(restless.decisions) == repr(calm.decisions)
 
 
-def test_with_seconds_scarce_further_races_count_in_seconds() -> None:
+def test_rerace_with_axis_seconds() -> None:
     races = series(budget=400.0, window=80.0, axis="seconds", rerace={"at": [0.5]}, rerace_window=40.0)
     races.enter("quick")
     races.enter("slow")
@@ -314,8 +314,8 @@ def test_with_seconds_scarce_further_races_count_in_seconds() -> None:
         ({"rerace": {"from": [0.5]}}, "'from'"),
         ({"rerace": {"at": []}}, r"\[\]"),
         ({"rerace": {"at": [1.5]}}, "1.5"),
-        ({"rerace": {"at": [0.1]}}, "at 0.1 begins before the race at 0 ends at 0.2"),
-        ({"rerace": {"at": [0.5, 0.4]}}, "at 0.4 begins before the race at 0.5"),
+        ({"rerace": {"at": [0.1]}}, "at 0.1 starts before the race at 0 ends at 0.2"),
+        ({"rerace": {"at": [0.5, 0.4]}}, "at 0.4 starts before the race at 0.5"),
         ({"rerace": {"at": [0.9]}}, "at 0.9 leaves less"),
         ({"rerace_window": 0}, "rerace_window 0"),
         ({"rerace_window": BUDGET}, "rerace_window 40,000"),
@@ -323,6 +323,6 @@ def test_with_seconds_scarce_further_races_count_in_seconds() -> None:
         ({"patience": 0}, "patience 0"),
     ],
 )
-def test_refuses_settings_that_make_no_sense_and_names_them(settings: dict[str, Any], named: str) -> None:
+def test_rejects_invalid_settings(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         series(**settings)

@@ -87,8 +87,8 @@ class TestWithoutTerminal:
         race = whole_race(progress)
         said = [line for line in out.getvalue().splitlines() if " reference loss " not in line]
         assert len(said) == 2  # nothing of those that wait
-        assert "batch size 64 pruned: is forecast to end at" in said[0]
-        assert "batch size 32 won: has the lowest forecast" in said[1]
+        assert "batch size 64 pruned: forecast to end at" in said[0]
+        assert "batch size 32 won: lowest forecast" in said[1]
         assert race.winner == "32"
 
     def test_a_run_that_swaps(self, progress: Progress, out: io.StringIO) -> None:
@@ -123,13 +123,13 @@ class TestWithoutTerminal:
         race = new_race()
         step(progress, race, "32", 1024)
         for key in ("32", "64"):
-            race.fail(key, "its loss became nan")
+            race.fail(key, "loss became nan")
         progress.report(race, "32", {"batch_size": 32, "samples_seen": 1024, "reference_loss": math.nan})
         assert out.getvalue().endswith(" ? left\n")
 
     def test_unknown_numbers(self, progress: Progress, out: io.StringIO) -> None:
         race = new_race()
-        race.fail("64", "its loss became nan")
+        race.fail("64", "loss became nan")
         progress.report(race, "64", {"batch_size": 64, "samples_seen": 64, "reference_loss": math.nan})
         assert "reference loss -, forecast -, nan images/s" in out.getvalue()
 

@@ -138,7 +138,7 @@ def test_processes_that_die_are_restarted_and_what_would_fail_again_is_not(tmp_p
     assert race.curve("a")[1] == pytest.approx(losses)
     assert series.failed == {
         "fatal": "failed: ValueError: there is no such loss",
-        "nan": "its loss became nan after 2,000 samples",
+        "nan": "loss became nan after 2,000 samples",
     }
     restarts = [(restart.candidate, restart.samples) for restart in series.restarts]
     assert [at for key, at in restarts if key == "a"] == [0, 4 * STEP, 5 * STEP, 19 * STEP]

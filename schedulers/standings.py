@@ -1,0 +1,153 @@
+"""Loss curves, states and forecasts of the candidates of a race."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from schedulers.decision import Decision, State
+from schedulers.forecast import Forecast, Forecaster, JointForecaster
+
+
+@dataclass
+class Entry:
+    """A candidate in a race: its state and its reports."""
+
+    state: State = State.RACING
+    reason: str = ""
+    decided: Decision | None = None  # the last decision
+    failed_from: Decision | None = None  # the decision before it failed
+    samples: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def alive(self) -> bool:
+        return self.state is not State.PRUNED
+
+    @property
+    def throughput(self) -> float:
+        """Samples per second between the first and the last report (the first includes the start-up)."""
+        if len(self.samples) < 2 or self.seconds[-1] <= self.seconds[0]:
+            return math.nan
+        return (self.samples[-1] - self.samples[0]) / (self.seconds[-1] - self.seconds[0])
+
+
+class Standings:
+    """Stores the reports of all candidates and forecasts their losses at the end of the budget.
+
+    Args:
+        budget: Length of the whole run, in units of ``axis``.
+        axis: ``samples`` or ``seconds``.
+        forecaster: Extrapolates the curves.
+        start: Samples at which the curves begin.
+        origin: The same in units of ``axis``.
+    """
+
+    def __init__(self, *, budget: float, axis: str, forecaster: Forecaster, start: float, origin: float) -> None:
+        self.budget, self.axis, self.forecaster, self.start = budget, axis, forecaster, start
+        self._origin = origin
+        self._entries: dict[Hashable, Entry] = {}
+
+    @property
+    def keys(self) -> list[Hashable]:
+        return list(self._entries)
+
+    @property
+    def alive(self) -> list[Hashable]:
+        """The candidates that are not pruned."""
+        return [key for key, entry in self._entries.items() if entry.alive]
+
+    @property
+    def winner(self) -> Hashable | None:
+        return next((key for key, entry in self._entries.items() if entry.state is State.WON), None)
+
+    @property
+    def failed(self) -> list[Hashable]:
+        """The candidates that failed and have not been retried."""
+        return [key for key, entry in self._entries.items() if entry.failed_from is not None]
+
+    @property
+    def failed_winner(self) -> Hashable | None:
+        """The winner, if it has failed since; else None."""
+        return next((key for key in self.failed if self._before(key).state is State.WON), None)
+
+    def state(self, key: Hashable) -> State:
+        return self._entries[key].state
+
+    def reason(self, key: Hashable) -> str:
+        """Returns the reason for a candidate's state; empty while it races."""
+        return self._entries[key].reason
+
+    def failures(self) -> dict[Hashable, str]:
+        """Returns the reason of every pruned candidate."""
+        return {key: entry.reason for key, entry in self._entries.items() if entry.state is State.PRUNED}
+
+    def standings(self) -> list[Decision]:
+        """Returns the current state and numbers of every candidate, in the order of entry."""
+        probabilities = self._probabilities()
+        return [self._decision(key, probabilities) for key in self._entries]
+
+    def curve(self, key: Hashable) -> tuple[list[float], list[float]]:
+        """Returns the samples and losses that a candidate has reported in this race."""
+        entry = self._entries[key]
+        return list(entry.samples), list(entry.losses)
+
+    def spent(self, key: Hashable) -> float:
+        """Returns the part of the budget that a candidate has spent; before its first report, that of the start."""
+        entry = self._entries[key]
+        reached = entry.samples if self.axis == "samples" else entry.seconds
+        return reached[-1] if reached else self._origin
+
+    def refit(self) -> None:
+        """Fits all curves. Every report of the race calls it; the winner's later reports do not."""
+        curves = {
+            key: ([at - self.start for at in entry.samples], entry.losses) for key, entry in self._entries.items()
+        }
+        self.forecaster.fit(curves, {key: self.horizon(key) for key in curves})
+
+    def forecast(self, key: Hashable, at: float) -> Forecast:
+        """Forecasts the loss of a candidate after ``at`` samples, from the last fit."""
+        return self.forecaster.forecast(key, at - self.start)
+
+    def horizon(self, key: Hashable) -> float:
+        """Returns the samples that a candidate will have seen at the end of the budget; nan if unknown."""
+        if self.axis == "samples":
+            return self.budget
+        entry = self._entries[key]
+        if not entry.samples or math.isnan(entry.throughput):
+            return math.nan
+        return entry.samples[-1] + entry.throughput * max(self.budget - entry.seconds[-1], 0.0)
+
+    def _before(self, key: Hashable) -> Decision:
+        """Returns the last decision on a candidate before it failed."""
+        before = self._entries[key].failed_from
+        assert before is not None
+        return before
+
+    def _probabilities(self) -> dict[Hashable, float]:
+        horizons = {key: self.horizon(key) for key in self.alive if self._entries[key].samples}
+        known = {key: at - self.start for key, at in horizons.items() if math.isfinite(at)}
+        return self.forecaster.probability_best(known) if known else {}
+
+    def _final_forecast(self, key: Hashable) -> Forecast:
+        at = self.horizon(key)
+        if not self._entries[key].samples or math.isnan(at):
+            return Forecast(math.nan, math.inf)
+        return self.forecast(key, at)
+
+    def _decision(self, key: Hashable, probabilities: dict[Hashable, float]) -> Decision:
+        entry = self._entries[key]
+        rates = self.forecaster.rates() if isinstance(self.forecaster, JointForecaster) else {}
+        return Decision(
+            key=key,
+            state=entry.state,
+            reason=entry.reason,
+            samples=entry.samples[-1] if entry.samples else self.start,
+            loss=entry.losses[-1] if entry.losses else math.nan,
+            forecast=self._final_forecast(key),
+            probability_best=probabilities.get(key, 0.0),
+            log_rate=rates.get(key),
+            throughput=entry.throughput,
+        )
