@@ -6,14 +6,17 @@ import os
 from pathlib import Path
 
 import grpc
-from ray._private import gcs_utils, services
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
-from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import RayError
 
 from adaptive_ray.errors import UserError
 from adaptive_ray.ray_cluster.private_directory import is_private
+from adaptive_ray.ray_cluster.ray_compat import (
+    GetClusterIdRequest,
+    NodeInfoGcsServiceStub,
+    gcs_utils,
+    maybe_enable_token_auth_if_token_available,
+    services,
+)
 
 #: Seconds that the head, and then this machine's node, has to answer.
 _PATIENCE = 10

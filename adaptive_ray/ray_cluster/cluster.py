@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partialmethod
 
 import ray
-from ray._private.parameter import RayParams
 from ray.exceptions import RayError
 
 from adaptive_ray.errors import UserError
@@ -16,6 +15,7 @@ from adaptive_ray.ray_cluster.address import check_address, cluster_address, fir
 from adaptive_ray.ray_cluster.own_packages import ROOT, imports_from
 from adaptive_ray.ray_cluster.placement_groups import release_places
 from adaptive_ray.ray_cluster.private_directory import private_directory
+from adaptive_ray.ray_cluster.ray_compat import RayParams, utils, worker
 from adaptive_ray.ray_cluster.signals import ended_once, held_back, taken_over_again
 from trainables.training.micro_batch import KEEP_MEMORY
 
@@ -108,7 +108,6 @@ def _shut_down() -> None:
     Ray's core takes its handler of SIGTERM away when it ends, which leaves none, and seconds are still to come in which
     processes are stopped: ours is put back by what Ray makes next after the core is gone.
     """
-    worker = ray._private.worker
     made_next = worker.FunctionActorManager
 
     def make_next(*arguments: object) -> object:
@@ -150,15 +149,14 @@ def _own_signal_handlers() -> Iterator[None]:
     There are three: two that Python knows, and one of Ray's C++ core, which it installs when it connects. A SIGTERM
     while it connects (less than a second) is handled after the core has printed a few lines; a second one kills us.
     """
-    internals, worker = ray._private.utils, ray._private.worker
-    set_handler, connect = internals.set_sigterm_handler, worker.connect
+    set_handler, connect = utils.set_sigterm_handler, worker.connect
 
     def connected(*arguments: object, **keywords: object) -> None:
         with taken_over_again():
             connect(*arguments, **keywords)
 
-    internals.set_sigterm_handler, worker.connect = (lambda handler: None), connected
+    utils.set_sigterm_handler, worker.connect = (lambda handler: None), connected
     try:
         yield
     finally:
-        internals.set_sigterm_handler, worker.connect = set_handler, connect
+        utils.set_sigterm_handler, worker.connect = set_handler, connect

@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from adaptive_ray.ray_cluster.cluster import local_resources
+from adaptive_ray.ray_cluster.ray_compat import available_resources_per_node
 from trainables.training.host_memory import free_memory
 
 #: Seconds in which a node must say how much memory it has free.
@@ -50,7 +51,7 @@ def this_machine() -> Node:
 
 def free_devices() -> dict[str, Node]:
     """The live nodes of the cluster by their ids, with the memory that Ray has not given out."""
-    free = ray._private.state.available_resources_per_node()
+    free = available_resources_per_node()
     nodes = {}
     for node in ray.nodes():
         if node["Alive"]:

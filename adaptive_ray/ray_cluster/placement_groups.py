@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray import ActorID, PlacementGroupID
-from ray._private.state import state
-from ray.core.generated import gcs_pb2
+from ray import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+from adaptive_ray.ray_cluster.ray_compat import orphaned_placement_groups
 
 #: A placement group's id ends in its job's.
 _JOB_DIGITS = 8
@@ -30,13 +30,8 @@ def release_orphans() -> None:
 
     The creator is a Ray Train run's controller, which is killed with its trial.
     """
-    job = ray.get_runtime_context().get_job_id()
-    for record in state._connect_and_get_accessor().get_placement_group_table():
-        group = gcs_pb2.PlacementGroupTableData.FromString(record)
-        removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
-        by_actor = group.creator_actor_id not in (b"", ActorID.nil().binary())  # else by this driver
-        if by_actor and group.creator_actor_dead and not removed and group.creator_job_id.hex() == job:
-            _remove(group.placement_group_id)
+    for group in orphaned_placement_groups(ray.get_runtime_context().get_job_id()):
+        _remove(group)
 
 
 def release_places() -> None:

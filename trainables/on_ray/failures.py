@@ -9,17 +9,20 @@ from typing import Any
 import ray
 from ray import exceptions as lost
 from ray.exceptions import RayActorError, RayTaskError
-from ray.train.v2._internal.exceptions import (
-    WorkerHealthCheckFailedError,
-    WorkerHealthCheckTimeoutError,
-)
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from schedulers.tune.trials import RESTARTED, NoRetryError, disk_error, what_died
 from trainables.on_ray.process_group import PeerLostError
+from trainables.on_ray.ray_compat import (
+    ControllerError,
+    DefaultFailurePolicy,
+    FailureDecision,
+    TrainingFailedError,
+    WorkerGroupCallback,
+    WorkerGroupError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 from trainables.training.checkpoint import CheckpointError
 from trainables.training.host_memory import MemoryTakenError
 

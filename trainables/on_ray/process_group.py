@@ -12,8 +12,9 @@ from datetime import timedelta
 from typing import Any
 
 import ray
-from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
+
+from trainables.on_ray.ray_compat import get_address_and_port
 
 #: After which a worker gives up on the others.
 _TIMEOUT = timedelta(minutes=30)

@@ -9,13 +9,15 @@ from typing import Any
 
 import ray.train
 from ray import ObjectRef, tune
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
 
 from trainables.on_ray.failures import RETRIES, RetryLostWorkers, Workers, as_failure
 from trainables.on_ray.process_group import ProcessGroupConfig, train_in_worker
+from trainables.on_ray.ray_compat import (
+    DataParallelTrainer,
+    DatasetsCallback,
+    PlacementGroupCleanerCallback,
+    TrainingFailedError,
+)
 from trainables.settings import TrainSettings
 
 
