@@ -64,7 +64,7 @@ class Ours:
             }
         )
         run = Run(settings, TrainingData(images[:-512], images[-512:]), self.device)
-        run.compile()
+        run.step.compile()
         return run
 
     def measure(self, steps: int) -> float:
@@ -93,7 +93,7 @@ class Ours:
         import torch
 
         on_gpu = self.device.type == "cuda"
-        dtype = self.run.autocast.fast_dtype if on_gpu and self.run.autocast._enabled else torch.float32
+        dtype = self.run.step.autocast.fast_dtype if on_gpu and self.run.step.autocast._enabled else torch.float32
         a = torch.rand(*(8192, 8192) if on_gpu else (2048, 2048), device=self.device).to(dtype)
         seconds = []
         for _ in range(3):
@@ -124,23 +124,23 @@ class Ours:
 
         on_gpu = self.device.type == "cuda"
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.run.ema.model(torch.rand(2, 3, 32, 32, device=self.device))
+            self.run.state.ema.model(torch.rand(2, 3, 32, 32, device=self.device))
         return {
             "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.backends.cpu.get_cpu_capability()}",
             "cores": len(os.sched_getaffinity(0)),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "bf16": computes_in_bfloat16(self.device),
-            "autocast": str(self.run.autocast.fast_dtype) if self.run.autocast._enabled else "off: float32",
+            "autocast": str(self.run.step.autocast.fast_dtype) if self.run.step.autocast._enabled else "off: float32",
             "flops": 3 * counter.get_total_flops(),  # of an image in two views: forward, and backward twice as much
         }
 
 
 def _steps(run: Any, steps: int) -> float:
     """Seconds of some steps of ours, and of the read from the device with which they end; not of what is captured."""
-    before = run.seconds
-    run.train_until(run.samples + steps * run.candidate.batch_size)
-    return float(run.seconds - before)
+    before = run.state.seconds
+    run.train_until(run.state.samples + steps * run.state.candidate.batch_size)
+    return float(run.state.seconds - before)
 
 
 @contextmanager
@@ -150,17 +150,17 @@ def _timed(run: Any, device: Any) -> Iterator[Stopwatch]:
 
     watch = Stopwatch(device)
     # One graph for all: events of a second one, for batches over an epoch's end, would count as part of the same step.
-    run.loader.stream.may_repeat = run.loader.stream.repeats = lambda position, count: False
+    run.step.loader.stream.may_repeat = run.step.loader.stream.repeats = lambda position, count: False
     places: list[tuple[Any, str, str]] = [
-        (run.loader.stream, "take", "data"),
-        (run.loader.feed, "batch", "data"),
-        (run.gradients, "forward", "forward"),
-        (run.gradients, "loss", "loss"),
-        (run.optimizer, "step", "update"),
-        (run.ema, "update", "update"),
+        (run.step.loader.stream, "take", "data"),
+        (run.step.loader.feed, "batch", "data"),
+        (run.step.gradients, "forward", "forward"),
+        (run.step.gradients, "loss", "loss"),
+        (run.state.optimizer, "step", "update"),
+        (run.state.ema, "update", "update"),
     ]
     augment = ["views"] if device.type == "cuda" else ["draw", "apply"]  # what a GPU draws from is made meanwhile
-    places += [(run.loader.augment, name, "augment") for name in augment]
+    places += [(run.step.loader.augment, name, "augment") for name in augment]
     for owner, name, phase in places:
         setattr(owner, name, watch(phase, getattr(owner, name)))
     backward = torch.Tensor.backward

@@ -53,7 +53,7 @@ def main() -> None:
     run = Run(TrainSettings.model_validate(settings), data, device)
 
     def steps() -> None:
-        run.train_until(run.samples + options.batch_size)  # it ends with a read from the device
+        run.train_until(run.state.samples + options.batch_size)  # it ends with a read from the device
 
     step = seconds(steps, options.steps, device)
     stream, views = SampleStream(IMAGES, 0), torch.randn(2, options.batch_size, options.projections, device=device)

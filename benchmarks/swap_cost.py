@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace) -> tuple[str, dict[str, Costs]]:
     def steps(count: int) -> float:
         """Seconds; ends with a read from the device."""
         started = time.perf_counter()
-        run.train_until(run.samples + count * run.candidate.images_per_update)
+        run.train_until(run.state.samples + count * run.state.candidate.images_per_update)
         return time.perf_counter() - started
 
     usual: dict[str, list[float]] = {c.key: [] for c in candidates}
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> tuple[str, dict[str, Costs]]:
     for _ in range(1 + options.rounds):
         for candidate in candidates:
             started = time.perf_counter()
-            run.swap_to(candidate)
+            run.state.swap_to(candidate)
             changes[candidate.key].append(time.perf_counter() - started)
             after[candidate.key].append(changes[candidate.key][-1] + steps(1))
             usual[candidate.key] += [steps(1) for _ in range(options.steps)]

@@ -109,6 +109,6 @@ def count_synchronisations(training: Run) -> list[int]:
         mean = bucket.buffer().div_(dist.get_world_size())
         return dist.all_reduce(mean, async_op=True).get_future().then(lambda future: future.value()[0])
 
-    if training.loader.workers > 1:
-        training.parallel.register_comm_hook(None, hook)  # type: ignore[operator]
+    if training.step.loader.world_size > 1:
+        training.step.parallel.register_comm_hook(None, hook)  # type: ignore[operator]
     return synchronised

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainables.simclr.gradcache import cached_backward
 from trainables.training.compile import compiled
 from trainables.training.cuda_graphs import CapturedSteps
-from trainables.training.loader import Loader
+from trainables.training.loader import Batch, Loader
 from trainables.training.sample_weights import SampleWeights, on_device
 
 
@@ -45,51 +45,51 @@ class ContrastiveGradients:
         self._network, self._loader, self.loss, self._weights = network, loader, loss, weights
         self.micro_batch, self._autocast = micro_batch, autocast
         self.forward: Callable[[Tensor], Tensor] = network  # of a whole share; parts of one have too many sizes
-        self._captured = CapturedSteps(self._step, network) if capture else None
-        self._warms_up = weights.device.type == "cuda"
+        self._graphs = CapturedSteps(self._step, network) if capture else None
+        self._warms_up = loader.device.type == "cuda"
         self._warm: set[tuple[int, bool]] = set()
 
     def compile(self) -> None:
         """Fuses the kernels of the network and, on a GPU, of the augmentation: once a batch size, when it is met."""
         self.forward, self._loader.augment.views = compiled(self._network), compiled(self._loader.augment.views)
         self._warms_up, self._warm = True, set()
-        if self._captured is not None:
-            self._captured = CapturedSteps(self._step, self._network)
+        if self._graphs is not None:
+            self._graphs = CapturedSteps(self._step, self._network)
 
     def prepare(self, groups: Iterable[range], batch_size: int) -> None:
-        """Makes the first of these steps as fast as the next: compiles, captures, and lets libraries make their plans.
+        """Compiles and captures what the coming steps need, so that the first one takes as long as the next.
 
-        Nothing is trained. On a CPU there is nothing to prepare, unless something was compiled. All workers call it
+        Nothing is trained. On a CPU there is nothing to prepare unless something was compiled. All workers must call it
         together.
 
         Args:
             groups: Positions of each step's batches.
-            batch_size: Of each.
+            batch_size: Images of each batch over all workers.
         """
         if not self._warms_up:
             return
-        share = self._loader.shares(batch_size)[self._loader.worker]
+        loader = self._loader
+        shard_size = loader.shard_sizes(batch_size)[loader.rank]
         for group in groups:
             several = len(group) > 1
-            if self._captured is not None and not several and share <= self.micro_batch:
-                repeats = self._loader.stream.may_repeat(group[0], batch_size)
-                if self._captured.lacks(share, repeats):
-                    self._captured.capture(*self._inputs(group[0], batch_size, repeats))
+            if self._graphs is not None and not several and shard_size <= self.micro_batch:
+                repeats = loader.stream.may_repeat(group[0], batch_size)
+                if self._graphs.lacks(shard_size, repeats):
+                    self._graphs.capture(*self._graph_inputs(loader.batch(group[0], batch_size), repeats))
             elif (batch_size, several) not in self._warm:
                 self._rehearse(group[:2], batch_size)
                 self._warm.add((batch_size, several))
-        if self._weights.device.type == "cuda":
-            torch.cuda.synchronize(self._weights.device)
+        if loader.device.type == "cuda":
+            torch.cuda.synchronize(loader.device)
 
-    def _inputs(self, position: int, batch_size: int, repeats: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Of a captured step: images, what is drawn, and which images they are if one may come twice."""
-        indices, draw = self._loader.ingredients(position, batch_size)
-        rows = on_device(indices, self._weights.device) if repeats else None
-        return self._loader.feed.batch(indices), draw.packed(), rows
+    def _graph_inputs(self, batch: Batch, repeats: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns images, augmentation parameters and, if an image may occur twice, indices, for a CUDA graph."""
+        rows = on_device(batch.indices, self._loader.device) if repeats else None
+        return batch.images(), batch.draw.packed(), rows
 
     def _rehearse(self, positions: Sequence[int], batch_size: int) -> None:
-        """A step whose gradients are thrown away, and that leaves no trace in statistics and random numbers."""
-        device, buffers = self._weights.device, list(self._network.buffers())
+        """Computes gradients and discards them; buffers and random number generators are restored."""
+        device, buffers = self._loader.device, list(self._network.buffers())
         before = [buffer.clone() for buffer in buffers]
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             self.add(positions, batch_size, np.ones(len(positions)), 0.0)
@@ -99,46 +99,47 @@ class ContrastiveGradients:
             torch._foreach_zero_([p.grad for p in self._network.parameters() if p.grad is not None])
 
     def add(self, positions: Sequence[int], batch_size: int, weights: NDArray[np.float64], progress: float) -> Tensor:
-        """Of the sum of the batches' losses, each times its weight, over all of them as negatives.
+        """Adds the gradient of the weighted sum of the batches' losses, with all of them as each other's negatives.
 
         Args:
-            positions: Of the batches in the stream, one after the other.
-            batch_size: Of each.
-            weights: Of each.
-            progress: Share of the run that is done.
+            positions: Positions of the batches in the stream, in samples, ascending.
+            batch_size: Images of each batch over all workers.
+            weights: Weight of each batch.
+            progress: Fraction of the run's budget that has been used.
 
         Returns:
-            The weighted sum.
+            The weighted sum of the losses [], on the device.
         """
-        shares = self._loader.shares(batch_size)
-        own_share = shares[self._loader.worker]
-        repeats = self._loader.stream.repeats(positions[0], len(positions) * batch_size)  # for all workers alike
-        if self._captured is not None and len(positions) == 1:
-            for told in (True,) if repeats else (False, True):
-                if (own_share, told) in self._captured:
-                    images, packed, rows = self._inputs(positions[0], batch_size, told)
-                    return self._captured(images, packed, float(weights.sum()), rows)
-        parts = -(-max(shares) // self.micro_batch)  # equally many on all workers
-        views = [v for at in positions for v in self._loader.batch(at, batch_size, parts, since=positions[0])]
-        indices = np.concatenate([self._loader.indices(at, batch_size) for at in positions])
-        several = len(positions) > 1  # batches that count unequally in one loss
-        own = on_device(np.repeat(weights, own_share), self._weights.device) if several else None
-        rows = on_device(indices, self._weights.device) if repeats else None
+        loader = self._loader
+        repeats = loader.stream.repeats(positions[0], len(positions) * batch_size)  # on all workers alike
+        batches = [loader.batch(position, batch_size, since=positions[0]) for position in positions]
+        if self._graphs is not None and len(batches) == 1:
+            for with_rows in (True,) if repeats else (False, True):
+                if (len(batches[0].indices), with_rows) in self._graphs:
+                    images, packed, rows = self._graph_inputs(batches[0], with_rows)
+                    return self._graphs(images, packed, float(weights.sum()), rows)
+        shards = loader.shard_sizes(batch_size)
+        parts = -(-max(shards) // self.micro_batch)  # the same number on all workers
+        views = [part.views for batch in batches for part in batch.split(parts)]
+        indices = np.concatenate([batch.indices for batch in batches])
+        several = len(batches) > 1  # batches with different weights in one loss
+        by_batch = on_device(np.repeat(weights, shards[loader.rank]), loader.device) if several else None
+        rows = on_device(indices, loader.device) if repeats else None
 
         def loss(z_a: Tensor, z_b: Tensor) -> Tensor:
-            images = self._weights(z_a, z_b, indices, progress, shares, len(positions))
-            if own is not None:
-                images = own if images is None else images * own
-            together = [len(positions) * share for share in shares]
+            images = self._weights(z_a, z_b, indices, progress, shards, len(batches))
+            if by_batch is not None:
+                images = by_batch if images is None else images * by_batch
+            sizes = [len(batches) * size for size in shards]
             known = {} if rows is None else {"images": rows}
-            return self.loss(z_a, z_b, weights=images, shares=together, **known) * float(weights.sum())
+            return self.loss(z_a, z_b, weights=images, shares=sizes, **known) * float(weights.sum())
 
         if len(views) > 1:
             return cached_backward(self._network, views, loss, self._autocast)
         return self._backward(views[0](), loss)
 
     def _step(self, images: Tensor, packed: Tensor, weight: Tensor, rows: Tensor | None) -> Tensor:
-        """The whole of one batch on the device, for a graph."""
+        """Computes the gradient of one whole batch on the device; captured as a CUDA graph."""
         views = self._loader.augment.views(images.repeat(2, 1, 1, 1), packed)
         known = {} if rows is None else {"images": rows}
         return self._backward(views, lambda z_a, z_b: self.loss(z_a, z_b, shares=[len(images)], **known) * weight)

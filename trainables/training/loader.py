@@ -1,9 +1,8 @@
-"""A worker's share of every batch, in two augmented views, whatever the batch size."""
+"""Loads each worker's shard of every batch, at any batch size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,77 +14,108 @@ from trainables.batches.sampling import Indices
 from trainables.data import TrainingData
 from trainables.simclr.augment import Augment, Draw
 
-#: Batches that are decoded while one trains, where images are read from disk.
+#: Batches that are decoded ahead while one is trained on, if images are read from disk.
 _BATCHES_AHEAD = 2
 
 
-class Loader:
-    """Serves the batch at any position of the stream at any size: a swap to another size has nothing to set up.
-
-    Order and augmentation follow from the seed and the position alone, so the number of workers changes nothing.
+@dataclass(frozen=True)
+class Batch:
+    """One worker's shard of a global batch.
 
     Args:
-        data: Images.
-        augment: Makes views.
-        seed: Of order and augmentation.
-        device: Where views are wanted.
+        indices: Indices of the shard's images, int64 [b].
+        shard: Rows of the global batch that form the shard.
+        draw: Augmentation parameters of its 2b views: the first views of all images, then the second views.
+    """
+
+    indices: Indices
+    shard: slice
+    draw: Draw
+    _feed: Feed
+    _augment: Augment
+
+    def images(self) -> Tensor:
+        """Returns the images on the device, uint8 [b, C, H, W]."""
+        return self._feed.batch(self.indices)
+
+    def views(self) -> Tensor:
+        """Returns the views, float [2b, C, H, W] in channels-last order. May be called again until the next batch."""
+        images = self.images().repeat(2, 1, 1, 1)
+        return self._augment.apply(images, self.draw).contiguous(memory_format=torch.channels_last)
+
+    def split(self, parts: int) -> list[Batch]:
+        """Splits the shard into ``parts`` micro-batches whose sizes differ by one image at most."""
+        if parts == 1:
+            return [self]
+        count = len(self.indices)
+        rows = [share(count, part, parts) for part in range(parts)]
+        return [
+            replace(
+                self,
+                indices=self.indices[own],
+                shard=slice(self.shard.start + own.start, self.shard.start + own.stop),
+                draw=self.draw[_both_views(own, count)],
+            )
+            for own in rows
+        ]
+
+
+class Loader:
+    """Loads the batch at any position of the sample stream, at any batch size.
+
+    Order and augmentation depend on the seed and the position only, not on the number of workers.
+
+    Args:
+        data: Training images.
+        augment: Augmentation that makes the views.
+        seed: Seed of order and augmentation.
+        device: Device of the views.
     """
 
     def __init__(self, data: TrainingData, augment: Augment, seed: int, device: torch.device) -> None:
-        self.worker, self.workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self.augment, self._seed = augment, seed
+        self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.augment, self.device, self._seed = augment, device, seed
         self.feed = Feed(data.images, device)
         self.stream = SampleStream(len(data.images), seed, data.epoch_order)
 
-    def shares(self, batch_size: int) -> list[int]:
-        """How many images of a batch each worker gets."""
-        rows = [share(batch_size, worker, self.workers) for worker in range(self.workers)]
-        return [part.stop - part.start for part in rows]
+    def shard(self, batch_size: int) -> slice:
+        """Returns the rows of a global batch that form this worker's shard."""
+        return share(batch_size, self.rank, self.world_size)
+
+    def shard_sizes(self, batch_size: int) -> list[int]:
+        """Returns the number of images in every worker's shard."""
+        rows = [share(batch_size, rank, self.world_size) for rank in range(self.world_size)]
+        return [shard.stop - shard.start for shard in rows]
 
     def indices(self, position: int, batch_size: int) -> Indices:
-        """This worker's share of the batch of the images from ``position`` (samples seen) on."""
-        return self.stream.take(position, batch_size)[share(batch_size, self.worker, self.workers)]
+        """Returns the indices of this worker's shard of the batch at ``position`` (in samples)."""
+        return self.stream.take(position, batch_size)[self.shard(batch_size)]
 
-    def ingredients(self, position: int, batch_size: int, *, since: int | None = None) -> tuple[Indices, Draw]:
-        """This worker's share of the batch of the images from ``position`` (samples seen) on: m images, and what is
-        drawn for their 2m views, the first views of all before the second ones.
+    def batch(self, position: int, batch_size: int, *, since: int | None = None) -> Batch:
+        """Returns this worker's shard of the batch at ``position`` and starts to decode the next batches.
 
         Args:
-            position: Of the batch.
+            position: Position of the batch in the stream, in samples.
             batch_size: Images over all workers.
-            since: Position of an earlier batch of this size; those from there on stay decoded. None: this one.
+            since: Position of an earlier batch of the same size from which decoded images are kept; None: ``position``.
         """
         kept = range(position if since is None else since, position + (1 + _BATCHES_AHEAD) * batch_size, batch_size)
         self.feed.prefetch(self.indices(start, batch_size) for start in kept)
-        # Drawn for the global batch, from nothing but the seed and the position: the same on any number of workers.
+        # Drawn for the global batch from the seed and the position: the same for any number of workers.
         seed = int(np.random.SeedSequence((self._seed, position)).generate_state(1, np.uint64)[0] >> 1)
-        shape = (self.augment.size, self.augment.size)
-        draw = self.augment.draw(2 * batch_size, shape, torch.Generator().manual_seed(seed))
-        if self.workers > 1:
-            draw = draw[_both(share(batch_size, self.worker, self.workers), batch_size)]
-        return self.indices(position, batch_size), draw
+        size = (self.augment.size, self.augment.size)
+        draw = self.augment.draw(2 * batch_size, size, torch.Generator().manual_seed(seed))
+        shard = self.shard(batch_size)
+        if self.world_size > 1:
+            draw = draw[_both_views(shard, batch_size)]
+        return Batch(self.indices(position, batch_size), shard, draw, self.feed, self.augment)
 
-    def batch(
-        self, position: int, batch_size: int, parts: int, *, since: int | None = None
-    ) -> list[Callable[[], Tensor]]:
-        """The share of ``ingredients``, cut into ``parts``.
-
-        Returns:
-            What makes the views of each part, [2m, C, H, W] in channels-last order, the first views of its m images
-            before the second ones. Each may be called as often as needed before the next batch is asked for.
-        """
-        indices, draw = self.ingredients(position, batch_size, since=since)
-        if parts == 1:
-            return [partial(self._views, indices, draw)]
-        pieces = [share(len(indices), part, parts) for part in range(parts)]
-        return [partial(self._views, indices[own], draw[_both(own, len(indices))]) for own in pieces]
-
-    def _views(self, indices: Indices, draw: Draw) -> Tensor:
-        images = self.feed.batch(indices).repeat(2, 1, 1, 1)
-        return self.augment.apply(images, draw).contiguous(memory_format=torch.channels_last)
+    def close(self) -> None:
+        """Stops the decoders. No batch can be loaded afterwards."""
+        self.feed.close()
 
 
-def _both(rows: slice, count: int) -> Tensor:
-    """The rows of both views of some of ``count`` images."""
+def _both_views(rows: slice, count: int) -> Tensor:
+    """Returns the rows of both views of some of ``count`` images."""
     first = torch.arange(rows.start, rows.stop)
     return torch.cat([first, count + first])

@@ -16,7 +16,8 @@ from trainables.settings import TrainSettings
 from trainables.simclr.augment import Augment
 from trainables.simclr.encoder import Encoder, SimCLR
 from trainables.training.checkpoint import load_checkpoint, new_directory
-from trainables.training.run import Run, initial_model
+from trainables.training.run import Run
+from trainables.training.state import initial_model
 
 #: What training without the rest of this project needs.
 __all__ = ["Report", "TrainSettings", "TrainingData", "initial_encoder", "load_ema_encoder", "train"]
@@ -77,11 +78,11 @@ def train(
     run = Run(settings, data, device, resumed=resume_from is not None, memory=memory)
     if resume_from is not None:
         run.load(Path(resume_from))
-    with closing(run.loader.feed):
-        while run.samples < settings.budget:
-            run.train_until(min(_next_evaluation(run.samples, settings.evaluate_every), settings.budget))
-            first = run.loader.worker == 0
-            metrics = run.evaluate() if first else {"samples_seen": run.samples}
+    with closing(run.step.loader):
+        while run.state.samples < settings.budget:
+            run.train_until(min(_next_evaluation(run.state.samples, settings.evaluate_every), settings.budget))
+            first = run.step.loader.rank == 0
+            metrics = run.evaluate() if first else {"samples_seen": run.state.samples}
             run.choose(metrics)
             if first:
                 with new_directory(checkpoints) as directory:
@@ -89,7 +90,7 @@ def train(
                     report(metrics, checkpoint=str(directory))
             else:
                 report(metrics, checkpoint=None)
-    return run.ema.encoder
+    return run.state.ema.encoder
 
 
 def initial_encoder(settings: TrainSettings, data: TrainingData) -> Encoder:

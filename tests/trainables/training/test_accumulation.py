@@ -37,16 +37,16 @@ def accumulating(batch_size: int, accumulation: int, **chosen: Any) -> dict[str,
 
 def second_update(settings: dict[str, Any]) -> dict[str, Any]:
     """In float64, alone or in a worker: loss and gradients of a run's second update, and what it synchronised."""
-    with patch("trainables.training.run.SimCLR", double_simclr):
+    with patch("trainables.training.state.SimCLR", double_simclr):
         training = Run(TrainSettings.model_validate(settings), data(), CPU)
-    if training.settings.micro_batch != "auto":
-        training.model.eval()  # batch norms would take their statistics from the micro-batches
-    images = training.candidate.images_per_update
+    if training.state.settings.micro_batch != "auto":
+        training.state.model.eval()  # batch norms would take their statistics from the micro-batches
+    images = training.state.candidate.images_per_update
     training.train_until(images)
     synchronised = count_synchronisations(training)
-    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    before = {name: value.clone() for name, value in training.state.model.state_dict().items()}
     training.train_until(2 * images)
-    gradients = {name: p.grad.clone() for name, p in training.model.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad.clone() for name, p in training.state.model.named_parameters() if p.grad is not None}
     loss = training.evaluate()["train_loss"]
     return {"before": before, "loss": loss, "gradients": gradients, "synchronised": synchronised[0]}
 
@@ -62,9 +62,9 @@ def by_hand(settings: dict[str, Any], weights: dict[str, Tensor]) -> tuple[float
         model.load_state_dict(weights)
         if chosen.micro_batch != "auto":
             model.eval()
-        (views,) = loader.batch(number * size, size, 1)
+        views = loader.batch(number * size, size).views()
         images = torch.from_numpy(loader.indices(number * size, size))
-        loss = LOSSES[chosen.loss](*model(views()).chunk(2), chosen.temperature, images=images)
+        loss = LOSSES[chosen.loss](*model(views).chunk(2), chosen.temperature, images=images)
         loss.backward()
         losses.append(float(loss.detach()))
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
@@ -158,7 +158,7 @@ def test_lars_brings_its_momentum_to_the_images_of_an_update(tmp_path: Path) -> 
     )
     training.load(first.folder(1))
     before = first.state(1)["optimizer"]["state"]
-    after = training.optimizer.state_dict()["state"]
+    after = training.state.optimizer.state_dict()["state"]
     assert len(before) > 0
     for key, state in before.items():
         torch.testing.assert_close(after[key]["momentum_buffer"], 3 * state["momentum_buffer"])

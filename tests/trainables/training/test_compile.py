@@ -15,6 +15,7 @@ from schedulers import Candidate
 from tests.trainables.images import noise_images
 from tests.trainables.runs import CPU, data, small
 from tests.trainables.workers import Workers
+from trainables.batches import Update
 from trainables.settings import TrainSettings
 from trainables.simclr import Augment
 from trainables.training.compile import compiled
@@ -39,14 +40,14 @@ def test_the_result_and_its_gradient_stay_the_same_at_every_size() -> None:
 @pytest.mark.slow
 def test_a_compiled_run_is_the_run() -> None:
     runs = [Run(TrainSettings.model_validate(small(accumulation=2)), data(), CPU) for _ in range(2)]
-    runs[1].gradients.compile()
-    assert runs[1].gradients.forward is not runs[1].parallel
+    runs[1].step.gradients.compile()
+    assert runs[1].step.gradients.forward is not runs[1].step.parallel
     for run in runs:
         run.train_until(32)
     one, other = (run.evaluate() for run in runs)
     for name in ("train_loss", "reference_loss"):
         assert other[name] == pytest.approx(one[name], rel=1e-5)
-    for weight, same in zip(*(run.model.state_dict().values() for run in runs), strict=True):
+    for weight, same in zip(*(run.state.model.state_dict().values() for run in runs), strict=True):
         torch.testing.assert_close(weight, same, rtol=1e-3, atol=1e-4)
 
 
@@ -89,21 +90,22 @@ def run_in_turns(chosen: dict[str, Any], *, compiles: bool) -> tuple[list[bool],
     if compiles:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("trainables.training.gradients.compiled", like_the_compiler)
-            run.gradients.compile()
-    run.loader.augment.apply = lambda images, draw: run.loader.augment.views(images, draw.packed())  # a GPU's way
-    prepare = run._prepare
+            run.step.gradients.compile()
+    augment = run.step.loader.augment
+    augment.apply = lambda images, draw: augment.views(images, draw.packed())  # type: ignore[method-assign]  # as on GPUs
+    prepare = run.step.prepare
 
-    def prepares() -> None:
+    def prepares(updates: list[Update]) -> None:
         nonlocal preparing
         preparing = True
-        prepare()
+        prepare(updates)
         preparing = False
 
-    run._prepare = prepares  # type: ignore[method-assign]
+    run.step.prepare = prepares  # type: ignore[method-assign]
     for size in (16, 13, 16, 6):
-        run.swap_to(Candidate(size, settings.accumulation))
-        run.train_until(run.samples + 30)
-    return met, torch.cat([value.double().flatten() for value in run.model.state_dict().values()])
+        run.state.swap_to(Candidate(size, settings.accumulation))
+        run.train_until(run.state.samples + 30)
+    return met, torch.cat([value.double().flatten() for value in run.state.model.state_dict().values()])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

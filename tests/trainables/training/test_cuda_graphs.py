@@ -38,13 +38,13 @@ def prepared(way: str, **chosen: Any) -> Run:
     settings = TrainSettings.model_validate(small(accelerate=accelerate, **chosen))
     run = Run(settings, data(), torch.device("cuda"))
     if way == "compiled":
-        run.compile()
-    run.gradients.prepare([range(0, 16, 16), range(32, 48, 16)], 16)  # the latter is over an epoch's end
+        run.step.compile()
+    run.step.gradients.prepare([range(0, 16, 16), range(32, 48, 16)], 16)  # the latter is over an epoch's end
     return run
 
 
 def weights(run: Run) -> dict[str, Tensor]:
-    return {name: value.cpu() for name, value in run.model.state_dict().items()}
+    return {name: value.cpu() for name, value in run.state.model.state_dict().items()}
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def weights(run: Run) -> dict[str, Tensor]:
 )
 def test_a_captured_run_is_the_run(way: str, chosen: dict[str, Any]) -> None:
     plain, captured = prepared("none", **chosen), prepared(way, **chosen)
-    assert captured.gradients._captured is not None
-    assert all((16, repeats) in captured.gradients._captured for repeats in (False, True))
+    assert captured.step.gradients._graphs is not None
+    assert all((16, repeats) in captured.step.gradients._graphs for repeats in (False, True))
     torch.testing.assert_close(weights(captured), weights(plain), rtol=0, atol=0)  # capturing trains nothing
     for samples in (16, 128):
         plain.train_until(samples)
@@ -94,9 +94,9 @@ def test_another_runs_graphs_can_be_freed_meanwhile() -> None:
     captured.train_until(16)
     del other
     gc.collect()
-    captured.gradients.prepare([range(0, 24, 24)], 24)  # to capture is to give unused memory back
-    assert captured.gradients._captured is not None
-    assert all((size, False) in captured.gradients._captured for size in (16, 24))
+    captured.step.gradients.prepare([range(0, 24, 24)], 24)  # to capture is to give unused memory back
+    assert captured.step.gradients._graphs is not None
+    assert all((size, False) in captured.step.gradients._graphs for size in (16, 24))
     captured.train_until(64)
     plain.train_until(64)
     torch.testing.assert_close(weights(captured), weights(plain), rtol=1e-3, atol=1e-3)
@@ -106,10 +106,10 @@ def test_another_runs_graphs_can_be_freed_meanwhile() -> None:
 def test_the_host_does_not_wait_within_a_step(way: str) -> None:
     run = prepared(way, precision="auto")
     run.train_until(32)
-    updates = run._updates_until(96)
+    updates = run.step.updates_until(96)
     with no_waiting():
         for update in updates:
-            run._step(update)
+            run.step(update)
 
 
 SYNCHRONISES = """
@@ -118,12 +118,12 @@ from tests.trainables.runs import data, small
 from trainables.training.run import Run
 from trainables.settings import TrainSettings
 run = Run(TrainSettings.model_validate(small(accelerate="graphs")), data(), torch.device("cuda"))
-loss = run.gradients.loss
+loss = run.step.gradients.loss
 def reads_from_the_device(*args, **options):
     value = loss(*args, **options)
     assert value.item() > 0
     return value
-run.gradients.loss = reads_from_the_device
+run.step.gradients.loss = reads_from_the_device
 try:
     run.train_until(32)
 except RuntimeError as error:

@@ -61,17 +61,17 @@ def settings_of(information: dict[str, Any] | None, weights: dict[str, Any] | No
 
 def second_update(settings: dict[str, Any]) -> dict[str, Any]:
     """In float64, alone or in a worker: a run's second update, and what it synchronised."""
-    with patch("trainables.training.run.SimCLR", double_simclr):
+    with patch("trainables.training.state.SimCLR", double_simclr):
         training = Run(TrainSettings.model_validate(settings), pictures(), CPU)
-    training.model.eval()  # batch norms would take their statistics from the parts of a batch
+    training.state.model.eval()  # batch norms would take their statistics from the parts of a batch
     training.train_until(1)
-    start, synchronised = training.samples, count_synchronisations(training)
-    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    start, synchronised = training.state.samples, count_synchronisations(training)
+    before = {name: value.clone() for name, value in training.state.model.state_dict().items()}
     training.train_until(start + 1)
-    gradients = {name: p.grad.clone() for name, p in training.model.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad.clone() for name, p in training.state.model.named_parameters() if p.grad is not None}
     return {
         "start": start,
-        "stop": training.samples,
+        "stop": training.state.samples,
         "before": before,
         "loss": training.evaluate()["train_loss"],
         "gradients": gradients,
@@ -115,7 +115,7 @@ def by_hand(settings: dict[str, Any], told: dict[str, Any]) -> tuple[float, dict
     model = double_simclr(chosen.encoder, 3)
     model.load_state_dict(told["before"])
     model.eval()
-    views = [model(loader.batch(position, size, 1)[0]()).chunk(2) for position in positions]
+    views = [model(loader.batch(position, size).views()).chunk(2) for position in positions]
     indices = [loader.indices(position, size) for position in positions]
     if chosen.information.negatives == "shared":
         views = [tuple(torch.cat(z) for z in zip(*views, strict=True))]
@@ -252,16 +252,16 @@ def test_the_learning_rate_follows_the_images_of_each_update() -> None:
     training = Run(settings, pictures(), CPU)
     before = 0
     for _ in range(6):
-        assert training.informed is not None
-        images = 9 * len(training.informed.at(training.samples, 9).weights)
-        progress = (training.samples + images / 2) / 200
+        assert training.step.informed is not None
+        images = 9 * len(training.step.informed.at(training.state.samples, 9).weights)
+        progress = (training.state.samples + images / 2) / 200
         if before not in (0, images):
-            momentum = [s["momentum_buffer"].clone() for s in training.optimizer.state.values()]
-            training._bring_momentum_to(images)
-            for buffer, state in zip(momentum, training.optimizer.state.values(), strict=True):
+            momentum = [s["momentum_buffer"].clone() for s in training.state.optimizer.state.values()]
+            training.state.rescale_momentum(images)
+            for buffer, state in zip(momentum, training.state.optimizer.state.values(), strict=True):
                 torch.testing.assert_close(state["momentum_buffer"], buffer * images / before)
-        training.train_until(training.samples + 1)
-        assert training.learning_rate == settings.optimizer.learning_rate_at(min(progress, 1), images)
+        training.train_until(training.state.samples + 1)
+        assert training.step.learning_rate == settings.optimizer.learning_rate_at(min(progress, 1), images)
         before = images
 
 

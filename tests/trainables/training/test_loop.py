@@ -214,7 +214,7 @@ def views_of(pictures: TrainingData, steps: int, **chosen: Any) -> list[Tensor]:
     """What goes into the network, step by step: first views, then second views [2 batch, C, H, W]."""
     settings = TrainSettings.model_validate(small(**chosen))
     training, seen = Run(settings, pictures, CPU), []
-    training.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
+    training.state.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
     training.train_until(steps * settings.batch_size)
     return seen
 
@@ -297,7 +297,7 @@ def test_lars_brings_its_momentum_to_the_rate_of_another_batch_size(tmp_path: Pa
     training = Run(TrainSettings.model_validate(small(optimizer=optimizer, batch_size=24)), data(), CPU)
     training.load(first.folder(1))
     before = first.state(1)["optimizer"]["state"]
-    after = training.optimizer.state_dict()["state"]
+    after = training.state.optimizer.state_dict()["state"]
     assert len(before) > 0
     for key, state in before.items():
         torch.testing.assert_close(after[key]["momentum_buffer"], 1.5 * state["momentum_buffer"])
@@ -336,14 +336,14 @@ def indices_seen(stages: list[tuple[int, int, int, int]], number: int, folder: s
         small(batch_size=batch_size, accumulation=accumulation, augment=UNCHANGED, budget=1000)
     )
     training, seen = Run(settings, TrainingData(images, images[:16]), CPU), []
-    assert training.loader.workers == workers
+    assert training.step.loader.world_size == workers
     if number:
         training.load(Path(folder) / str(number - 1))
-    training.model.register_forward_pre_hook(
+    training.state.model.register_forward_pre_hook(
         lambda _, arguments: seen.append((arguments[0].chunk(2)[0][:, 0, 0, 0] * 255).round().int().tolist())
     )
-    training.train_until(training.samples + steps * batch_size * accumulation)
-    if training.loader.worker == 0:
+    training.train_until(training.state.samples + steps * batch_size * accumulation)
+    if training.step.loader.rank == 0:
         (Path(folder) / str(number)).mkdir()
         training.save(Path(folder) / str(number))
     return seen

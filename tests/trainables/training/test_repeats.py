@@ -41,13 +41,13 @@ def told(settings: dict[str, Any], order: str, resume_from: Path | None = None) 
     class Listening(Run):
         def __init__(self, *args: Any, **more: Any) -> None:
             super().__init__(*args, **more)
-            loss = self.gradients.loss
+            loss = self.step.gradients.loss
 
             def listens(z_a: Tensor, z_b: Tensor, images: Tensor | None = None, **rest: Any) -> Tensor:
                 taken.append((len(z_a), None if images is None else images.tolist()))
                 return loss(z_a, z_b, images=images, **rest)
 
-            self.gradients.loss = listens
+            self.step.gradients.loss = listens
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainables.training.loop.Run", Listening)
@@ -127,19 +127,19 @@ def test_captured_steps_know_it_too(order: str, monkeypatch: pytest.MonkeyPatch)
     for captures in (False, True):
         run = Run(TrainSettings.model_validate(small(batch_size=36, budget=2000)), pictures(order), CPU)
         monkeypatch.setattr(
-            run.loader.augment, "apply", lambda *of, run=run: run.loader.augment.views(of[0], of[1].packed())
+            run.step.loader.augment, "apply", lambda *of, run=run: run.step.loader.augment.views(of[0], of[1].packed())
         )
-        steps = CapturedSteps(run.gradients._step, run.parallel)
+        steps = CapturedSteps(run.step.gradients._step, run.step.parallel)
         if captures:
-            run._captures, run.gradients._captured, run.gradients._warms_up = True, steps, True
+            run.step._uses_graphs, run.step.gradients._graphs, run.step.gradients._warms_up = True, steps, True
         for size in (36, 13, 36, 6):
-            run.swap_to(Candidate(size))
-            run.train_until(run.samples + 70)
+            run.state.swap_to(Candidate(size))
+            run.train_until(run.state.samples + 70)
         kinds = {(size, told) for size in (6, 13, 36) for told in (False, True) if (size, told) in steps}
         assert {told for _, told in kinds} == (
             set() if not captures else {True} if order == "balanced" else {True, False}
         )
-        weights.append(torch.cat([value.double().flatten() for value in run.model.state_dict().values()]))
+        weights.append(torch.cat([value.double().flatten() for value in run.state.model.state_dict().values()]))
     assert torch.equal(*weights)
 
 
@@ -147,8 +147,8 @@ def first_loss(batch: int) -> float:
     """Of a batch over the seam, in a run alone or in a worker; at a high temperature: the number of negatives."""
     settings = TrainSettings.model_validate(small(batch_size=batch, temperature=1e4))
     training = Run(settings, data(IMAGES), CPU)
-    training.samples = IMAGES - batch // 2
-    training.train_until(training.samples + 1)
+    training.state.samples = IMAGES - batch // 2
+    training.train_until(training.state.samples + 1)
     return float(np.exp(training.evaluate()["train_loss"]))
 
 

@@ -163,7 +163,7 @@ def test_memory_is_asked_for_the_largest_candidate() -> None:
         asked.append(limit)
         return 12
 
-    cut = patch("trainables.training.run.largest_micro_batch", micro_batch)
+    cut = patch("trainables.training.step.largest_micro_batch", micro_batch)
     with cut, patch("trainables.training.swapping.SwapOnDeviation", Planned):
         reports = run(planned())
     assert asked == [30]
@@ -192,7 +192,7 @@ def planned_run_of_a_worker(chosen: dict[str, Any]) -> tuple[list[dict[str, Any]
 
     with (
         patch("trainables.training.swapping.SwapOnDeviation", Planned),
-        patch("trainables.training.run.SimCLR", simclr),
+        patch("trainables.training.state.SimCLR", simclr),
     ):
         train(chosen, data(), report, device=CPU)
     return metrics, states, sizes
@@ -226,7 +226,7 @@ def test_every_image_is_seen_once_an_epoch_through_swaps(stages: list[tuple[int,
     images = np.broadcast_to(values[:, None, None, None], (40, 3, 8, 8)).copy()
     chosen = TrainSettings.model_validate(small(augment=UNCHANGED, budget=10_000, micro_batch=16))
     training, seen = Run(chosen, TrainingData(images, images[:16]), CPU), []
-    training.model.register_forward_pre_hook(
+    training.state.model.register_forward_pre_hook(
         lambda module, arguments: (
             seen.extend((arguments[0].chunk(2)[0][:, 0, 0, 0] * 255).round().int().tolist())
             if torch.is_grad_enabled()  # the gradient cache looks twice
@@ -235,9 +235,9 @@ def test_every_image_is_seen_once_an_epoch_through_swaps(stages: list[tuple[int,
     )
     for batch_size, accumulation, steps in stages:
         candidate = Candidate(batch_size, accumulation)
-        training.swap_to(candidate)
-        training.train_until(training.samples + steps * candidate.images_per_update)
-    assert len(seen) == training.samples == sum(b * a * steps for b, a, steps in stages)
+        training.state.swap_to(candidate)
+        training.train_until(training.state.samples + steps * candidate.images_per_update)
+    assert len(seen) == training.state.samples == sum(b * a * steps for b, a, steps in stages)
     epochs = [seen[start : start + 40] for start in range(0, len(seen), 40)]
     assert all(sorted(epoch) == list(range(40)) for epoch in epochs[:-1])
     assert len(set(epochs[-1])) == len(epochs[-1])
