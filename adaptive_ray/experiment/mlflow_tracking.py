@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from mlflow.entities import LifecycleStage, Metric, Param, RunStatus
@@ -21,6 +22,7 @@ from mlflow.utils.mlflow_tags import (
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.errors import UserError
 from adaptive_ray.experiment.mlflow_store import first_reason, open_experiment, public, unusable
+from adaptive_ray.ray_cluster.signals import held_back
 from adaptive_ray.report.accuracies import missing, percent, reference_loss
 from adaptive_ray.run_directory.directory import RunDirectory
 from schedulers import Candidate
@@ -204,8 +206,11 @@ class Tracker:
 
     def _guard(self, call: Any, *arguments: Any, **keywords: Any) -> bool:
         """Whether a call succeeded; the first that does not is reported."""
+        # A signal in the middle of a transaction would leave the database locked for the calls that follow.
+        uninterrupted = nullcontext() if self.uri.startswith("http") else held_back()
         try:
-            call(*arguments, **keywords)
+            with uninterrupted:
+                call(*arguments, **keywords)
         except (MlflowException, OSError) as error:
             if not self._failed:
                 _log.warning(public(f"MLflow at {self.uri} stopped answering: {first_reason(error)}"))

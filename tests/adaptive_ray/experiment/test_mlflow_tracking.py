@@ -20,10 +20,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from sqlalchemy.engine import Engine
+from sqlalchemy.event import listen, remove
 
 from adaptive_ray.config.experiment import ExperimentConfig, load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.experiment.mlflow_tracking import Tracker
+from adaptive_ray.ray_cluster.signals import listening
 from adaptive_ray.report.accuracies import ACCURACIES
 from adaptive_ray.run_directory.directory import RunDirectory
 
@@ -281,6 +284,28 @@ class TestDatabase:
         after.finished("64", RESULT, [])
         after.artifacts(directory, [])
         assert set(statuses(after).values()) == {"FINISHED"}
+
+    def test_a_signal_in_a_transaction_waits_for_its_end(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+        """A transaction that was broken off kept the database locked for half a minute, in which the run had to end."""
+        config = load_config(tracked[1].path / "config.yaml")
+        tracker = Tracker(config, RunDirectory.create(config, "signalled"))
+        sent = []
+
+        def interrupt(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+            if statement.startswith("INSERT INTO metrics") and not sent:
+                sent.append(statement)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        listen(Engine, "after_cursor_execute", interrupt)
+        try:
+            with listening(), pytest.raises(KeyboardInterrupt):
+                tracker.report("64", report(64, 64))
+        finally:
+            remove(Engine, "after_cursor_execute", interrupt)
+        assert sent
+        assert curve(tracker, runs_of(tracker)[1]["64"], "reference_loss") == [(64, pytest.approx(5 - 0.064))]
+        tracker.end("KILLED")
+        assert set(statuses(tracker).values()) == {"KILLED"}
 
     def test_what_an_earlier_session_broke_off_is_finished_with_the_run(
         self, tracked: tuple[Tracker, RunDirectory]
