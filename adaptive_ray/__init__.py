@@ -1,4 +1,4 @@
-"""Pretrains SimCLR encoders on Ray without anyone choosing the batch size."""
+"""Pretrains SimCLR encoders on Ray with automatic choice of the batch size."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ imports_from(ROOT)()
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load_encoder":  # imports torch: not before it is needed
+    if name == "load_encoder":  # lazy: imports torch
         from adaptive_ray.encoders import load_encoder
 
         return load_encoder

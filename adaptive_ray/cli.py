@@ -1,4 +1,4 @@
-"""The command line."""
+"""Command-line interface of adaptive_ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-# Set before Ray and MLflow are imported: a tool that is run on private data does not report home.
+# Disables telemetry. Must be set before Ray and MLflow are imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -25,42 +25,45 @@ from adaptive_ray.experiment.endings import storage_problem
 from adaptive_ray.ray_cluster import signals as interruption
 
 app = typer.Typer(
-    help="Pretrains SimCLR encoders on Ray without anyone choosing the batch size.",
+    help="Pretrain SimCLR encoders on Ray with automatic choice of the batch size.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[Path, typer.Argument(help="a YAML file, such as configs/quickstart.yaml")]
+ConfigFile = Annotated[Path, typer.Argument(help="Configuration file (YAML), for example configs/quickstart.yaml.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="changes a setting, e.g. trial.workers=2")
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, for example trial.workers=2."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="HOST:PORT of a running Ray cluster; default: RAY_ADDRESS, else one is started here")
+    str | None, typer.Option(help="HOST:PORT of a running Ray cluster. Default: RAY_ADDRESS, or start a local cluster.")
 ]
 
 
 @app.command()
 def run(
-    config: Annotated[Path | None, typer.Argument(help="a YAML file, such as configs/quickstart.yaml")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="Configuration file (YAML), for example configs/quickstart.yaml.")
+    ] = None,
     overrides: Overrides = None,
-    name: Annotated[str | None, typer.Option(help="of the run; default: time and data set")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run. Default: time and data set.")] = None,
     runs_dir: Annotated[
-        Path | None, typer.Option(help="where results are written; default: the configuration's")
+        Path | None, typer.Option(help="Directory for results. Default: runs_dir of the configuration.")
     ] = None,
     address: Address = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="continues a run that was interrupted")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run.")] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="with --resume: retries candidates that failed")
+        bool, typer.Option("--retry-failed", help="With --resume: retry candidates that failed.")
     ] = False,
 ) -> None:
-    """Races the candidates, trains the winner, and shows why it won."""
+    """Race the candidates, train the winner and report why it won."""
     if (config is None) == (resume is None):
         raise UserError("give either a configuration file or --resume RUN")
     if retry_failed and resume is None:
-        raise UserError("--retry-failed retries the failed candidates of a run: name the run with --resume RUN")
+        raise UserError("--retry-failed needs --resume RUN")
     if resume is not None and (overrides or name or runs_dir):
-        raise UserError("--resume continues a run with its own settings; leave out --set, --name and --runs-dir")
+        raise UserError("--resume uses the settings of the run; remove --set, --name and --runs-dir")
     console = _console()
     with console.status("loading"):
         from adaptive_ray.config.experiment import load_config
@@ -69,7 +72,7 @@ def run(
         from adaptive_ray.report.terminal import print_lines
         from adaptive_ray.run_directory.directory import RunDirectory
 
-        check_address(address)  # before data are loaded and there is a directory
+        check_address(address)  # before loading data and creating the directory
         if resume is not None:
             directory, settings = open_run(resume)
             experiment = Experiment(settings, address=address)
@@ -77,7 +80,7 @@ def run(
             assert config is not None
             settings = load_config(config, overrides or [], name=name, runs_dir=runs_dir)
             experiment = Experiment(settings, address=address)
-            experiment.check_loss()  # before there is a directory
+            experiment.check_loss()  # before creating the directory
             default = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.dataset.name}"
             directory = RunDirectory.create(settings, settings.name or default)
         print_lines(console, experiment.data.summary)
@@ -87,7 +90,7 @@ def run(
 
 @app.command()
 def plan(config: ConfigFile, overrides: Overrides = None, address: Address = None) -> None:
-    """Prints what would run and what it would cost, without running it."""
+    """Print what would run and what it would cost."""
     console = _console()
     from adaptive_ray.config.experiment import load_config
     from adaptive_ray.experiment.experiment import Experiment
@@ -100,11 +103,11 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     channels, height, width = experiment.data.shape
     table = Table(title=f"{settings.dataset.name}: {p.epoch:,} training images, {channels} x {height} x {width}")
     races = len(p.trials) > 1
-    titles = ("batch size", "steps in the race", "steps if it wins", "learning rate")
+    titles = ("batch size", "race steps", "total steps", "learning rate")
     for title in titles if races else ("batch size", "steps", "learning rate"):
         table.add_column(title, justify="right")
     about = ""
-    if settings.accumulation is not None:  # measured on the images' clusters, if these are known
+    if settings.accumulation is not None:  # measured if the clusters are known, else a bound
         about = (
             "about " if experiment.dataset_clusters is not None and experiment.dataset_clusters.known else "at most "
         )
@@ -116,20 +119,20 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
         table.add_row(candidate.key, *steps, f"{rate:.2g}")
     console.print(table)
     sweep = len(p.candidates)
-    explored = f"race: {p.window:,} samples each" if races else "one run"
+    explored = f"race: {p.window:,} samples per candidate" if races else "one run"
     if settings.explore == "rotate":
-        explored = f"one run: candidates take turns of {p.turn:,} samples"
+        explored = f"one run: candidates rotate every {p.turn:,} samples"
     console.print(
-        f"{explored}, a report every {p.evaluate_every:,}\n"
+        f"{explored}, one report every {p.evaluate_every:,} samples\n"
         f"budget: {p.budget:,} samples ({p.budget / p.epoch:.3g} epochs)\n"
-        f"cost: at most {1 + p.explore_limit / p.budget:.2f} times one full run (a sweep over the candidates: {sweep})"
+        f"cost: at most {1 + p.explore_limit / p.budget:.2f} x one full run (grid search: {sweep} x)"
     )
     layout = experiment.prepared.layout if experiment.prepared else None
     if layout:
         race, winner, at_once = layout.race, layout.winner, layout.concurrent
         device = f"{race.gpus:.3g} GPU" if race.gpus else f"{race.cpus:.3g} CPU core{'' if race.cpus == 1 else 's'}"
-        waves = f", {at_once} at once in {-(-sweep // at_once)} waves" if at_once < sweep else ""
-        racing = f"{sweep} x {race.count} in the race ({device} each{waves}), {winner.count} for the winner"
+        concurrent = f", {at_once} concurrent" if at_once < sweep else ""
+        racing = f"{sweep} x {race.count} in the race ({device} per worker{concurrent}), {winner.count} for the winner"
         console.print(f"workers: {racing if races else winner.count}")
 
 
@@ -139,16 +142,16 @@ def cluster(
     overrides: Overrides = None,
     address: Address = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT.json", help="also writes the result as JSON")
+        Path | None, typer.Option("--json", metavar="OUT.json", help="Also write the result as JSON.")
     ] = None,
-    page: Annotated[Path, typer.Option("--html", metavar="PAGE.html", help="where the picture is written")] = Path(
+    page: Annotated[Path, typer.Option("--html", metavar="PAGE.html", help="Path of the HTML report.")] = Path(
         "clusters.html"
     ),
 ) -> None:
-    """Counts the clusters of the training images, and says which batch size follows from them."""
+    """Count the clusters of the training images and suggest a batch size."""
     for option, file in (("--json", json_file), ("--html", page)):
         if file is not None and not file.absolute().parent.is_dir():
-            raise UserError(f"{option} {file}: {file.parent} is not a directory; create it first")
+            raise UserError(f"{option} {file}: {file.parent} does not exist; create it first")
     console = _console()
     with console.status("loading"):
         from adaptive_ray.clusters.command import count
@@ -161,8 +164,8 @@ def cluster(
 
 
 @app.command()
-def report(run_directory: Annotated[Path, typer.Argument(help="runs/NAME of a finished run")]) -> None:
-    """Rebuilds report.html from a run's directory."""
+def report(run_directory: Annotated[Path, typer.Argument(help="Directory of a finished run.")]) -> None:
+    """Write report.html of a finished run again."""
     from adaptive_ray.report.page import write_report
     from adaptive_ray.run_directory.directory import RunDirectory
 
@@ -171,19 +174,19 @@ def report(run_directory: Annotated[Path, typer.Argument(help="runs/NAME of a fi
 
 @app.command()
 def replay(
-    curves: Annotated[Path, typer.Argument(metavar="CURVES_DIR", help="recorded whole runs, one JSON file each")],
-    policy: Annotated[list[str] | None, typer.Option(help="only these; default: all there are")] = None,
-    axis: Annotated[str, typer.Option(help="what is scarce: samples or seconds")] = "samples",
+    curves: Annotated[Path, typer.Argument(metavar="CURVES_DIR", help="Directory of recorded runs (JSON).")],
+    policy: Annotated[list[str] | None, typer.Option(help="Policy to replay; repeatable. Default: all.")] = None,
+    axis: Annotated[str, typer.Option(help="Unit of the budget: samples or seconds.")] = "samples",
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT.json", help="a row per policy and sweep")
+        Path | None, typer.Option("--json", metavar="OUT.json", help="Also write one row per policy and sweep as JSON.")
     ] = None,
-    plots: Annotated[Path | None, typer.Option(metavar="DIR", help="also writes PNG charts")] = None,
+    plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write plots (PNG) to this directory.")] = None,
 ) -> None:
-    """Replays policies on recorded runs: what each would have chosen, and what that would have cost."""
+    """Replay policies on recorded runs and compare their choices and costs."""
     if axis not in ("samples", "seconds"):
         raise UserError(f"--axis {axis}: use samples or seconds")
     if json_file is not None and not json_file.parent.is_dir():
-        raise UserError(f"--json {json_file}: {json_file.parent} is not a directory; create it first")
+        raise UserError(f"--json {json_file}: {json_file.parent} does not exist; create it first")
     console = _console()
     with console.status("replaying"):
         from adaptive_ray.replay import recordings, replay
@@ -208,7 +211,7 @@ def replay(
 
 @app.command()
 def version() -> None:
-    """Prints the version."""
+    """Print the version."""
     _console().print(__version__, highlight=False)
 
 
@@ -233,13 +236,13 @@ def _show(console: Console, directory: Any, result: dict[str, Any], settings: An
     for line in missing(result):
         console.print(f"- {line}", soft_wrap=True, highlight=False, markup=False, style="yellow")
     console.print(
-        f"spent on exploring: {100 * result['explore_fraction']:.0f} % of the run "
-        f"({result['samples_explored']:,} of {result['budget']:,} samples) · {result['seconds']:.0f} s in all",
+        f"exploration: {100 * result['explore_fraction']:.0f} % of the budget "
+        f"({result['samples_explored']:,} of {result['budget']:,} samples) · total time: {result['seconds']:.0f} s",
         highlight=False,
     )
     for restart in result.get("restarts", []):
         console.print(f"batch size {restart_line(**restart)}", highlight=False, markup=False, soft_wrap=True)
-    lines = {"results": directory.path, "picture": directory.path / "report.html"}
+    lines = {"results": directory.path, "report": directory.path / "report.html"}
     if settings.tracking.enabled and settings.tracking.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
         lines["MLflow"] = f"mlflow ui --backend-store-uri sqlite:///{directory.path.parent / 'mlflow.db'}"
     for title, text in lines.items():
@@ -251,19 +254,19 @@ def _console() -> Console:
 
 
 def main() -> None:
-    """Entry point: what a person can fix becomes one line on stderr and an exit code."""
+    """Entry point. User errors are printed as one line on stderr, without a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # what the console cannot encode becomes a question mark
+            stream.reconfigure(errors="replace")  # print ? for characters that the console cannot encode
     interruption.listen()
     code = _code()
     if code == interruption.exit_code():
         interruption.ignore()
     try:
         sys.stdout.flush()
-    except OSError as error:  # Python would try again, and complain, when it exits
+    except OSError as error:  # else Python flushes again at exit and prints a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = code or _complain(storage_problem(error) or str(error), 1)
+        code = code or _print_error(storage_problem(error) or str(error), 1)
     sys.exit(code)
 
 
@@ -271,21 +274,21 @@ def _code() -> int:
     try:
         code = app(standalone_mode=False)
     except AdaptiveRayError as error:
-        return _complain(str(error), error.exit_code)
+        return _print_error(str(error), error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        return _complain("interrupted", interruption.exit_code())
-    except Exception as error:  # typer's own usage errors; its click may be vendored, hence by their method
+        return _print_error("interrupted", interruption.exit_code())
+    except Exception as error:  # usage errors of click, which typer may vendor under another name
         if hasattr(error, "format_message"):
-            return _complain(error.format_message(), 2)
+            return _print_error(error.format_message(), 2)
         if (problem := storage_problem(error)) is not None:
-            return _complain(problem, 1)
+            return _print_error(problem, 1)
         raise
-    if code == InterruptedRunError("").exit_code:  # typer turns an interruption into a number
-        return _complain("interrupted", interruption.exit_code())
+    if code == InterruptedRunError("").exit_code:  # typer returns the code of an interruption
+        return _print_error("interrupted", interruption.exit_code())
     return code if isinstance(code, int) else 0
 
 
-def _complain(text: str, code: int) -> int:
+def _print_error(text: str, code: int) -> int:
     with suppress(OSError):
         print(f"adaptive-ray: {text}", file=sys.stderr, flush=True)
     return code

@@ -1,4 +1,4 @@
-"""Trained encoders as files: weights in safetensors, everything needed to rebuild the network in JSON."""
+"""Saves and loads trained encoders: weights as safetensors, architecture as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainables.simclr import Encoder, build_encoder
 def save_encoder(encoder: Encoder, directory: Path, *, image_size: int, provenance: dict[str, Any]) -> None:
     """Writes ``encoder.safetensors`` and ``encoder.json`` into ``directory``."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    write_whole(directory / "encoder.safetensors", save(weights))  # save_file raises no OSError where the disk is full
+    write_whole(directory / "encoder.safetensors", save(weights))  # save_file raises no OSError on a full disk
     description = {
         "architecture": encoder.settings.model_dump(mode="json"),
         "channels": encoder.channels,
@@ -33,23 +33,23 @@ def save_encoder(encoder: Encoder, directory: Path, *, image_size: int, provenan
 
 
 def load_encoder(path: str | Path) -> Encoder:
-    """Loads the encoder that a run trained, in evaluation mode, on the CPU; initial weights are not needed.
+    """Loads the encoder of a run in evaluation mode on the CPU.
 
     Args:
-        path: The run's directory, or its ``encoder.safetensors`` or ``encoder.json``.
+        path: Directory of the run, or its ``encoder.safetensors`` or ``encoder.json``.
 
     Returns:
-        A module: float images in [0, 1] [n, C, H, W] -> representations [n, features]. ``embed`` takes uint8 images
-        too, numpy arrays, and [n, H, W, C].
+        A module: float images in [0, 1] [n, C, H, W] -> representations [n, features]. ``embed`` also accepts uint8
+        images, numpy arrays and [n, H, W, C].
 
     Raises:
-        UserError: A file is missing or damaged, or the two do not fit together.
+        UserError: A file is missing or corrupt, or the two do not match.
     """
     path = Path(path)
     directory = path.parent if path.suffix in (".safetensors", ".json") else path
     for name in ("encoder.json", "encoder.safetensors"):
         if not (directory / name).is_file():
-            raise UserError(f"{directory}: holds no encoder ({name} is missing)")
+            raise UserError(f"{directory}: no encoder found ({name} is missing)")
     try:
         description = json.loads((directory / "encoder.json").read_text(encoding="utf-8"))
         settings = EncoderSettings.model_validate(description["architecture"])
@@ -58,5 +58,5 @@ def load_encoder(path: str | Path) -> Encoder:
         encoder.load_weights(load_file(directory / "encoder.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, ValidationError, SafetensorError, RuntimeError) as error:
         reason = textwrap.shorten(str(error), 300, placeholder=" ...")
-        raise UserError(f"{directory}: the encoder's files are damaged: {reason}") from None
+        raise UserError(f"{directory}: the files of the encoder are corrupt: {reason}") from None
     return encoder.eval()

@@ -1,47 +1,47 @@
-"""What can go wrong on a user's side. The command line turns each into one line and an exit code."""
+"""Exceptions raised by adaptive_ray. The command line prints each as one line and exits with its code."""
 
 
 class AdaptiveRayError(Exception):
-    """Anything this package raises on purpose; exit code 1.
+    """Base class of all exceptions of this package; exit code 1.
 
-    ├── UserError           bad input, found before any work starts; exit code 2
-    ├── NoSurvivorError     every candidate of a race failed
-    ├── WinnerFailedError   a candidate has won, and failed after the race
-    ├── PlacementError      the cluster has no place for a run's workers
-    ├── StorageError        the disk is full, a folder cannot be written to, or the output is gone
-    └── InterruptedRunError the run was stopped: Ctrl-C, or a signal; exit code 128 + the signal's number
+    ├── UserError           invalid input, found before work starts; exit code 2
+    ├── NoSurvivorError     every candidate of the race failed
+    ├── WinnerFailedError   the winner failed after the race
+    ├── PlacementError      the cluster cannot place the workers
+    ├── StorageError        the disk is full, a directory is not writable, or the output was closed
+    └── InterruptedRunError the run was interrupted by a signal; exit code 128 + signal number
     """
 
     exit_code = 1
 
 
 class UserError(AdaptiveRayError):
-    """Bad input: the value given, the rule, the way out."""
+    """Invalid input. The message holds the value given, the rule and how to fix it."""
 
     exit_code = 2
 
 
 class NoSurvivorError(AdaptiveRayError):
-    """Every candidate failed; the message names each one's reason."""
+    """Every candidate failed. The message holds the reason of each."""
 
 
 class WinnerFailedError(AdaptiveRayError):
-    """The winner failed after the race; the message says why, and how to retry it."""
+    """The winner failed after the race. The message holds the reason and how to retry."""
 
 
 class PlacementError(AdaptiveRayError):
-    """The cluster has no place for a run's workers; the message names what they need and what is free."""
+    """The cluster cannot place the workers. The message holds the resources requested and available."""
 
 
 class StorageError(AdaptiveRayError):
-    """Something cannot be written; the message names it, and how to continue."""
+    """A file cannot be written. The message holds its path and how to resume."""
 
 
 class InterruptedRunError(AdaptiveRayError):
-    """The run was stopped from outside; the message tells how to continue it.
+    """The run was interrupted. The message holds the command that resumes it.
 
     Args:
-        message: For a person.
+        message: Error message.
         exit_code: 130 after Ctrl-C, 143 after SIGTERM.
     """
 

@@ -1,1 +1,1 @@
-"""An experiment's configuration: settings of its parts, read from YAML, and the plan that follows from them."""
+"""Configuration of an experiment and its plan."""

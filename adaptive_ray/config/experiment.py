@@ -1,4 +1,4 @@
-"""An experiment's configuration: composes the components' settings, and reads YAML."""
+"""Configuration of an experiment, read from YAML."""
 
 from __future__ import annotations
 
@@ -38,96 +38,105 @@ from trainables.settings import (
 
 
 class ExperimentConfig(Settings):
-    """Everything about one run."""
+    """Configuration of one run."""
 
-    name: str | None = Field(None, description="of the run; null: time and data set")
-    runs_dir: Path = Field(Path("runs"), description="results are written to runs_dir/name; all nodes must reach it")
-    seed: int = Field(0, ge=0, description="fixes data splits, initialisation, order and augmentation")
-    dataset: DatasetSettings = Field(description="images")
+    name: str | None = Field(None, description="name of the run; null: time and data set")
+    runs_dir: Path = Field(
+        Path("runs"), description="results are written to runs_dir/name; must be shared by all nodes"
+    )
+    seed: int = Field(0, ge=0, description="seed of data splits, initialization, order and augmentation")
+    dataset: DatasetSettings = Field(description="data set")
     candidates: list[CandidateSettings] | CandidatesFromClusters | None = Field(
         None,
-        description="what to choose from: batch sizes (images over all workers), or batch_size with accumulation; "
-        "from_clusters: about alpha * M",
+        description="batch sizes to choose from (global batch), optionally with accumulation; from_clusters: around "
+        "alpha * M",
     )
     batch_size: int | BatchFromClusters | None = Field(
-        None, description="instead of candidates: the only one; from_clusters: alpha * M"
+        None, description="a single batch size instead of candidates; from_clusters: alpha * M"
     )
     sampling: Literal["shuffle", "stratified", "balanced", "clustered"] = Field(
         "shuffle",
-        description="shuffle: any images; stratified: every cluster in proportion; balanced: equally much of every "
-        "cluster, small ones repeated; clustered: few clusters, so that negatives are hard",
+        description="how batches are drawn; shuffle: at random; stratified: in proportion to the clusters; balanced: "
+        "equally from each cluster, with repetition; clustered: from few clusters (hard negatives)",
     )
     accumulation: InformationSettings | None = Field(
         None,
-        description="micro-batches are accumulated until they hold enough of the data's distribution; null: as many as "
-        "a candidate says",
+        description="adaptive accumulation: add micro-batches until they represent the data's distribution; null: a "
+        "fixed number",
     )
     sample_weights: WeightSettings = Field(
-        default_factory=unweighted, description="central images count more early in a run, those at the edge late"
+        default_factory=unweighted, description="curriculum of sample weights: cluster centres first, edges later"
     )
-    clusters: ClusterSettings = Field(default_factory=ClusterSettings, description="of the training images")
-    budget: Amount = Field(description="the winner's whole run")
+    clusters: ClusterSettings = Field(default_factory=ClusterSettings, description="clusters of the training images")
+    budget: Amount = Field(description="budget of the winner")
     explore: Literal["race", "rotate", "none"] = Field(
-        "race", description="race: candidates side by side; rotate: in turns within one run; none: there is one only"
+        "race",
+        description="race: train candidates in parallel; rotate: alternate within one run; none: a single candidate",
     )
-    race: RaceSettings = Field(default_factory=RaceSettings, description="the choice between the candidates")
+    race: RaceSettings = Field(default_factory=RaceSettings, description="race between the candidates")
     trial: TrialSettings = Field(default_factory=TrialSettings, description="workers during the race")
     winner: WinnerSettings = Field(default_factory=WinnerSettings, description="workers after the race")
-    swap: WinnerSwapSettings = Field(default_factory=WinnerSwapSettings, description="the winner's change of candidate")
-    simclr: SimCLRSettings = Field(default_factory=SimCLRSettings, description="network, augmentation, optimizer")
-    probe_images: int = Field(10_000, ge=16, description="training images that the final probes learn from, at most")
-    tracking: TrackingSettings = Field(default_factory=TrackingSettings, description="MLflow")
+    swap: WinnerSwapSettings = Field(
+        default_factory=WinnerSwapSettings, description="swaps during the winner's training"
+    )
+    simclr: SimCLRSettings = Field(
+        default_factory=SimCLRSettings, description="encoder, augmentation, loss and optimizer"
+    )
+    probe_images: int = Field(10_000, ge=16, description="maximum number of training images of the probes")
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings, description="MLflow tracking")
 
-    _candidates_are_listed = field_validator("candidates", mode="before")(read_candidates)
-    _batch_size_is_one = field_validator("batch_size", mode="before")(read_batch_size)
+    _check_candidates = field_validator("candidates", mode="before")(read_candidates)
+    _check_batch_size = field_validator("batch_size", mode="before")(read_batch_size)
 
     @field_validator("name")
     @classmethod
-    def _names_a_folder(cls, name: str | None) -> str | None:
+    def _check_name(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[\w.-]*\w[\w.-]*", name):
             raise ValueError("use letters, digits, dots, dashes and underscores")
         return name
 
     @field_validator("candidates")
     @classmethod
-    def _distinct(cls, candidates: Any) -> Any:
+    def _check_distinct(cls, candidates: Any) -> Any:
         if not isinstance(candidates, list):
             return candidates
         if not candidates:
-            raise ValueError("name at least one batch size")
+            raise ValueError("must contain at least one batch size")
         twice = next((c.key for c in candidates if candidates.count(c) > 1), None)
         if twice is not None:
-            raise ValueError(f"{twice} appears twice; remove one")
+            raise ValueError(f"{twice} is listed twice; remove one")
         return candidates
 
     @field_validator("batch_size")
     @classmethod
-    def _a_candidate(cls, batch_size: Any) -> Any:
+    def _check_size(cls, batch_size: Any) -> Any:
         if isinstance(batch_size, int):
             Candidate(batch_size)
         return batch_size
 
     @model_validator(mode="after")
-    def _enough_candidates(self) -> Self:
+    def _check_exploration(self) -> Self:
         if (self.candidates is None) == (self.batch_size is None):
-            raise ValueError("give either candidates to choose from, such as [128, 256], or one batch_size")
+            raise ValueError("set either candidates, such as [128, 256], or batch_size")
         keys = self._keys()
         if self.explore == "none" and len(keys) > 1:
-            raise ValueError(f"explore = 'none' trains one candidate, not {', '.join(keys)}; keep one, or use race")
+            raise ValueError(
+                f"explore = 'none' needs a single candidate, not {', '.join(keys)}; remove the others or use race"
+            )
         if self.explore == "rotate" and len(keys) < 2:
-            raise ValueError(f"explore = 'rotate' needs candidates beside {keys[0]}; add one, or use none")
+            raise ValueError(f"explore = 'rotate' needs more candidates than {keys[0]}; add one or use none")
         if self.swap.enabled and self.explore == "rotate":
-            raise ValueError("swap.enabled is for the winner of a race, and explore = 'rotate' has none; leave one out")
+            raise ValueError("swap.enabled cannot be used with explore = 'rotate'; remove one of them")
         if self.swap.enabled and len(keys) < 2:
-            raise ValueError(f"swap.enabled needs candidates beside {keys[0]}; add one, or leave it out")
+            raise ValueError(f"swap.enabled needs more candidates than {keys[0]}; add one or disable it")
         if self.swap.enabled and self.race.rerace != "never":
-            raise ValueError("swap.enabled and race.rerace cannot both be set; choose one")
+            raise ValueError("swap.enabled cannot be used with race.rerace; remove one of them")
         if self.race.rerace != "never" and (self.explore != "race" or len(keys) < 2):
-            raise ValueError("race.rerace needs explore = 'race' and at least two candidates; leave it out")
+            raise ValueError("race.rerace needs explore = 'race' and at least two candidates; remove it")
         return self
 
     @model_validator(mode="after")
-    def _one_way_to_accumulate(self) -> Self:
+    def _check_accumulation(self) -> Self:
         if self.accumulation is not None and not self.sized_by_clusters:
             try:
                 check_accumulation(self.accumulation, self.choices)
@@ -137,30 +146,30 @@ class ExperimentConfig(Settings):
 
     def _keys(self) -> list[str]:
         if isinstance(self.candidates, CandidatesFromClusters):
-            return [f"{times:g} alpha M" for times in self.candidates.multipliers]
+            return [f"{factor:g} alpha M" for factor in self.candidates.multipliers]
         return ["alpha M"] if isinstance(self.batch_size, BatchFromClusters) else [c.key for c in self.choices]
 
     @property
     def choices(self) -> list[Candidate]:
-        """The candidates, where they are known: not before clusters are counted that they follow from."""
+        """The candidates; with ``from_clusters``, only known after ``with_clusters``."""
         if isinstance(self.candidates, list):
             return self.candidates
-        assert isinstance(self.batch_size, int), "candidates that follow from clusters are known after with_clusters"
+        assert isinstance(self.batch_size, int), "call with_clusters first"
         return [Candidate(self.batch_size)]
 
     @property
     def sized_by_clusters(self) -> bool:
-        """Whether batch sizes follow from the number of clusters."""
+        """Whether batch sizes are computed from the number of clusters."""
         return isinstance(self.candidates, CandidatesFromClusters) or isinstance(self.batch_size, BatchFromClusters)
 
     @property
     def uses_clusters(self) -> bool:
-        """Whether the training images must be clustered."""
+        """Whether the run needs clusters of the training images."""
         return self.sized_by_clusters or bool(self.known_of_images)
 
     @property
     def known_of_images(self) -> tuple[str, ...]:
-        """What workers must be told of the images' clusters: fields of ``TrainingData``."""
+        """Fields of ``TrainingData`` that are computed from the clusters."""
         weights, score = self.sample_weights, self.accumulation.score if self.accumulation is not None else None
         needed = {
             "epoch_order": self.sampling != "shuffle",
@@ -172,17 +181,17 @@ class ExperimentConfig(Settings):
 
     @property
     def alpha_m(self) -> AlphaM:
-        """How batch sizes follow, or would, from the number of clusters."""
+        """The rule that computes a batch size from the number of clusters."""
         for setting in (self.candidates, self.batch_size):
             if isinstance(setting, BatchFromClusters):
                 return setting.from_clusters
         return AlphaM()
 
     def with_clusters(self, m: int) -> ExperimentConfig:
-        """The same with the batch sizes that follow from ``m`` clusters.
+        """Returns a copy with the batch sizes computed for ``m`` clusters.
 
         Raises:
-            UserError: Accumulation cannot have its images with them.
+            UserError: The batch sizes are incompatible with ``accumulation``.
         """
         known = self
         if isinstance(self.candidates, CandidatesFromClusters):
@@ -200,12 +209,16 @@ class ExperimentConfig(Settings):
 def load_config(
     path: Path, overrides: Iterable[str] = (), *, name: str | None = None, runs_dir: Path | None = None
 ) -> ExperimentConfig:
-    """Reads a YAML file, applies ``a.b=value`` overrides (values are YAML too), and validates.
+    """Reads a configuration from YAML, applies overrides and validates it.
 
-    ``name`` and ``runs_dir`` replace the settings of these names as they are.
+    Args:
+        path: YAML file.
+        overrides: ``a.b=value``, where the value is YAML.
+        name: Replaces the setting ``name``.
+        runs_dir: Replaces the setting ``runs_dir``.
 
     Raises:
-        UserError: The file is missing or no YAML mapping, an override is malformed, or a setting is wrong.
+        UserError: The file cannot be read or is not a YAML mapping, or an override or a setting is invalid.
     """
     raw = _read_yaml(path)
     for override in overrides:
@@ -218,18 +231,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: file not found") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
+        raise UserError(f"{path}: invalid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: must hold a mapping of settings, not {type(raw).__name__}")
+        raise UserError(f"{path}: expected a mapping of settings, got {type(raw).__name__}")
     return raw
 
 
 def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> ExperimentConfig:
-    """Validates a mapping; see ``load_config``."""
+    """Validates a mapping of settings. Raises ``UserError`` like ``load_config``."""
     try:
         return ExperimentConfig.model_validate(raw)
     except ValidationError as error:
@@ -237,28 +250,28 @@ def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> Exper
 
 
 def dump_config(config: ExperimentConfig) -> str:
-    """The configuration as YAML, every setting written out."""
+    """Serializes a configuration to YAML, including defaults."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name:
-        raise UserError(f"--set {override!r}: write it as name.of.setting=value")
+        raise UserError(f"--set {override!r}: expected name.of.setting=value")
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
-        raise UserError(f"--set {override!r}: {text!r} is not valid YAML") from None
+        raise UserError(f"--set {override!r}: {text!r} is invalid YAML") from None
     *parents, last = name.split(".")
     node = raw
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise UserError(f"--set {override!r}: {parent!r} holds {child!r}, no settings below it")
+            raise UserError(f"--set {override!r}: {parent!r} is {child!r} and has no settings below it")
         node = child
     if isinstance(value, dict) and isinstance(node.get(last), dict):
-        raise UserError(f"--set {override!r}: set the entries of {name} one by one")
-    # samples and epochs exclude each other: giving one replaces the other
+        raise UserError(f"--set {override!r}: set the keys of {name} one by one")
+    # samples and epochs are exclusive: setting one replaces the other
     for rival in {"samples": ["epochs"], "epochs": ["samples"]}.get(last, []):
         node.pop(rival, None)
     node[last] = value

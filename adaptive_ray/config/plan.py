@@ -1,4 +1,4 @@
-"""Plans a run on given data: samples, steps, reports and cost, checked before anything starts."""
+"""Computes samples, steps, reports and cost of a run, and checks them before it starts."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from schedulers import Candidate
 from schedulers.race import MIN_REPORTS
 from schedulers.rerace import Rerace, ReracePlan
 
-#: Turns of each candidate in a run, at least.
+#: Minimum turns per candidate with explore = rotate.
 _TURNS = 10
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All numbers in samples (images, not views).
+    """Sizes of a run, in samples (images, not views).
 
     Args:
-        candidates: To choose from.
-        trials: Those that are trained from the start, side by side: one only, where candidates take turns in it.
-        updates: Images of each candidate's update; where accumulating until informed decides, on average if that has
-            been measured, else at least.
-        epoch: Training images.
-        budget: The winner's whole run.
-        window: What each trial may spend in a race.
-        evaluate_every: From report to report.
-        turn: Of a candidate, where they take turns.
-        rerace: ``LossExtrapolationScheduler``'s setting.
+        candidates: All candidates.
+        trials: Candidates with a trial of their own; only one if candidates rotate within a run.
+        updates: Images per update of each candidate. With adaptive accumulation the measured average, or else the
+            minimum.
+        epoch: Number of training images.
+        budget: Budget of the winner.
+        window: Budget of each trial in the race.
+        evaluate_every: Samples between two reports.
+        turn: Samples per turn with explore = rotate.
+        rerace: See ``LossExtrapolationScheduler``.
     """
 
     candidates: tuple[Candidate, ...]
@@ -46,14 +46,17 @@ class Plan:
 
     @classmethod
     def of(cls, config: ExperimentConfig, images: int, updates: Mapping[Candidate, int] | None = None) -> Plan:
-        """The plan for ``images`` training images.
+        """Plans a run on ``images`` training images.
 
-        ``updates`` are the images of each candidate's update where they have been measured; None: as configured.
-        Reports come on a grid of samples that all candidates' updates hit exactly, where there is one.
+        If possible, reports are placed on a grid of samples that the updates of all candidates hit exactly.
+
+        Args:
+            config: Configuration.
+            images: Number of training images.
+            updates: Measured images per update of each candidate; None: as configured.
 
         Raises:
-            UserError: An update takes more images than there are, a race does not fit into the budget, or it is too
-                short.
+            UserError: An update needs more images than there are, the window exceeds the budget, or it is too short.
         """
         updates = updates or {candidate: _images(config, candidate) for candidate in config.choices}
         largest = max(updates, key=lambda candidate: updates[candidate])
@@ -61,23 +64,21 @@ class Plan:
         if most > images:
             where, way_out = "candidates", "remove it or use more data"
             if config.accumulation is not None:
-                where, way_out = "accumulation", "ask for less information in an update or use more data"
-            raise UserError(
-                f"{where}: {_described(largest, most)} is larger than the {images:,} training images; {way_out}"
-            )
+                where, way_out = "accumulation", "lower alpha or use more data"
+            raise UserError(f"{where}: {_described(largest, most)} exceeds the {images:,} training images; {way_out}")
         budget, window = config.budget.of(images), config.race.window.of(images)
         races = config.explore == "race" and len(updates) > 1
         if not races:
             window = min(window, budget)
         if budget < window:
             raise UserError(
-                f"budget = {_written(config.budget, budget)} is smaller than race.window = "
+                f"budget = {_written(config.budget, budget)} is less than race.window = "
                 f"{_written(config.race.window, window)}; raise the budget or shorten the window"
             )
         if races and window < MIN_REPORTS * most:
             raise UserError(
-                f"race.window = {_written(config.race.window, window)} holds {window // most} "
-                f"steps of {_described(largest, most)}; at least {MIN_REPORTS} are needed to see where a curve is going"
+                f"race.window = {_written(config.race.window, window)} allows {window // most} "
+                f"steps of {_described(largest, most)}; a forecast needs at least {MIN_REPORTS}"
             )
         every = max(window // config.race.evaluations, 1)
         grid = math.lcm(*(candidate.images_per_update for candidate in config.choices))
@@ -91,13 +92,13 @@ class Plan:
             raise UserError(f"race.rerace: {error}") from None
         candidates = tuple(updates)
         trials = candidates if races else candidates[:1]
-        # A turn is an epoch, or less in a short run: each candidate must have had several before the end.
+        # A turn is an epoch, or less in a short run, so that each candidate has several turns.
         turn = max(min(images, budget // (_TURNS * len(candidates))), 2 * every)
         return cls(candidates, trials, updates, images, budget, window, every, turn, rerace)
 
     @property
     def explore_limit(self) -> int:
-        """The most that the candidates that lose can cost: nobody is pruned before the window is spent."""
+        """Maximum samples spent on losing candidates, if none is pruned early."""
         if self.rerace == "on_deviation":
             races = self.budget // self.window
         else:
@@ -105,12 +106,12 @@ class Plan:
         return races * (len(self.trials) - 1) * self.window
 
     def steps(self, candidate: Candidate) -> int:
-        """Optimizer steps of a whole run."""
+        """Optimizer steps of a full run."""
         return math.ceil(self.budget / self.updates[candidate])
 
 
 def _images(config: ExperimentConfig, candidate: Candidate) -> int:
-    """Of an update; the least where accumulating until informed decides."""
+    """Images per update; the minimum with adaptive accumulation."""
     informed = config.accumulation
     return candidate.images_per_update if informed is None else informed.least_images(candidate.batch_size)
 

@@ -1,1 +1,1 @@
-"""The files of one run: reports, events, checkpoints and results."""
+"""Files of a run: reports, events, checkpoints and results."""

@@ -1,4 +1,4 @@
-"""Writes files atomically: readers, also after a crash, see either the whole new file or the one before."""
+"""Writes files atomically: readers see either the old or the new content, even after a crash."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def replaced(file: Path) -> Iterator[Path]:
-    """Yields the place to write to; what is there after the block is put on the disk, and replaces ``file``.
+    """Yields a temporary path; on exit, flushes it to disk and replaces ``file``.
 
     Raises:
-        OSError: It cannot be written; nothing is left of the attempt.
+        OSError: It cannot be written. The temporary file is removed.
     """
     new = file.with_name(f".{file.name}.new")
     try:
@@ -25,11 +25,11 @@ def replaced(file: Path) -> Iterator[Path]:
         with suppress(OSError):
             new.unlink()
         if isinstance(error, OSError) and error.filename == str(new):
-            raise type(error)(error.errno, error.strerror, str(file)) from None  # the name that a person knows
+            raise type(error)(error.errno, error.strerror, str(file)) from None  # the name that the caller knows
         raise
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Replaces ``file``, or makes it; text is UTF-8, whatever the machine's language."""
+    """Creates or replaces ``file`` atomically. Text is encoded as UTF-8."""
     with replaced(file) as new:
         new.write_bytes(content.encode() if isinstance(content, str) else content)

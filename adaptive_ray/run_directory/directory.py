@@ -1,4 +1,4 @@
-"""The files of one run, and nothing else about it."""
+"""Reads and writes the files of a run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from schedulers import Decision
 
 
 class RunDirectory:
-    """``runs_dir/name``. Created once, never overwritten; what is appended survives the death of the process.
+    """The directory ``runs_dir/name`` of a run. It is never overwritten; appended lines are flushed to disk.
 
-    Files: ``config.yaml`` (resolved), ``events.jsonl`` (what happened in the races, from which a run is resumed;
-    see ``History``), ``reports.jsonl`` (every report of every candidate), ``decisions.jsonl`` (of races),
-    ``swaps.jsonl`` (about the loader inside a run), ``inputs.json`` (what it was started with), ``lock``,
-    ``curves.json``, ``result.json``, ``encoder.safetensors`` and ``encoder.json``, ``neighbours.png``,
-    ``weights.png`` (with weighted samples), ``clusters.json`` and ``clusters.html`` (with clusters),
-    ``report.html``, ``layout.json`` (who trains on what), and ``train/`` with Ray's checkpoints.
+    Files: ``config.yaml`` (with defaults), ``events.jsonl`` (events of the races, used to resume; see ``History``),
+    ``reports.jsonl`` (all reports), ``decisions.jsonl`` (of the races), ``swaps.jsonl`` (decisions within a run),
+    ``inputs.json`` (settings and data at the start), ``lock``, ``curves.json``, ``result.json``,
+    ``encoder.safetensors`` and ``encoder.json``, ``neighbours.png``, ``weights.png`` (sample weights),
+    ``clusters.json`` and ``clusters.html`` (dataset clusters), ``report.html``, ``layout.json`` (workers and their
+    resources), ``mlflow.json`` (MLflow run IDs), and ``train/`` (checkpoints).
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,18 +32,18 @@ class RunDirectory:
 
     @classmethod
     def create(cls, config: ExperimentConfig, name: str) -> RunDirectory:
-        """Makes ``runs_dir/name`` and writes the configuration.
+        """Creates ``runs_dir/name`` and writes the configuration.
 
         Raises:
-            UserError: It exists already, or cannot be made.
+            UserError: It already exists or cannot be created.
         """
         directory = cls(config.runs_dir / name)
         try:
             directory.path.mkdir(parents=True)
         except FileExistsError:
-            raise UserError(f"{directory.path} exists already and is not overwritten; choose another --name") from None
+            raise UserError(f"{directory.path} already exists; choose another --name") from None
         except OSError as error:
-            raise UserError(f"{directory.path} cannot be made: {error.strerror}") from None
+            raise UserError(f"{directory.path} cannot be created: {error.strerror}") from None
         try:
             write_whole(directory.path / "config.yaml", dump_config(config))
         except OSError as error:
@@ -53,13 +53,13 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """An existing run.
+        """Opens the directory of an existing run.
 
         Raises:
-            UserError: There is none.
+            UserError: It is not the directory of a run.
         """
         if not (path / "config.yaml").is_file():
-            raise UserError(f"{path}: no run directory (it has no config.yaml)")
+            raise UserError(f"{path}: not a run directory (config.yaml is missing)")
         return cls(path)
 
     @property
@@ -67,34 +67,36 @@ class RunDirectory:
         return self.path.name
 
     def config(self) -> ExperimentConfig:
-        file = self.path / "config.yaml"
-        return load_config(file)
+        """Reads ``config.yaml``."""
+        return load_config(self.path / "config.yaml")
 
-    # --- growing files ------------------------------------------------------------------------------------------
+    # --- appended files -----------------------------------------------------------------------------------------
 
     def append_report(self, candidate: str, metrics: Mapping[str, Any]) -> None:
-        """Writes a report to the disk. Its ``checkpoint_path`` is written relative to the run, which may be moved."""
+        """Appends a report. Its ``checkpoint_path`` is stored relative to the directory, which may be moved."""
         entry = {"candidate": candidate, **metrics}
         if (path := entry.get("checkpoint_path")) and Path(path).is_relative_to(self.path):
             entry["checkpoint_path"] = str(Path(path).relative_to(self.path))
         self._append("reports.jsonl", entry)
 
     def append_decision(self, decision: Mapping[str, Any]) -> None:
+        """Appends a decision of a race."""
         self._append("decisions.jsonl", decision)
 
     def write_decisions(self, decisions: Iterable[Mapping[str, Any]]) -> None:
-        """Replaces all decisions of races."""
+        """Replaces ``decisions.jsonl``."""
         lines = (json.dumps(_plain(decision)) + "\n" for decision in decisions)
         write_whole(self.path / "decisions.jsonl", "".join(lines))
 
     def append_swap(self, decision: Mapping[str, Any]) -> None:
+        """Appends a decision to keep or swap the candidate within a run."""
         self._append("swaps.jsonl", decision)
 
     def reports(self) -> list[dict[str, Any]]:
-        """Every report, in the order in which they were written; ``checkpoint_path`` is absolute.
+        """Reads all reports in the order they were written; ``checkpoint_path`` is absolute.
 
-        A candidate that was resumed from an older checkpoint than its last one repeats reports; of those with the same
-        ``samples_seen``, the first tells what was decided on and the last names the checkpoint.
+        A candidate that resumes from an older checkpoint repeats reports. Of those with equal ``samples_seen``, the
+        first was used for decisions and the last has the existing checkpoint.
         """
         reports = list(self._lines("reports.jsonl"))
         for report in reports:
@@ -103,7 +105,7 @@ class RunDirectory:
         return reports
 
     def reports_of(self, candidate: str) -> list[dict[str, Any]]:
-        """A candidate's reports without those that it repeated: one for each point of its curve."""
+        """Reads the reports of a candidate without repetitions."""
         reports: list[dict[str, Any]] = []
         for report in self.reports():
             ahead = not reports or report["samples_seen"] > reports[-1]["samples_seen"]
@@ -112,10 +114,11 @@ class RunDirectory:
         return reports
 
     def decisions(self) -> list[dict[str, Any]]:
+        """Reads all decisions of races."""
         return list(self._lines("decisions.jsonl"))
 
     def swaps(self) -> list[dict[str, Any]]:
-        """Every decision about the loader inside the run, also those to keep it; a resumed run repeats none."""
+        """Reads all decisions to keep or swap the candidate within a run, without repetitions."""
         return list({entry["samples"]: entry for entry in self._lines("swaps.jsonl")}.values())
 
     def _append(self, name: str, entry: Mapping[str, Any]) -> None:
@@ -134,30 +137,32 @@ class RunDirectory:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError:
-                continue  # the process died while it wrote this line
+                continue  # truncated: the process was killed while writing
 
     # --- final files --------------------------------------------------------------------------------------------
 
     def write_json(self, name: str, content: Any) -> None:
+        """Writes a JSON file."""
         write_whole(self.path / name, json.dumps(_plain(content), indent=1) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """Raises:
-        UserError: The file is not there: the run is not finished.
+        """Reads a JSON file.
+
+        Raises:
+            UserError: The file does not exist, since the run is not finished, or is corrupt.
         """
         file = self.path / name
         if not file.exists():
             raise UserError(
-                f"{file} does not exist: the run is not finished; continue it with: "
-                f"adaptive-ray run --resume {self.path}"
+                f"{file} does not exist: the run is not finished; resume it with: adaptive-ray run --resume {self.path}"
             )
         try:
             return json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{file} is damaged: {error}") from None
+            raise UserError(f"{file} is corrupt: {error}") from None
 
     def curves(self) -> dict[str, dict[str, Any]]:
-        """``curves.json``'s content: per candidate how it forms updates and, point by point, the reports."""
+        """Collects the reports of each candidate as columns: the content of ``curves.json``."""
         curves: dict[str, dict[str, Any]] = {}
         for report in self.reports():
             curve = curves.setdefault(
@@ -169,7 +174,7 @@ class RunDirectory:
                 },
             )
             if curve["samples"] and report["samples_seen"] <= curve["samples"][-1]:
-                continue  # a restarted trial repeats itself
+                continue  # repeated after a restart
             for metric, column in CURVE_COLUMNS.items():
                 curve[column].append(report.get(metric))
         return dict(sorted(curves.items(), key=lambda item: (item[1]["batch_size"], item[1]["accumulation"])))
@@ -196,7 +201,7 @@ CURVE_COLUMNS = {
 
 
 def describe(decision: Decision) -> dict[str, Any]:
-    """A decision as an entry of ``decisions.jsonl``."""
+    """Converts a decision to an entry of ``decisions.jsonl``."""
     entry = dataclasses.asdict(decision)
     entry["candidate"] = entry.pop("key")
     entry["forecast"] = {"mean": decision.forecast.mean, "std": decision.forecast.std}
@@ -204,7 +209,7 @@ def describe(decision: Decision) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no nan and no infinity: both become null."""
+    """Replaces NaN and infinity, which JSON does not support, with null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

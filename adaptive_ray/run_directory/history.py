@@ -1,4 +1,4 @@
-"""The history of a run on disk: what happened in its races, from which it is resumed."""
+"""Stores the events of a run's races on disk. A run resumes by replaying them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from schedulers.events import Event, from_json, to_json
 
 
 class History:
-    """``events.jsonl``: a line for every event, on disk before anything follows from it.
+    """Reads and appends ``events.jsonl``. Each event is flushed to disk before it takes effect.
 
-    Each line also says how long the run had taken (``elapsed``), over all its sessions. A last line that was being
-    written when the process died is removed.
+    Each line also holds the total run time of all sessions (``elapsed``). A truncated last line is removed.
 
     Args:
-        file: Made with the first event.
+        file: Path; created by the first event.
 
     Raises:
-        UserError: A line is damaged.
+        UserError: A line is corrupt.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._started = time.monotonic()
-        #: Of the sessions before this one, oldest first.
+        #: Events of earlier sessions, oldest first.
         self.events: list[Event] = []
         self._before = 0.0
         text = file.read_bytes() if file.exists() else b""
@@ -39,7 +38,7 @@ class History:
                 self._before = float(entry["elapsed"])
             except (ValueError, TypeError, KeyError) as error:
                 raise UserError(
-                    f"{file} is damaged in line {number}: {error}; restore the file, or start a new run"
+                    f"{file}, line {number} is corrupt: {error}; restore the file or start a new run"
                 ) from None
         if whole != text:
             with file.open("r+b") as torn:
@@ -47,11 +46,11 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, over all its sessions; a session that was killed counts to its last event."""
+        """Total run time of all sessions. A killed session counts up to its last event."""
         return self._before + time.monotonic() - self._started
 
     def append(self, event: Event) -> None:
-        """Writes an event, and returns once it is on disk."""
+        """Appends an event and flushes it to disk."""
         line = json.dumps({**to_json(event), "elapsed": round(self.seconds, 3)}, allow_nan=False) + "\n"
         with self._file.open("ab") as file:
             file.write(line.encode())

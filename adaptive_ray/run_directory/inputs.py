@@ -1,4 +1,4 @@
-"""Records the settings and images that a run was started with, and refuses to resume it with others."""
+"""Records the settings and data of a run, and checks that they are unchanged when it resumes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory.directory import RunDirectory
 from trainables.batches import ImageFiles
 
-#: In the run's directory.
+#: File in the directory of a run.
 INPUTS_FILE = "inputs.json"
-#: Settings that say where something is, or how much is done at once. They may change: no loss depends on them.
-_PLACES = (
+#: Settings that may change before a run resumes, since no loss depends on them.
+_CHANGEABLE = (
     "name",
     "runs_dir",
     "tracking",
@@ -34,34 +34,34 @@ _PLACES = (
 
 
 def check_settings(directory: RunDirectory) -> ExperimentConfig:
-    """The settings of a run that is to be resumed.
+    """Reads the settings of a run to resume and checks that they are unchanged.
 
     Raises:
-        UserError: They are not those that it was started with, or are wrong.
+        UserError: They were changed or are invalid.
     """
     config = directory.config()
     if not (directory.path / INPUTS_FILE).exists():
-        return config  # it was stopped before it had loaded its data
+        return config  # interrupted before the data were loaded
     started = parse_config(directory.read_json(INPUTS_FILE)["settings"], source=str(directory.path / INPUTS_FILE))
     then, now = dict(_settings(started)), dict(_settings(config))
     changed = [
-        f"{name} is {json.dumps(now.get(name))} and was {json.dumps(then.get(name))}"
+        f"{name} = {json.dumps(now.get(name))} (was {json.dumps(then.get(name))})"
         for name in then | now
         if then.get(name) != now.get(name)
     ]
     if changed:
         raise UserError(
-            f"{directory.path / 'config.yaml'} was changed since the run was started: {'; '.join(changed)}. "
-            f"Change it back, or {_start_again(directory)}"
+            f"{directory.path / 'config.yaml'} changed since the run started: {'; '.join(changed)}. "
+            f"Revert it, or {_start_again(directory)}"
         )
     return config
 
 
 def check_data(directory: RunDirectory, data: Dataset) -> None:
-    """Writes down what a run is started with; when it is resumed, compares its images with those.
+    """Records the settings and data of a new run; checks that the data of a resumed run are unchanged.
 
     Raises:
-        UserError: They are other images.
+        UserError: The data changed.
     """
     root = directory.config().dataset.root
     now = {
@@ -78,22 +78,22 @@ def check_data(directory: RunDirectory, data: Dataset) -> None:
     changed = [difference for name in now if (difference := _difference(name, then[name], now[name]))]
     if changed:
         raise UserError(
-            f"dataset {data.name} has changed since {directory.path} was started: {'; '.join(changed)}. "
+            f"dataset {data.name} changed since {directory.path} started: {'; '.join(changed)}. "
             f"Restore the images, or {_start_again(directory)}"
         )
 
 
 def _difference(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     if then["count"] != now["count"]:
-        return f"{now['count']:,} {name}, {then['count']:,} then"
-    # Images may be in memory this time and on disk the other: what memory there is decides.
+        return f"{now['count']:,} {name} (was {then['count']:,})"
+    # The free memory decides whether images are in memory or on disk; digests of the two are not comparable.
     if then["of"] == now["of"] and then["digest"] != now["digest"]:
-        return f"other {name} ({now['of']} with digest {now['digest'][:8]}, {then['digest'][:8]} then)"
+        return f"{name} differ (digest of {now['of']}: {now['digest'][:8]}, was {then['digest'][:8]})"
     return None
 
 
 def _images(images: NDArray[np.uint8] | ImageFiles, labels: NDArray[np.int64] | None, root: Path) -> dict[str, Any]:
-    """Number and digest of images in their order."""
+    """Number and digest of images, in order."""
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(images, ImageFiles):
         for line in images.listing(root):
@@ -113,7 +113,7 @@ def _settings(config: ExperimentConfig) -> Iterator[tuple[str, Any]]:
 
 def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
-        if prefix + key in _PLACES:
+        if prefix + key in _CHANGEABLE:
             continue
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""Only one process at a time writes to a run's directory."""
+"""Locks the directory of a run against other processes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 
 from adaptive_ray.errors import UserError
 
-#: In the run's directory. It stays there: only the lock on it means anything.
+#: File in the directory of a run. It is never removed; only the lock on it counts.
 LOCK_FILE = "lock"
-#: What a file system answers that has no locks.
+#: Errors of file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[str | None]:
-    """Holds the lock on a run's directory; it ends with the process, however that dies.
+    """Holds the lock on the directory of a run. The system releases it when the process exits.
 
-    Over NFS, locks also hold between machines.
+    Over NFS, the lock also holds between machines.
 
     Yields:
-        None; where the file system has no locks, a warning, for then nothing keeps two processes apart.
+        None, or a warning if the file system does not support locks.
 
     Raises:
-        UserError: Another process holds it, or the directory cannot be written to.
+        UserError: Another process holds the lock, or the directory is not writable.
     """
     file = run / LOCK_FILE
     try:
@@ -41,13 +41,11 @@ def locked(run: Path) -> Iterator[str | None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{run} is in use by {_holder(descriptor)}; wait until that run has ended, or stop it"
-            ) from None
+            raise UserError(f"{run} is in use by {_holder(descriptor)}; wait for it to finish or stop it") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise UserError(f"{file} cannot be locked: {error.strerror}") from None
-            warning = f"{run} cannot be locked ({error.strerror}): make sure that nobody else resumes this run"
+            warning = f"{run} cannot be locked ({error.strerror}): make sure that no other process resumes this run"
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         yield warning
@@ -59,5 +57,5 @@ def _holder(descriptor: int) -> str:
     try:
         holder = json.loads(os.pread(descriptor, 1000, 0))
         return f"process {holder['pid']} on {holder['host']}"
-    except (ValueError, KeyError, TypeError):  # it has just taken the lock
+    except (ValueError, KeyError, TypeError):  # the other process has not written it yet
         return "another process"

@@ -113,7 +113,7 @@ class TestRefused:
             ("candidates=[]", ["candidates = []", "at least one"]),
             ("candidates=[0]", ["candidates.0 = 0", "below 2"]),
             ("candidates=[1, 64]", ["batch size 1 is below 2"]),
-            ("candidates=[64, 64]", ["64 appears twice"]),
+            ("candidates=[64, 64]", ["64 is listed twice"]),
             ("candidates=[64, 8192]", ["batch size 8,192", "training images"]),
             ("candidate=[64]", ["unknown setting 'candidate'", "'candidates'"]),
             ("seed=soon", ["seed = 'soon'", "integer"]),
@@ -228,7 +228,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("more", [["--set", "seed=1"], ["--name", "y"], ["--runs-dir", "elsewhere"]])
     def test_resuming_with_other_settings(self, command: Command, tmp_path: Path, more: list[str]) -> None:
-        assert "continues a run with its own settings" in refused(command, tmp_path, "run", "--resume", "runs/x", *more)
+        assert "--resume uses the settings of the run" in refused(command, tmp_path, "run", "--resume", "runs/x", *more)
 
     def test_the_unknown_option_is_named(self, command: Command, tmp_path: Path) -> None:
         assert "--frobnicate" in refused(command, tmp_path, "run", QUICKSTART, "--frobnicate")
@@ -246,23 +246,23 @@ class TestNames:
     def test_an_existing_one_is_refused_and_left_untouched(self, command: Command, tmp_path: Path, name: str) -> None:
         path = self.taken(tmp_path / "runs" / name)
         text = refused(command, tmp_path, "run", QUICKSTART, "--name", name)
-        assert f"{path} exists already" in text
+        assert f"{path} already exists" in text
         assert (path / "precious").read_text() == "data"
 
     @pytest.mark.parametrize("folder", ["results", "my results", "results: all", "results #1", "[results]"])
     def test_runs_dir(self, command: Command, tmp_path: Path, folder: str) -> None:
         path = self.taken(tmp_path / folder / "taken")
         text = refused(command, tmp_path, "run", QUICKSTART, "--name", "taken", "--runs-dir", tmp_path / folder)
-        assert f"{path} exists already" in text
+        assert f"{path} already exists" in text
 
     def test_a_relative_runs_dir(self, command: Command, tmp_path: Path) -> None:
         path = self.taken(tmp_path / "results" / "taken")
         text = refused(command, tmp_path, "run", QUICKSTART, "--name", "taken", "--runs-dir", "results")
-        assert f"{path} exists already" in text
+        assert f"{path} already exists" in text
 
     def test_the_configured_name(self, command: Command, tmp_path: Path) -> None:
         self.taken(tmp_path / "runs" / "mine")
-        assert "exists already" in refused(command, tmp_path, "run", QUICKSTART, "--set", "name=mine")
+        assert "already exists" in refused(command, tmp_path, "run", QUICKSTART, "--set", "name=mine")
 
     @pytest.mark.parametrize("name", ["a/b", "../up", "a b"])
     def test_names_that_are_no_names(self, command: Command, tmp_path: Path, name: str) -> None:
@@ -278,14 +278,14 @@ class TestPlan:
         assert answer.err == ""
         assert "mnist5k: 3,744 training images, 1 x 28 x 28" in answer.out
         # 7 reports every 1,024 samples; 7 epochs of 3,744 images
-        assert "race: 7,168 samples each, a report every 1,024" in answer.out
+        assert "race: 7,168 samples per candidate, one report every 1,024 samples" in answer.out
         assert "budget: 26,208 samples (7 epochs)" in answer.out
-        assert f"at most {1 + 2 * 7168 / 26208:.2f} times one full run (a sweep over the candidates: 3)" in answer.out
+        assert f"at most {1 + 2 * 7168 / 26208:.2f} x one full run (grid search: 3 x)" in answer.out
         rows = [line.replace("│", " ").split() for line in answer.out.splitlines()]
         for size, race, whole in (("64", "112", "410"), ("128", "56", "205"), ("256", "28", "103")):
             assert [size, race, whole] in [row[:3] for row in rows]
         assert "workers: 3 x 1 in the race (" in answer.out
-        assert " each, 2 at once in 2 waves), " in answer.out
+        assert " per worker, 2 concurrent), " in answer.out
         assert list(tmp_path.iterdir()) == []
 
     def test_accumulation_is_named_and_counted(self, command: Command, tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ class TestPlan:
         assert answer.code == 0
         assert "image_folder: 48 images to train on" in answer.out
         assert "budget: 500 samples" in answer.out
-        assert "at most 1.00 times" in answer.out
+        assert "at most 1.00 x" in answer.out
         assert sorted(path.name for path in tmp_path.iterdir()) == ["experiment.yaml", "images"]
 
     def test_on_a_cluster_its_devices_are_not_known(self, command: Command) -> None:
@@ -350,7 +350,7 @@ class TestRuns:
 
     @pytest.mark.parametrize("verb", [["report"], ["run", "--resume"]])
     def test_what_is_no_run(self, command: Command, tmp_path: Path, verb: list[str]) -> None:
-        assert "no run directory" in refused(command, tmp_path, *verb, tmp_path)
+        assert "not a run directory" in refused(command, tmp_path, *verb, tmp_path)
 
     def test_resuming_a_finished_one(self, command: Command, tmp_path: Path, unfinished: Path) -> None:
         (unfinished / "result.json").write_text("{}")
@@ -422,7 +422,7 @@ class TestProcess:
 
     def test_a_wrong_setting(self, tmp_path: Path) -> None:
         answer = self.process(tmp_path, "run", QUICKSTART, "--set", "candidates=[64, 64]")
-        assert "64 appears twice" in one_line(answer)
+        assert "64 is listed twice" in one_line(answer)
         assert answer.out == ""
         assert list(tmp_path.iterdir()) == []
 

@@ -129,7 +129,7 @@ def complaint(path: Path) -> str:
 @pytest.mark.parametrize("missing", ["encoder.json", "encoder.safetensors"])
 def test_a_missing_file_is_named(saved: Path, missing: str) -> None:
     (saved / missing).unlink()
-    assert complaint(saved) == f"{saved}: holds no encoder ({missing} is missing)"
+    assert complaint(saved) == f"{saved}: no encoder found ({missing} is missing)"
 
 
 def test_no_directory_at_all(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_damaged_description(saved: Path, content: bytes) -> None:
     (saved / "encoder.json").write_bytes(content)
     text = complaint(saved)
     assert str(saved) in text
-    assert "damaged" in text
+    assert "corrupt" in text
 
 
 @pytest.mark.parametrize("keep", [0, 5, 200, -1])
@@ -168,7 +168,7 @@ def test_damaged_weights(saved: Path, keep: int) -> None:
     file.write_bytes(file.read_bytes()[:keep])
     text = complaint(saved)
     assert str(saved) in text
-    assert "damaged" in text
+    assert "corrupt" in text
 
 
 def test_files_that_do_not_fit_together(saved: Path) -> None:
@@ -176,4 +176,4 @@ def test_files_that_do_not_fit_together(saved: Path) -> None:
     description = json.loads(file.read_text())
     description["architecture"]["width"] = 16
     file.write_text(json.dumps(description))
-    assert "damaged" in complaint(saved)
+    assert "corrupt" in complaint(saved)

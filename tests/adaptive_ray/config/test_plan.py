@@ -176,7 +176,7 @@ class TestRefused:
     def test_accumulation_beyond_the_data_or_the_window(self) -> None:
         accumulating = {"batch_size": 1000, "accumulation": 5}
         text = complaint(configured([64, accumulating], {"epochs": 200}, {"epochs": 100}), 4000)
-        assert "batch size 1000x5 (5,000 images per update) is larger than the 4,000 training images" in text
+        assert "batch size 1000x5 (5,000 images per update) exceeds the 4,000 training images" in text
         text = complaint(configured([64, accumulating], {"epochs": 3}, {"samples": 14_999}), 20_000)
         assert "2 steps of batch size 1000x5" in text
 
@@ -192,7 +192,7 @@ def test_informed_updates_are_planned_with_what_they_take_at_least() -> None:
     assert plan.updates == {Candidate(10): 30, Candidate(20): 60}
     assert [plan.steps(candidate) for candidate in plan.candidates] == [84, 42]
     many = InformationSettings.model_validate({"until": "information", "alpha": 20.0})
-    with pytest.raises(UserError, match=r"holds 2 steps of batch size 20 \(380 images per update\)"):
+    with pytest.raises(UserError, match=r"allows 2 steps of batch size 20 \(380 images per update\)"):
         Plan.of(config.model_copy(update={"accumulation": many}), 1000)
     auto = InformationSettings.model_validate({"until": "information", "alpha": "auto", "images_per_update": 50})
     assert set(Plan.of(config.model_copy(update={"accumulation": auto}), 1000).updates.values()) == {50}

@@ -109,7 +109,7 @@ def test_bad_input_is_one_line_before_anything_is_replayed(tmp_path: Path) -> No
     for arguments, complaint in (
         ([str(curves), "--axis", "steps"], "--axis steps: use samples or seconds"),
         ([str(tmp_path / "none")], "no such directory"),
-        ([str(curves), "--json", str(tmp_path / "no" / "out.json")], "no is not a directory; create it first"),
+        ([str(curves), "--json", str(tmp_path / "no" / "out.json")], "no does not exist; create it first"),
         ([str(curves), "--json", str(tmp_path)], "cannot be written"),
     ):
         done = CliRunner().invoke(app, ["replay", *arguments])

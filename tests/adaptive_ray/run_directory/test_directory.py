@@ -52,14 +52,14 @@ class TestCreate:
 
     def test_the_same_name_twice(self, config: ExperimentConfig, directory: RunDirectory) -> None:
         directory.append_report("64", report(64, 64))
-        with pytest.raises(UserError, match="exists already"):
+        with pytest.raises(UserError, match="already exists"):
             RunDirectory.create(config, "first")
         assert len(directory.reports()) == 1
 
     def test_where_a_file_is_in_the_way(self, config: ExperimentConfig) -> None:
         config.runs_dir.parent.mkdir(parents=True)
         config.runs_dir.write_text("a file")
-        with pytest.raises(UserError, match="cannot be made: Not a directory") as caught:
+        with pytest.raises(UserError, match="cannot be created: Not a directory") as caught:
             RunDirectory.create(config, "first")
         assert "\n" not in str(caught.value)
 

@@ -49,7 +49,7 @@ def test_torn_anywhere_it_holds_every_whole_line_and_continues(file: Path) -> No
 def test_a_damaged_line_is_named(file: Path, line: bytes) -> None:
     lines = file.read_bytes().splitlines()
     file.write_bytes(b"\n".join([*lines[:3], line, *lines[4:]]) + b"\n")
-    with pytest.raises(UserError, match="damaged in line 4") as caught:
+    with pytest.raises(UserError, match="line 4 is corrupt") as caught:
         History(file)
     assert str(file) in str(caught.value)
 

@@ -65,32 +65,32 @@ class TestSettings:
     def test_the_same(self, directory: RunDirectory) -> None:
         assert check_settings(directory) == directory.config()
 
-    def test_what_was_edited_is_named_with_both_values(self, directory: RunDirectory) -> None:
+    def test_changed_settings_are_listed_with_both_values(self, directory: RunDirectory) -> None:
         edit(directory, simclr__temperature=0.7, candidates=[64, 128], budget={"samples": 9000, "epochs": None})
         with pytest.raises(UserError) as caught:
             open_run(directory.path)
         message = str(caught.value)
-        assert message.startswith(f"{directory.path / 'config.yaml'} was changed since the run was started: ")
-        assert "simclr.temperature is 0.7 and was 0.2" in message
-        assert "candidates is [64, 128] and was [" in message
-        assert "budget.samples is 9000 and was null" in message
+        assert message.startswith(f"{directory.path / 'config.yaml'} changed since the run started: ")
+        assert "simclr.temperature = 0.7 (was 0.2)" in message
+        assert "candidates = [64, 128] (was [" in message
+        assert "budget.samples = 9000 (was null)" in message
         assert "--name" in message
         assert "\n" not in message
 
-    def test_where_things_are_may_change(self, directory: RunDirectory, tmp_path: Path) -> None:
+    def test_locations_may_change(self, directory: RunDirectory, tmp_path: Path) -> None:
         elsewhere = str(tmp_path / "elsewhere")
         edit(directory, dataset__root=elsewhere, runs_dir=elsewhere, name="other", tracking__enabled=False)
         edit(directory, dataset__decoder_threads=3, dataset__download=False, tracking__uri="sqlite:///x.db")
         assert check_settings(directory).dataset.root == Path(elsewhere)
 
-    def test_the_same_written_otherwise(self, directory: RunDirectory) -> None:
+    def test_equivalent_yaml_is_accepted(self, directory: RunDirectory) -> None:
         file = directory.path / "config.yaml"
         config = yaml.safe_load(file.read_text())
         del config["race"]["predictor"]  # the default
         file.write_text("# a remark\n" + yaml.safe_dump(config))
         check_settings(directory)
 
-    def test_a_run_that_died_before_it_had_loaded_its_data(self, directory: RunDirectory) -> None:
+    def test_a_run_interrupted_before_the_data_were_loaded(self, directory: RunDirectory) -> None:
         (directory.path / INPUTS_FILE).unlink()
         edit(directory, simclr__temperature=0.7)
         assert check_settings(directory).simclr.temperature == 0.7
@@ -106,29 +106,29 @@ class TestImages:
         ("part", "name"),
         [("images", "training images"), ("reference", "reference images"), ("test_images", "test images")],
     )
-    def test_the_part_that_differs_is_named(self, directory: RunDirectory, part: str, name: str) -> None:
+    def test_the_part_that_differs_is_listed(self, directory: RunDirectory, part: str, name: str) -> None:
         whole = digits()
         images = {"test_images": whole.test_images, "images": whole.training.images}.get(part, whole.training.reference)
-        with pytest.raises(UserError, match=rf"{len(images) - 1} {name}, {len(images)} then") as caught:
+        with pytest.raises(UserError, match=rf"{len(images) - 1} {name} \(was {len(images)}\)") as caught:
             check_data(directory, digits(**{part: images[:-1], **_labels(part, whole)}))
         assert "--name" in str(caught.value)
         assert "\n" not in str(caught.value)
         changed = np.array(images)
         changed[-1, -1, -1, -1] ^= 1
-        with pytest.raises(UserError, match=rf"other {name} \(pixels and labels with digest") as caught:
+        with pytest.raises(UserError, match=rf"{name} differ \(digest of pixels and labels") as caught:
             check_data(directory, digits(**{part: changed}))
         others = {"training images", "reference images", "test images"} - {name}
         assert not any(other in str(caught.value) for other in others)
-        with pytest.raises(UserError, match=f"other {name}"):
+        with pytest.raises(UserError, match=f"{name} differ"):
             check_data(directory, digits(**{part: np.array(images)[::-1]}))  # another order is another split
 
-    def test_other_labels(self, directory: RunDirectory) -> None:
+    def test_changed_labels(self, directory: RunDirectory) -> None:
         for part, name in (("labels", "training images"), ("test_labels", "test images")):
             labels = getattr(digits(), part)
-            with pytest.raises(UserError, match=f"other {name}"):
+            with pytest.raises(UserError, match=f"{name} differ"):
                 check_data(directory, digits(**{part: (labels + 1) % 10}))
 
-    def test_no_labels(self, directory: RunDirectory) -> None:
+    def test_without_labels(self, directory: RunDirectory) -> None:
         (directory.path / INPUTS_FILE).unlink()
         for _ in range(2):
             check_data(directory, dataclasses.replace(digits(), labels=None, test_labels=None))
@@ -151,7 +151,7 @@ class TestFolders:
         config = load_config(QUICKSTART, settings)
         return RunDirectory.create(config, f"run-{stream}"), load_dataset(config.dataset, config.seed)
 
-    def test_a_copy_of_a_streamed_folder_is_the_same_and_a_changed_file_is_not(self, folder: Path) -> None:
+    def test_a_copy_of_a_streamed_folder_is_accepted_and_a_changed_file_is_not(self, folder: Path) -> None:
         directory, data = self.start(folder, stream=True)
         check_data(directory, data)
         assert isinstance(data.training.images, ImageFiles)
@@ -163,18 +163,18 @@ class TestFolders:
         (changed,) = data.training.images.subset(np.array([0])).listing(folder)
         with (copy / changed.split(b"'")[1].decode()).open("ab") as file:
             file.write(b"\0")
-        with pytest.raises(UserError, match=r"other training images \(names and sizes of files"):
+        with pytest.raises(UserError, match=r"training images differ \(digest of names and sizes of files"):
             check_data(directory, load_dataset(settings, 0))
 
-    def test_in_memory_then_and_streamed_now_is_the_same(self, folder: Path) -> None:
+    def test_streaming_a_folder_that_was_in_memory_is_accepted(self, folder: Path) -> None:
         directory, data = self.start(folder, stream=False)
         check_data(directory, data)
         _, streamed = self.start(folder, stream=True)
         check_data(directory, streamed)
 
 
-def test_a_run_that_another_process_writes_is_not_touched(directory: RunDirectory) -> None:
-    """Nor one that was finished while this process was loading: nothing is started, and the run is as it was."""
+def test_a_locked_or_finished_run_is_not_modified(directory: RunDirectory) -> None:
+    """Including one that finished while this process loaded its data."""
     experiment = Experiment(directory.config())
     (directory.path / INPUTS_FILE).unlink()
     with locked(directory.path):
@@ -189,7 +189,7 @@ def test_a_run_that_another_process_writes_is_not_touched(directory: RunDirector
 
 
 def _labels(part: str, whole: Dataset) -> dict[str, Any]:
-    """With an image, its label goes."""
+    """The labels without the last one, for the part that lost an image."""
     if part == "images":
         assert whole.labels is not None
         return {"labels": whole.labels[:-1]}
