@@ -1,1 +1,1 @@
-"""Data sets: arrays and folders of images, split into training, reference and test images."""
+"""Loads data sets and splits them into training, reference and test images."""

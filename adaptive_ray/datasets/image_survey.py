@@ -1,4 +1,4 @@
-"""Finds out what kinds of images there are: reads headers, and a sample of the values that have more than 8 bits."""
+"""Surveys image files: reads headers, and samples values of images with more than 8 bits."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from trainables.batches.decoding import (
     values,
 )
 
-#: Headers that are read unless all are asked for: a second or two where the disk does not hold it up.
+#: Maximum number of headers read unless all files are checked; takes one or two seconds.
 HEADERS = 10_000
-#: Images of a kind whose values are looked at, and values that are kept of each.
+#: Number of images sampled, and of values per image.
 _SAMPLE, _VALUES = 64, 4096
-#: What cameras and scanners deliver in integers of 16 or 32 bits.
+#: Usual bit depths of cameras and scanners.
 _BITS = (8, 10, 12, 14, 16)
-#: Where a share of the range this small holds nearly all values, pictures are dark or flat.
+#: If nearly all values are in a smaller fraction of the range, images look dark or flat.
 _USED = 0.25
-#: An image that spans less of the range has less than 16 of 256 greys left.
+#: An image that spans a smaller fraction of the range has fewer than 16 grey levels.
 _NARROW = 1 / 16
 _THREADS = 8
 
@@ -42,11 +42,11 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True)
 class Header:
-    """What an image says about itself; ``error`` is why it could not be read."""
+    """Header of an image file; ``error`` is the reason if it cannot be read."""
 
     path: str
     kind: str = ""
-    deep: str = ""  # integers, floats, or nothing where 8 bits are enough
+    deep: str = ""  # "integers", "floats", or "" for 8 bits
     size: tuple[int, int] = (0, 0)
     several: bool = False
     transparent: bool = False
@@ -55,12 +55,12 @@ class Header:
 
 @dataclass(frozen=True)
 class Survey:
-    """Of image files.
+    """Result of ``survey``.
 
     Args:
-        pixels: How to decode them.
-        unreadable: Why some cannot be read, by their paths.
-        lines: What was found, in sentences.
+        pixels: How to decode the files.
+        unreadable: Reason for each file that cannot be decoded, by path.
+        lines: Lines that describe the files.
     """
 
     pixels: Pixels
@@ -76,40 +76,39 @@ def survey(
     background: tuple[int, int, int] = (255, 255, 255),
     value_range: Range | None = None,
 ) -> Survey:
-    """Opens the files, or 10,000 of them that are evenly spread, to read their headers.
+    """Reads the headers of the files, or of 10,000 evenly spaced ones.
 
     Args:
-        paths: Of the files.
-        side: Pixels to which they are going to be brought.
-        decode_all: Opens all of them, and decodes them too.
-        background: RGB, under what is transparent.
-        value_range: What becomes black and white in images of more than 8 bits; None: chosen for the values of a
-            sample of them.
+        paths: Paths of the files.
+        side: Size in pixels that images are resized to.
+        decode_all: Whether to decode all files.
+        background: RGB background of transparent images.
+        value_range: (black, white) of images with more than 8 bits; None: estimated from a sample.
     """
     opened = paths if decode_all else _spread(paths, HEADERS)
     headers = _in_threads(lambda path: _examine(path, whole=decode_all), opened)
     found = [header for header in headers if not header.error]
     lines = []
     if len(opened) < len(paths):
-        lines.append(f"{len(opened):,} files, evenly spread, were opened; the following is about them")
+        lines.append(f"checked {len(opened):,} evenly spaced files; the following lines describe these")
     if found:
         lines += [_sizes(found, side), _kinds(found)]
     pixels = Pixels(background=background)
-    if value_range is not None:  # for files, too, that are not opened now
+    if value_range is not None:  # also for files that are not opened here
         pixels = replace(pixels, integers=value_range, floats=value_range)
     for deep in ("integers", "floats"):
         if some := [header.path for header in found if header.deep == deep]:
-            chosen, line = _range(deep, some, value_range)
+            chosen, line = _value_range(deep, some, value_range)
             pixels = replace(pixels, integers=chosen) if deep == "integers" else replace(pixels, floats=chosen)
             lines.append(line)
     if value_range is not None and not any(header.deep for header in found):
-        lines.append("dataset.value_range changes nothing: no image has more than 8 bits")
+        lines.append("dataset.value_range has no effect: no image has more than 8 bits")
     if some := [header.path for header in found if header.kind.startswith("16-bit") and not header.deep]:
         lines.append(_sixteen_bit_colour(some))
     if transparent := sum(header.transparent for header in found):
-        lines.append(f"transparency in {transparent:,} images: laid on {_hex(background)} (dataset.background)")
+        lines.append(f"{transparent:,} images with transparency: background {_hex(background)} (dataset.background)")
     if several := sum(header.several for header in found):
-        lines.append(f"several pictures (animation, pages) in {several:,} files: the first is used")
+        lines.append(f"{several:,} files with several frames or pages: the first is used")
     unreadable = {header.path: header.error for header in headers if header.error}
     return Survey(pixels, unreadable, tuple(lines))
 
@@ -140,42 +139,41 @@ def _has_several(image: Image.Image) -> bool:
 def _sizes(headers: Sequence[Header], side: int) -> str:
     sizes = sorted((header.size for header in headers), key=lambda size: (size[0] * size[1], size))
     few = list(dict.fromkeys((sizes[0], sizes[len(sizes) // 2], sizes[-1])))
-    text = "all of one size" if len(few) == 1 else "smallest, middle and largest" if len(few) == 3 else "sizes"
+    text = "size" if len(few) == 1 else "smallest, median and largest size" if len(few) == 3 else "sizes"
     small = sum(min(size) < side for size in sizes)
-    enlarged = f", which enlarges {small:,}" if small else ""
+    enlarged = f"; {small:,} are upsampled" if small else ""
     written = ", ".join(f"{width:,} x {height:,}" for width, height in few)
-    return f"{text}: {written} pixels; the central square is brought to {side} x {side} (dataset.image_size){enlarged}"
+    return f"{text}: {written} pixels; center-cropped and resized to {side} x {side} (dataset.image_size){enlarged}"
 
 
 def _kinds(headers: Sequence[Header]) -> str:
     kinds = Counter(header.kind for header in headers).most_common()
-    return "kinds: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+    return "modes: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds)
 
 
-def _range(deep: str, paths: Sequence[str], given: Range | None) -> tuple[Range, str]:
-    """What becomes black and white, and a sentence about it."""
-    numbers = "floating-point numbers" if deep == "floats" else "integers of more than 8 bits"
-    images = f"{numbers} in {len(paths):,} images"
+def _value_range(deep: str, paths: Sequence[str], given: Range | None) -> tuple[Range, str]:
+    """The (black, white) range and a line that describes it."""
+    images = f"{len(paths):,} images with more than 8 bits ({deep})"
     if given is not None:
-        return given, f"{images}: {given[0]:,g} becomes black, {given[1]:,g} white (dataset.value_range)"
+        return given, f"{images}: black = {given[0]:,g}, white = {given[1]:,g} (dataset.value_range)"
     sample = _spread(paths, _SAMPLE)
     some = [found for found in _in_threads(_values_of, sample) if found is not None and len(found)]
     if not some:
-        return (0, 1) if deep == "floats" else (0, 65535), f"{images}, none of which could be sampled"
+        return (0, 1) if deep == "floats" else (0, 65535), f"{images}; no sample could be decoded"
     pool = np.concatenate(some)
     least, most = float(pool.min()), float(pool.max())
-    low, high = _whole_range(deep, least, most)
-    text = f"{images}: {low:,g} becomes black, {high:,g} white; {least:,g} to {most:,g} in {len(sample)} of them"
+    low, high = _whole_value_range(deep, least, most)
+    text = f"{images}: black = {low:,g}, white = {high:,g}; values of {len(sample)} samples: {least:,g} to {most:,g}"
     dark, bright = (float(value) for value in np.percentile(pool, (0.1, 99.9)))
     if bright - dark < _USED * (high - low) and bright > dark:
-        text += f", but nearly all are from {dark:,g} to {bright:,g}: try dataset.value_range=[{dark:g},{bright:g}]"
+        text += f"; 99.8 % are in {dark:,g} to {bright:,g}: try dataset.value_range=[{dark:g},{bright:g}]"
     elif narrow := sum(np.ptp(numbers) < _NARROW * (high - low) for numbers in some):
-        text += f", but {narrow} of them span less than a sixteenth of it and will look flat"
+        text += f"; {narrow} of them span less than 1/16 of the range and will look flat"
     return (low, high), text
 
 
-def _whole_range(deep: str, least: float, most: float) -> Range:
-    """Of a type or a camera where the values are of one, else theirs."""
+def _whole_value_range(deep: str, least: float, most: float) -> Range:
+    """The range of the data type or bit depth if the values fit, else their minimum and maximum."""
     if deep == "floats" and least >= 0 and most <= 1:
         return 0, 1
     if deep == "integers" and least >= 0:
@@ -186,11 +184,11 @@ def _whole_range(deep: str, least: float, most: float) -> Range:
 
 
 def _values_of(path: str) -> NDArray[np.float64] | None:
-    """The extremes of an image's values, and some between them; None if it is damaged."""
+    """A sample of an image's values with minimum and maximum; None if it cannot be decoded."""
     try:
         with refused(path), open_image(path) as image:
             numbers = values(image).ravel()
-    except UnreadableImageError:  # decoding the image reports what is wrong with it
+    except UnreadableImageError:  # reported when the image is decoded
         return None
     if numbers.dtype.kind == "f":
         numbers = numbers[np.isfinite(numbers)]
@@ -199,10 +197,10 @@ def _values_of(path: str) -> NDArray[np.float64] | None:
 
 
 def _sixteen_bit_colour(paths: Sequence[str]) -> str:
-    text = f"16 bits a colour in {len(paths):,} images: the upper 8 are read"
+    text = f"{len(paths):,} images of 16 bits per channel: the upper 8 bits are used"
     most = max((most for most in _in_threads(_brightest, _spread(paths, _SAMPLE)) if most is not None), default=255)
     if most < _USED * 255:
-        text += f", and are at most {most} of 255, which looks black: save them with 8 bits a colour"
+        text += f"; they are at most {most} of 255 and will look black: save them with 8 bits per channel"
     return text
 
 
@@ -210,12 +208,12 @@ def _brightest(path: str) -> int | None:
     try:
         with refused(path), open_image(path) as image:
             return int(np.asarray(image.convert("RGB")).max())
-    except UnreadableImageError:  # decoding the image reports what is wrong with it
+    except UnreadableImageError:  # reported when the image is decoded
         return None
 
 
 def _spread(paths: Sequence[str], count: int) -> Sequence[str]:
-    """At most so many, evenly spread, hence of all classes."""
+    """At most ``count`` paths, evenly spaced, so that all classes are included."""
     if len(paths) <= count:
         return paths
     return [paths[row] for row in np.linspace(0, len(paths) - 1, count).round().astype(int)]

@@ -1,1 +1,1 @@
-"""Starting or joining a Ray cluster, and placing workers on its nodes."""
+"""Starts or joins a Ray cluster and places workers on its nodes."""

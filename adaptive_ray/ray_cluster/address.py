@@ -1,4 +1,4 @@
-"""Which Ray cluster to join, and whether it answers; ``ray.init`` itself tries for a quarter of an hour."""
+"""Resolves and checks the address of a Ray cluster; ``ray.init`` itself retries for 15 minutes."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from adaptive_ray.ray_cluster.ray_compat import (
     services,
 )
 
-#: Seconds that the head, and then this machine's node, has to answer.
-_PATIENCE = 10
-_HINT = "give what `ray start` printed, HOST:6379 by default, or leave it out to start a cluster on this machine"
+#: Timeout in seconds, for the head node and then for the local node.
+_TIMEOUT = 10
+_HINT = "use the address printed by `ray start` (HOST:6379 by default), or omit it to start a local cluster"
 
 
 def cluster_address(address: str | None) -> str | None:
-    """The running cluster to join, if any: the given one, or the one that a job or the environment names."""
+    """The address of the cluster to join: the given one or ``RAY_ADDRESS``; None: start a local cluster."""
     named = address or os.environ.get("RAY_ADDRESS")
     return None if named in (None, "", "local") else named
 
 
 def check_address(address: str | None) -> None:
-    """Asks the head of the cluster to join, if any, and looks for the node on this machine that a driver needs.
+    """Checks that the cluster answers and has a node on this machine. Takes at most 20 seconds.
 
     Args:
-        address: ``HOST:PORT`` of the head's GCS, or ``auto``; None: the one that the environment names.
+        address: ``HOST:PORT`` of the head's GCS, or ``auto``; None: ``RAY_ADDRESS``, if set.
 
     Raises:
-        UserError: There is no cluster that can be used from here. It takes 20 seconds at most.
+        UserError: The cluster cannot be used from this machine.
     """
     address = cluster_address(address)
     if address is None:
         return
     if "://" in address:
         raise UserError(
-            f"no Ray cluster at {address}: only HOST:PORT can be joined; to run on a cluster from elsewhere, use "
+            f"no Ray cluster at {address}: only HOST:PORT is supported; to submit from another machine, use "
             f"`ray job submit --address http://HEAD:8265 -- adaptive-ray run ...`"
         )
     try:
@@ -54,12 +54,12 @@ def check_address(address: str | None) -> None:
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as ray.init does
     channel = gcs_utils.create_gcs_channel(found)
     try:
-        NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=_PATIENCE)
-        node = services.get_node_to_connect_for_driver(services.GcsClient(address=found), timeout_seconds=_PATIENCE)
+        NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=_TIMEOUT)
+        node = services.get_node_to_connect_for_driver(services.GcsClient(address=found), timeout_seconds=_TIMEOUT)
     except grpc.RpcError as error:
         raise UserError(f"no Ray cluster at {address}: {_cause(error)}") from None
     except RayError as error:
-        raise UserError(f"the Ray cluster at {address} refuses: {first_line(error)}") from None
+        raise UserError(f"the Ray cluster at {address} refused the connection: {first_line(error)}") from None
     except RuntimeError:
         raise UserError(
             f"the Ray cluster at {address} has no running node on this machine; add one with "
@@ -68,20 +68,20 @@ def check_address(address: str | None) -> None:
     finally:
         channel.close()
     if is_private(Path(node.temp_dir)):
-        raise UserError(f"the Ray cluster at {address} belongs to another run alone and ends with it; {_HINT}")
+        raise UserError(f"the Ray cluster at {address} is private to another run; {_HINT}")
 
 
 def _cause(error: grpc.RpcError) -> str:
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        return "it asks for a token; copy it to ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+        return "it requires a token; copy it to ~/.ray/auth_token and set RAY_AUTH_MODE=token"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"no answer in {_PATIENCE} seconds; {_HINT}"
+        return f"timed out after {_TIMEOUT} seconds; {_HINT}"
     if "HTTP/2" in details or code is not grpc.StatusCode.UNAVAILABLE:
-        return f"something else listens there; {_HINT}"
+        return f"another service listens on this port; {_HINT}"
     return f"{details.rpartition(': ')[2].rstrip('].')}; {_HINT}"
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without its explanations; its type if it says nothing."""
+    """The first line of an error message, or the error's type if it is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

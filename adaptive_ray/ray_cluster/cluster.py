@@ -1,4 +1,4 @@
-"""Ray: starting a cluster on this machine that nobody else notices, or joining a running one."""
+"""Starts a private Ray cluster on this machine, or joins a running one."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from adaptive_ray.ray_cluster.ray_compat import RayParams, utils, worker
 from adaptive_ray.ray_cluster.signals import ended_once, held_back, taken_over_again
 from trainables.training.micro_batch import KEEP_MEMORY
 
-#: Ray Train's controller polls the workers this often (seconds; default 2), and a report waits for the poll.
+#: Interval in seconds at which Ray Train's controller polls reports of workers (default: 2).
 _POLL_SECONDS = "0.2"
-#: A cluster of this machine alone loses no nodes, so no run needs a process that watches for announcements of that.
-_ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+#: A local cluster loses no nodes, so the preemption watcher is not needed.
+_LOCAL = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 def local_resources() -> tuple[float, float]:
-    """CPU cores and GPUs of this machine, as a cluster started here would have them."""
+    """Number of CPU cores and GPUs of this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     import torch
 
@@ -36,10 +36,10 @@ def local_resources() -> tuple[float, float]:
 def cluster(address: str | None) -> AbstractContextManager[None]:
     """Joins the cluster at ``address``, or starts one on this machine.
 
-    On leaving, a cluster that was started here is stopped; one that was joined loses this driver's actors only.
+    On exit, a started cluster is stopped; in a joined cluster only this driver's actors are stopped.
 
     Raises:
-        UserError: Nothing answers at the address, or no cluster can be started here.
+        UserError: The cluster cannot be reached or started.
     """
     address = cluster_address(address)
     return joined(address) if address else started(*local_resources())
@@ -47,12 +47,12 @@ def cluster(address: str | None) -> AbstractContextManager[None]:
 
 @contextmanager
 def started(cpus: float, gpus: float = 0) -> Iterator[None]:
-    """A cluster on this machine, for this process alone: files and ports are its own, and no other Ray is changed.
+    """Starts a cluster that is private to this process, with its own files and ports.
 
     Raises:
         UserError: It cannot be started.
     """
-    # A race is a dozen processes that mostly wait; Ray warns of them as if each wanted a whole core.
+    # Most processes of a race are idle; without this Ray warns that there are too few cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     with private_directory():
         try:
@@ -64,13 +64,13 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
                         num_gpus=int(gpus),
                         include_dashboard=True,
                         dashboard_host="127.0.0.1",
-                        dashboard_port=0,  # any: the usual one is for clusters that people start with `ray start`
-                        runtime_env=_runtime_environment(_ALONE),
+                        dashboard_port=0,  # any free port: the default is left to `ray start`
+                        runtime_env=_runtime_environment(_LOCAL),
                         log_to_driver=False,
                         logging_level="ERROR",
                     )
             except (OSError, ValueError, RuntimeError, RayError) as error:
-                raise UserError(f"Ray does not start on this machine: {first_line(error)}") from None
+                raise UserError(f"Ray cannot be started on this machine: {first_line(error)}") from None
             with ended_once():
                 yield
         finally:
@@ -79,10 +79,10 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
 
 @contextmanager
 def joined(address: str) -> Iterator[None]:
-    """A running cluster.
+    """Joins a running cluster.
 
     Raises:
-        UserError: Nothing answers at the address.
+        UserError: The cluster cannot be reached.
     """
     check_address(address)
     try:
@@ -103,10 +103,10 @@ def joined(address: str) -> Iterator[None]:
 
 
 def _shut_down() -> None:
-    """Ends this process's part of Ray; signals wait for it.
+    """Shuts Ray down in this process and defers signals until then.
 
-    Ray's core takes its handler of SIGTERM away when it ends, which leaves none, and seconds are still to come in which
-    processes are stopped: ours is put back by what Ray makes next after the core is gone.
+    Ray's core removes the SIGTERM handler when it exits, several seconds before ``ray.shutdown`` returns. The patched
+    ``FunctionActorManager``, which Ray creates right after that, restores our handler.
     """
     made_next = worker.FunctionActorManager
 
@@ -130,9 +130,9 @@ def _runtime_environment(variables: dict[str, str]) -> dict[str, object]:
 
 @contextmanager
 def _agent_on_any_port() -> Iterator[None]:
-    """Lets ``ray.init`` take any port for its agent, which it has no argument for.
+    """Lets ``ray.init`` use any free port for its agent; it has no argument for that.
 
-    On the usual one it would keep a cluster that is started later on this machine from taking jobs.
+    With the default port, a cluster started later on this machine could not accept jobs.
     """
     usual = RayParams.__init__
     RayParams.__init__ = partialmethod(usual, dashboard_agent_listen_port=0)
@@ -144,10 +144,10 @@ def _agent_on_any_port() -> Iterator[None]:
 
 @contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Keeps ``ray.init`` from taking SIGTERM over: its handlers end the process at once, in the middle of a write.
+    """Prevents ``ray.init`` from replacing the SIGTERM handler: Ray's handlers exit at once, even during a write.
 
-    There are three: two that Python knows, and one of Ray's C++ core, which it installs when it connects. A SIGTERM
-    while it connects (less than a second) is handled after the core has printed a few lines; a second one kills us.
+    Ray installs two handlers in Python and one in its C++ core when it connects. A SIGTERM during that time (less than
+    a second) is handled after the core has printed a few lines; a second one kills the process.
     """
     set_handler, connect = utils.set_sigterm_handler, worker.connect
 

@@ -1,4 +1,4 @@
-"""How the free cores, GPUs and memory of a cluster's nodes are shared between candidates."""
+"""Divides the free cores, GPUs and memory of a cluster among the candidates."""
 
 from __future__ import annotations
 
@@ -13,49 +13,50 @@ from adaptive_ray.errors import UserError
 from adaptive_ray.ray_cluster.nodes import Node, described
 from trainables.training.micro_batch import MARGIN
 
-#: Workers that share a core, or a GPU, at most: further candidates wait for their turn.
-_ON_A_CORE, _ON_A_GPU = 2, 4
-#: Seconds in which what others have just given back is counted as free.
-_PATIENCE = 30
-#: Bytes that a candidate's processes hold alone, besides its workers: its trial, and Ray Train's controller, cleaner,
-#: queue and barrier. 545 MB were measured with Ray 2.60 on Linux.
+#: Maximum number of workers per core and per GPU; more candidates wait until these finish.
+_PER_CORE, _PER_GPU = 2, 4
+#: Timeout in seconds for resources that other jobs are releasing.
+_TIMEOUT = 30
+#: Memory in bytes of a candidate's processes besides its workers: the trial, and Ray Train's controller, cleaner,
+#: queue and barrier. Measured: 545 MB with Ray 2.60 on Linux.
 _CANDIDATE = 550 << 20
-#: Bytes of a worker's process before it trains: 400 MB were measured with torch 2.15 on a CPU; with CUDA's libraries
-#: 1 GB on an H200, to which pinned memory for batches comes.
+#: Memory in bytes of a worker before it trains. Measured: 400 MB with torch 2.15 on a CPU; on an H200 1 GB with CUDA's
+#: libraries, plus pinned memory for batches.
 _WORKER, _WORKER_ON_GPU = 400 << 20, 1536 << 20
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of one Ray Train run."""
+    """Number of workers of a Ray Train run, and resources of each."""
 
     count: int
-    cpus: float  # of each
-    gpus: float  # of each
-    memory: int | None = None  # bytes that training may take of each one's node; None: it takes a GPU's
+    cpus: float
+    gpus: float
+    memory: int | None = None  # bytes for training on the node; None: training uses the memory of the GPU
 
     @property
     def threads(self) -> int:
+        """Threads of torch per worker."""
         return max(1, int(self.cpus))
 
     @property
     def process(self) -> int:
-        """Bytes of its node's memory that each takes besides training, with its part of what serves them all."""
+        """Memory in bytes of each worker's processes besides training."""
         return (_WORKER_ON_GPU if self.gpus else _WORKER) + _CANDIDATE // self.count
 
     def on(self, node: Node) -> int:
-        """How many of them fit on a node, by its cores and GPUs."""
+        """How many workers fit on a node, by cores and GPUs."""
         return node.holds(self.cpus, self.gpus)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Who trains on what: each candidate's workers in the race, and the winner's after it.
+    """Workers of the candidates in the race and of the winner.
 
     Args:
-        race: Of each candidate.
-        winner: Of the winner.
-        concurrent: Candidates that train at once; the others wait until these have spent the window.
+        race: Workers per candidate.
+        winner: Workers of the winner.
+        concurrent: Number of candidates that train concurrently.
     """
 
     race: Workers
@@ -64,31 +65,31 @@ class Layout:
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> Layout:
-        """From what ``dataclasses.asdict`` has made of one."""
+        """Inverse of ``dataclasses.asdict``."""
         return cls(Workers(**written["race"]), Workers(**written["winner"]), written["concurrent"])
 
     @classmethod
     def of(
         cls, config: ExperimentConfig, nodes: Sequence[Node], training: int = 0, *, before: Layout | None = None
     ) -> Layout:
-        """Shares out what is free. What one worker has, it has from one node, and of one GPU.
+        """Divides the free resources. A worker's cores are on one node, and its share of a GPU on one GPU.
 
-        Workers share a core or a GPU if all candidates can then train at once. There are limits to that, and the memory
-        is another: beyond them candidates wait for their turn, unless ``race.max_concurrent`` says otherwise.
+        Workers share cores and GPUs so that all candidates can train concurrently, within limits and if memory
+        permits; the others wait. ``race.max_concurrent`` overrides this.
 
         Args:
-            config: The run.
-            nodes: What is free on each.
-            training: Bytes that a worker's training takes of its node's memory, at least.
-            before: Of the run that is resumed. Its workers stay as they were, with as much memory, if there is room.
+            config: Configuration of the run.
+            nodes: Free resources.
+            training: Minimum memory in bytes of a worker's training on a CPU.
+            before: Layout of the run to resume; kept if the resources are free.
 
         Raises:
-            UserError: A run needs more than is free.
+            UserError: The resources are insufficient.
         """
         on_gpu = any(node.gpus >= 1 for node in nodes)
         if config.trial.use_gpu is True and not on_gpu:
             raise UserError(
-                f"trial.use_gpu = true, but no GPU is free: {described(nodes)}; set trial.use_gpu=false or add one"
+                f"trial.use_gpu = true, but no GPU is available: {described(nodes)}; set it to false or add one"
             )
         on_gpu = on_gpu and config.trial.use_gpu is not False
         whole = _sized(config, nodes, on_gpu=on_gpu)
@@ -98,7 +99,7 @@ class Layout:
         most = most if wanted == "auto" else min(wanted, most)
         sharing = math.ceil(per_trial * most / sum(map(whole.on, nodes)))
         if wanted == "auto":
-            sharing = min(sharing, _ON_A_GPU if on_gpu else _ON_A_CORE)
+            sharing = min(sharing, _PER_GPU if on_gpu else _PER_CORE)
         if on_gpu and per_trial > 1:
             sharing = 1  # NCCL refuses two workers of one run on a GPU
         race = _sized(config, nodes, on_gpu=on_gpu, sharing=sharing)
@@ -112,13 +113,13 @@ class Layout:
             slots = [min(s, int((1 - MARGIN) * node.memory / needed)) for s, node in zip(slots, nodes, strict=True)]
             if sum(slots) < per_trial:
                 raise UserError(
-                    f"a candidate takes {per_trial} x {needed / 2**30:.1f} GiB of memory, and free are: "
-                    f"{described(nodes)}; end other programs, or try anyway with race.max_concurrent=1"
+                    f"a candidate needs {per_trial} x {needed / 2**30:.1f} GiB of memory; available: "
+                    f"{described(nodes)}; stop other programs, or try race.max_concurrent=1"
                 )
         concurrent = min(sum(slots) // per_trial, most)
         race = _with_memory(race, nodes, slots, concurrent * per_trial)
         winner = _with_memory(winner, nodes, list(map(whole.on, nodes)), winner.count)
-        if replace(winner, memory=race.memory) == race:  # more memory alone is no reason to restart the winner
+        if replace(winner, memory=race.memory) == race:  # do not restart the winner for more memory alone
             winner = race
         return cls(race, winner, concurrent)
 
@@ -131,16 +132,16 @@ def laid_out(
     before: Layout | None = None,
     again: Callable[[], Sequence[Node]] | None = None,
 ) -> Layout:
-    """``Layout.of``, with some patience where there is no room, or not as much as before.
+    """Calls ``Layout.of``, and retries for up to 30 seconds while other jobs release resources.
 
     Args:
         config, nodes, training, before: See ``Layout.of``.
-        again: Asks once more what is free: whoever has just ended may still hold what it had. None: there is nobody.
+        again: Returns the resources that are free now; None: do not retry.
 
     Raises:
-        UserError: A run needs more than is free.
+        UserError: The resources are insufficient.
     """
-    deadline = time.monotonic() + (_PATIENCE if again is not None else 0)
+    deadline = time.monotonic() + (_TIMEOUT if again is not None else 0)
     while True:
         try:
             layout = Layout.of(config, nodes, training, before=before)
@@ -156,7 +157,7 @@ def laid_out(
 
 
 def _sized(config: ExperimentConfig, nodes: Sequence[Node], *, on_gpu: bool, sharing: int = 1) -> Workers:
-    """A candidate's workers, of which ``sharing`` share a GPU, or the cores that one is to have."""
+    """Workers of a candidate, where ``sharing`` workers share a GPU or the cores of one."""
     cpus, gpus = config.trial.cpus_per_worker, 0.0
     if on_gpu:
         cores = [node.cpus / int(node.gpus) for node in nodes if node.gpus >= 1 and node.cpus > 0]
@@ -165,7 +166,7 @@ def _sized(config: ExperimentConfig, nodes: Sequence[Node], *, on_gpu: bool, sha
 
 
 def _winner_workers(config: ExperimentConfig, whole: Workers, nodes: Sequence[Node]) -> int:
-    """How many workers the winner has. Whether it, and each candidate, can have as many as are asked for."""
+    """Number of workers of the winner; checks that the configured numbers of workers can be placed."""
     available = sum(map(whole.on, nodes))
     size = f"{whole.gpus:g} GPU" if whole.gpus else f"{whole.cpus:g} CPU cores"
     smallest = min(candidate.batch_size for candidate in config.choices)
@@ -173,19 +174,19 @@ def _winner_workers(config: ExperimentConfig, whole: Workers, nodes: Sequence[No
     for name, wanted in (("trial.workers", config.trial.workers), ("winner.workers", winner)):
         if not 1 <= wanted <= available:
             raise UserError(
-                f"{name} = {wanted}: there is room for {available} workers of {size}, and free are: "
+                f"{name} = {wanted}: only {available} workers of {size} can be placed; available: "
                 f"{described(nodes)}; lower it, wait, or join a larger cluster with --address"
             )
         if wanted > smallest and (name == "trial.workers" or config.winner.workers != "auto"):
             raise UserError(
-                f"{name} = {wanted}: batch size {smallest} leaves workers without an image; "
-                f"lower it or race larger batches"
+                f"{name} = {wanted}: batch size {smallest} has fewer images than workers; "
+                f"lower it or use larger batch sizes"
             )
     return min(winner, smallest)
 
 
 def _with_memory(workers: Workers, nodes: Sequence[Node], slots: Sequence[int], most: int) -> Workers:
-    """With what each gets of its node, where the fullest node has as many as there can be."""
+    """Sets the memory per worker, from the node with the least memory per slot."""
     if workers.gpus or workers.memory is not None:
         return workers
     shares = [node.memory // min(slot, most) for node, slot in zip(nodes, slots, strict=True) if slot]
@@ -193,5 +194,5 @@ def _with_memory(workers: Workers, nodes: Sequence[Node], slots: Sequence[int], 
 
 
 def _rounded(amount: float) -> float:
-    """Down to Ray's unit of resources: a third of a GPU three times is one GPU at most."""
+    """Rounds down to Ray's resolution of resources, so that three thirds of a GPU do not exceed one."""
     return math.floor(amount * 10_000 + 1e-6) / 10_000

@@ -1,4 +1,4 @@
-"""What each node of a cluster has free, now: what others use there, in Ray or beside it, does not count."""
+"""Finds the free cores, GPUs and memory of each node of a cluster."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from adaptive_ray.ray_cluster.cluster import local_resources
 from adaptive_ray.ray_cluster.ray_compat import available_resources_per_node
 from trainables.training.host_memory import free_memory
 
-#: Seconds in which a node must say how much memory it has free.
-_PATIENCE = 60
-#: Ray counts resources in ten-thousandths.
+#: Timeout in seconds for a node to report its free memory.
+_TIMEOUT = 60
+#: Resolution of Ray's resources.
 _ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
 class Node:
-    """What is free on one node."""
+    """Free resources of a node."""
 
     name: str
     cpus: float
@@ -35,7 +35,7 @@ class Node:
         return f"{self.name}: {self.cpus:.3g} CPU cores, {self.gpus:.3g} GPUs, {self.memory / 2**30:.1f} GiB"
 
     def holds(self, cpus: float, gpus: float) -> int:
-        """How many workers fit that take so much each. A share of a GPU lies on one GPU."""
+        """How many workers with these resources fit. A fraction of a GPU is allocated on one GPU."""
         fitting = self.cpus / cpus if cpus else 0.0
         if gpus:
             rest, whole = math.modf(self.gpus + _ROUNDING)
@@ -44,13 +44,13 @@ class Node:
 
 
 def this_machine() -> Node:
-    """This machine, as a cluster that is started here has it."""
+    """Free resources of this machine, for a local cluster."""
     cpus, gpus = local_resources()
     return Node("this machine", cpus, gpus, free_memory())
 
 
 def free_devices() -> dict[str, Node]:
-    """The live nodes of the cluster by their ids, with the memory that Ray has not given out."""
+    """Free resources of the live nodes by node ID; memory as reported by Ray."""
     free = available_resources_per_node()
     nodes = {}
     for node in ray.nodes():
@@ -62,9 +62,9 @@ def free_devices() -> dict[str, Node]:
 
 
 def free_nodes() -> list[Node]:
-    """The live nodes of the cluster that this process has joined; a task on each tells its free memory.
+    """Free resources of the live nodes. A task on each node measures its free memory.
 
-    A node that does not answer cannot train either.
+    Nodes that do not answer are left out.
     """
     nodes = free_devices()
     ask = ray.remote(num_cpus=0)(free_memory)
@@ -72,12 +72,12 @@ def free_nodes() -> list[Node]:
         ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(key, soft=False)).remote(): node
         for key, node in nodes.items()
     }
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_PATIENCE)
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_TIMEOUT)
     return [node for reference in answered if (node := _with_memory(asked[reference], reference)) is not None]
 
 
 def _with_memory(node: Node, reference: ObjectRef) -> Node | None:
-    """With what is really free, if Ray has not given it out; None: the node is gone."""
+    """Limits the memory to what the node's task measured; None: the node died."""
     try:
         return replace(node, memory=min(node.memory, ray.get(reference)))
     except RayError:
@@ -85,12 +85,12 @@ def _with_memory(node: Node, reference: ObjectRef) -> Node | None:
 
 
 def described(nodes: Iterable[Node]) -> str:
-    """What is free, in one line."""
-    return "; ".join(map(str, nodes)) or "no node"
+    """Formats nodes in one line."""
+    return "; ".join(map(str, nodes)) or "no nodes"
 
 
 def no_place(bundles: Iterable[Mapping[str, float]], seconds: float) -> str:
-    """Says that a placement group's bundles have found no place in so many seconds, and what is free."""
+    """Error message for a placement group that is still pending after ``seconds``."""
     wanted = Counter(", ".join(f"{amount:g} {name}" for name, amount in sorted(bundle.items())) for bundle in bundles)
     parts = "; ".join(f"{count} x ({resources})" for resources, count in wanted.items())
-    return f"no place for {parts} in {seconds:.0f} seconds; free are: {described(free_devices().values())}"
+    return f"cannot place {parts} after {seconds:.0f} seconds; available: {described(free_devices().values())}"

@@ -1,4 +1,4 @@
-"""Makes processes import this project's packages, and not folders of the same names in the working directory."""
+"""Imports this project's packages instead of directories of the same name in the working directory."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
-#: The folder that the packages lie in.
+#: Directory that contains the packages.
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def imports_from(root: Path) -> Callable[[], None]:
-    """Returns a function after whose call a process imports the packages from ``root``.
+    """Returns a function that makes a process import the packages from ``root``.
 
-    On a node that has no such folder it takes those beside the ``adaptive_ray`` that this node has. The function can
-    be pickled and travels whole (it is nested, and refers to nothing of ours): it precedes all imports of ours.
+    On a node without this directory, the installed packages are used. The function is nested so that it is pickled by
+    value: it must run before any of our packages is imported.
     """
 
     def install() -> None:
@@ -24,7 +24,7 @@ def imports_from(root: Path) -> Callable[[], None]:
         if not all((folder / name / "__init__.py").is_file() for name in packages):
             found = find_spec("adaptive_ray")
             if found is None or found.origin is None:
-                return  # the import that follows says so
+                return  # the next import fails with a clear error
             folder = Path(found.origin).parents[1]
 
         class OwnPackages:

@@ -1,4 +1,4 @@
-"""Frees what dead trials have reserved, and ends a run whose workers find no place in the cluster, or no memory."""
+"""Stops a run whose workers cannot be placed, and releases resources of dead trials."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from adaptive_ray.ray_cluster.placement_groups import places, release_orphans
 from schedulers.tune.trials import last_error
 from trainables.training.host_memory import MemoryTakenError
 
-#: Seconds that workers may wait for their place. Ray Train asks for another one after 60.
-_PATIENCE = 45.0
-#: Seconds between two looks.
+#: Timeout in seconds for pending placement groups. Ray Train requests a new one after 60.
+_TIMEOUT = 45.0
+#: Seconds between two checks.
 _EVERY = 1
 
 
 class PlacementWatch(tune.Callback):  # type: ignore[misc]
-    """Ends the experiment when workers of this job wait for a place too long, or others hold their memory.
+    """Stops the experiment if workers stay pending too long or their memory is used by other processes.
 
-    What a trial had reserved is freed as soon as the trial has died. Such an end is no candidate's failure and prunes
-    none: what has been reported is kept, and the run can be resumed.
+    Also releases the placement groups of dead trials. No candidate is pruned, and the run can be resumed.
     """
 
     def __init__(self) -> None:
@@ -32,13 +31,13 @@ class PlacementWatch(tune.Callback):  # type: ignore[misc]
         self._taken: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # every session makes its own
+        return {}  # Tune pickles callbacks; each session creates its own
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Looks, now and then.
+        """Checks pending placement groups once a second.
 
         Raises:
-            PlacementError: Workers have waited too long.
+            PlacementError: Workers were pending too long.
         """
         now = time.monotonic()
         if now - self._looked < _EVERY:
@@ -48,19 +47,19 @@ class PlacementWatch(tune.Callback):  # type: ignore[misc]
         waiting = {key: group for key, group in places().items() if group["state"] in ("PENDING", "RESCHEDULING")}
         self._since = {key: self._since.get(key, now) for key in waiting}
         for key, since in self._since.items():
-            if now - since > _PATIENCE:
+            if now - since > _TIMEOUT:
                 raise PlacementError(no_place(waiting[key]["bundles"].values(), now - since))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Hears that a trial has failed and is to be started again."""
+        """Records a failure that was caused by lack of memory."""
         if isinstance(error := last_error(trial), MemoryTakenError):
             self._taken = f"batch size {trial.config['candidate']}: {error}"
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Ends the experiment before that trial is started; what other hooks raise, Tune does not pass on as it is.
+        """Stops the experiment before the trial restarts. Only this hook may raise: Tune wraps errors of others.
 
         Raises:
-            PlacementError: Other processes hold a run's part of the memory.
+            PlacementError: Other processes use the memory of this run.
         """
         if self._taken is not None:
             raise PlacementError(self._taken)

@@ -1,4 +1,4 @@
-"""The places in a cluster that this process's job has reserved, or waits for: Ray's placement groups."""
+"""Lists and removes the placement groups of this job."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from adaptive_ray.ray_cluster.ray_compat import orphaned_placement_groups
 
-#: A placement group's id ends in its job's.
+#: The ID of a placement group ends with the ID of its job.
 _JOB_DIGITS = 8
-#: Seconds in which all is given back.
-_PATIENCE = 8
+#: Timeout in seconds for removing all groups.
+_TIMEOUT = 8
 
 
 def places() -> dict[str, dict[str, Any]]:
-    """This job's placement groups, by their ids."""
+    """The placement groups of this job by ID."""
     job = ray.get_runtime_context().get_job_id()
     groups = placement_group_table().items()
     return {key: group for key, group in groups if key[-_JOB_DIGITS:] == job and group["state"] != "REMOVED"}
 
 
 def release_orphans() -> None:
-    """Removes this job's groups whose creator has died: Ray keeps them reserved until the job ends.
+    """Removes placement groups whose creator died; Ray keeps them reserved until the job ends.
 
-    The creator is a Ray Train run's controller, which is killed with its trial.
+    The creator is the controller of a Ray Train run, which is killed with its trial.
     """
     for group in orphaned_placement_groups(ray.get_runtime_context().get_job_id()):
         _remove(group)
 
 
 def release_places() -> None:
-    """Gives all back before the job ends: a group that waits would get its place later, and keep it."""
-    deadline = time.monotonic() + _PATIENCE
-    with suppress(Exception):  # a cluster that does not answer has nothing to give back
+    """Removes all placement groups of this job. A pending group would otherwise be placed later and never released."""
+    deadline = time.monotonic() + _TIMEOUT
+    with suppress(Exception):  # the cluster may be unreachable
         while (held := places()) and time.monotonic() < deadline:
             for key in held:
                 _remove(bytes.fromhex(key))
-            time.sleep(1)  # a run's controller asks again until it has died with its trial
+            time.sleep(1)  # controllers recreate groups until they are killed with their trials
 
 
 def _remove(group: bytes) -> None:

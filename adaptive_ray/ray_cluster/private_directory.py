@@ -1,4 +1,4 @@
-"""Makes a temporary directory for the Ray that one run starts, apart from any other Ray, and removes it at the end."""
+"""Creates a private temporary directory for the local Ray cluster of a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 from adaptive_ray.errors import UserError
 
 _PREFIX = "ar-"
-#: Locked for as long as the run's process lives, however it ends.
+#: Locked while the process of the run is alive.
 _LOCK = "adaptive_ray.lock"
-#: The longest path, in bytes, below which Ray's sockets can lie; theirs may have 107 (on macOS 103).
+#: Maximum length of the base path in bytes: paths of sockets are limited to 107 (103 on macOS).
 _LONGEST = (103 if sys.platform == "darwin" else 107) - len(
     "/ar-12345678/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/dash_MetricsHead"
 )
@@ -25,13 +25,13 @@ _LONGEST = (103 if sys.platform == "darwin" else 107) - len(
 
 @contextmanager
 def private_directory() -> Iterator[Path]:
-    """Makes a directory for this process alone and names it to Ray (``RAY_TMPDIR``) until the block is left.
+    """Creates a directory for this process and sets ``RAY_TMPDIR`` to it until the block exits.
 
-    It lies in the user's own ``RAY_TMPDIR`` if there is one, else in the system's directory for temporary files. It is
-    removed at the end; what runs that were killed have left is removed by the next one.
+    It is created in the user's ``RAY_TMPDIR``, or else in the system's temporary directory, and removed on exit.
+    Directories left by killed runs are removed too.
 
     Raises:
-        UserError: It cannot be made there, or sockets within it would have too long a name.
+        UserError: It cannot be created, or its path is too long for sockets.
     """
     chosen = os.environ.get("RAY_TMPDIR")
     base = _base(chosen)
@@ -50,7 +50,7 @@ def private_directory() -> Iterator[Path]:
 
 
 def is_private(path: Path) -> bool:
-    """Whether Ray's directory for temporary files (with its sessions) is such a directory, of any process."""
+    """Whether Ray's temporary directory ``path`` was created by ``private_directory``, in any process."""
     return (path.parent / _LOCK).exists()
 
 
@@ -60,32 +60,28 @@ def _base(chosen: str | None) -> Path:
         return usual if len(os.fsencode(usual)) <= _LONGEST else Path("/tmp")  # noqa: S108
     path = Path(chosen).absolute()
     if len(os.fsencode(path)) > _LONGEST:
-        raise UserError(
-            f"RAY_TMPDIR={chosen} is too long: Ray's sockets lie there, and their names are limited; "
-            f"use a path of at most {_LONGEST} bytes"
-        )
+        raise UserError(f"RAY_TMPDIR={chosen} is too long for Ray's sockets; use a path of at most {_LONGEST} bytes")
     return path
 
 
 def _make(base: Path) -> tuple[Path, int]:
-    """A new directory and the descriptor that holds its lock."""
+    """Creates a directory; returns it and the descriptor that holds its lock."""
     try:
         base.mkdir(parents=True, exist_ok=True)
         while True:
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
             (path / _LOCK).touch()
             lock = _lock(path / _LOCK)
-            if lock is not None:  # else another run has just removed it as abandoned
+            if lock is not None:  # else another run removed it as abandoned
                 return path, lock
     except OSError as error:
         raise UserError(
-            f"Ray's files cannot be written to {base}: {error.strerror}; "
-            f"set RAY_TMPDIR to a directory that you can write to"
+            f"Ray's files cannot be written to {base}: {error.strerror}; set RAY_TMPDIR to a writable directory"
         ) from None
 
 
 def _lock(file: Path) -> int | None:
-    """A descriptor that holds the lock; None: another process does, or the file is not there or another user's."""
+    """Acquires the lock; None: it is held by another process, or the file does not exist or is not accessible."""
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
@@ -108,8 +104,8 @@ def _remove_abandoned(base: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Removes the directory; the lock's file last, so that the next run recognises what is left."""
-    for _ in range(20):  # Ray's last processes may still write
+    """Removes the directory, the lock file last, so that the next run can remove what is left."""
+    for _ in range(20):  # the last processes of Ray may still be writing
         shutil.rmtree(path / "ray", ignore_errors=True)
         if not (path / "ray").exists():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""The signals that stop a program: Ctrl-C, a stopped job, a closed terminal. Each is a KeyboardInterrupt, once.
+"""Turns SIGINT, SIGTERM and SIGHUP into one KeyboardInterrupt.
 
-While a stopped run is being ended, further signals change nothing: it takes seconds, and what is ended halfway leaves
-processes behind. Where something hangs, they interrupt again after half a minute.
+Further signals are ignored while a run shuts down, since an interrupted shutdown leaves processes behind. After 30
+seconds they interrupt again, in case the shutdown hangs.
 """
 
 from __future__ import annotations
@@ -16,36 +16,35 @@ from types import FrameType
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-#: Seconds after which a signal interrupts also what must not be interrupted: it hangs.
-PATIENCE = 30.0
+#: Seconds after which a signal also interrupts a protected block or a shutdown.
+TIMEOUT = 30.0
 
 
 @dataclass
 class _State:
     received: int | None = None  # the first signal
-    at: float = 0.0  # when it came
-    held_back: int = 0  # blocks that must not be interrupted
-    ending: bool = False  # the interruption has been noticed
+    at: float = 0.0  # time of the first signal
+    held_back: int = 0  # number of protected blocks
+    ending: bool = False  # KeyboardInterrupt was raised
 
 
 _state = _State()
 
 
 def listen() -> None:
-    """Takes the signals over for the rest of the process. They can only be taken over in the main thread."""
+    """Installs the signal handlers for the rest of the process, if called from the main thread."""
     global _state  # noqa: PLW0603 - a process has one set of signal handlers
     _state = _State()
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
-            # `nohup` asks to ignore that the terminal is closed. What a shell starts in the background ignores Ctrl-C,
-            # but must react to a SIGINT that somebody sends to it.
+            # Keep an ignored SIGHUP (`nohup`). Handle SIGINT even if ignored, as in background jobs of a shell.
             if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _interrupt)
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Takes the signals over for the block, unless they are already."""
+    """Installs the signal handlers for the block, unless they are installed."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is _interrupt:
         yield
         return
@@ -60,7 +59,7 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def taken_over_again() -> Iterator[None]:
-    """For a block in which a library replaces the handlers behind Python's back."""
+    """Reinstalls the handlers after a block in which a library replaces them outside Python."""
     try:
         yield
     finally:
@@ -72,7 +71,7 @@ def taken_over_again() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Interrupts after the block, not within it."""
+    """Defers an interruption until the block exits."""
     _state.held_back += 1
     try:
         yield
@@ -85,7 +84,7 @@ def held_back() -> Iterator[None]:
 
 @contextmanager
 def ended_once() -> Iterator[None]:
-    """Ignores further signals once the block was interrupted, so that what encloses it can end in order."""
+    """Ignores further signals after the block was interrupted, so that the caller can shut down."""
     try:
         yield
     except KeyboardInterrupt:
@@ -94,13 +93,13 @@ def ended_once() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """Ignores the signals for the rest of the process: Python gives its handlers up while it exits."""
+    """Ignores the signals for the rest of the process; Python removes its handlers while it exits."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def exit_code() -> int:
-    """What a shell calls a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
+    """Exit code of an interrupted process: 128 + signal number (130: SIGINT, 143: SIGTERM)."""
     return 128 + (_state.received or signal.SIGINT)
 
 
@@ -108,5 +107,5 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if _state.received is None:
         _state.received, _state.at = number, time.monotonic()
     waits = _state.ending or _state.held_back
-    if not waits or time.monotonic() - _state.at > PATIENCE:
+    if not waits or time.monotonic() - _state.at > TIMEOUT:
         raise KeyboardInterrupt

@@ -307,20 +307,20 @@ class TestPlan:
         answer = command("plan", written(tmp_path))
         assert answer.code == 0
         for line in (
-            "image_folder: 47 images to train on, 16 for the reference loss, 16 to test on",
+            "image_folder: 47 training images, 16 reference images, 16 test images",
             "2 classes: cats 40, dogs 39",
-            "all of one size: 8 x 8 pixels; the central square is brought to 8 x 8 (dataset.image_size)",
-            "skipped: files of other kinds: 1 (dogs/notes.txt)",
+            "size: 8 x 8 pixels; center-cropped and resized to 8 x 8 (dataset.image_size)",
+            "skipped: other file types: 1 (dogs/notes.txt)",
         ):
             assert line in answer.out.splitlines()
         why = "no image, or of a kind that is not supported"
-        assert f"cannot be read: 2 (dogs/003.png: {why}, dogs/[red]\\n.png: {why})" in answer.out
+        assert f"cannot be decoded: 2 (dogs/003.png: {why}, dogs/[red]\\n.png: {why})" in answer.out
 
     def test_settings_count(self, command: Command, tmp_path: Path) -> None:
         images(tmp_path / "images")
         answer = command("plan", written(tmp_path), "--set", "candidates=[4]", "--set", "budget.samples=500")
         assert answer.code == 0
-        assert "image_folder: 48 images to train on" in answer.out
+        assert "image_folder: 48 training images" in answer.out
         assert "budget: 500 samples" in answer.out
         assert "at most 1.00 x" in answer.out
         assert sorted(path.name for path in tmp_path.iterdir()) == ["experiment.yaml", "images"]

@@ -47,7 +47,7 @@ def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
     folder, skipped = read(images(tmp_path))
     assert places(folder.training, tmp_path) == ["000.png", "001.png", "002.png"]
     assert folder.training.classes is None
-    assert folder.notes == ["unlabelled: there are no folders of classes"]
+    assert folder.notes == ["unlabelled: no class directories"]
     assert skipped == []
 
 
@@ -68,7 +68,7 @@ def test_one_folder_of_images_is_no_class(tmp_path: Path) -> None:
     assert len(folder.training.paths) == 6
     assert folder.training.classes is None
     assert folder.notes == [
-        "unlabelled: all images are in one folder, archive/; if it holds classes, add it to dataset.root"
+        "unlabelled: all images are in one directory, archive/; if it contains classes, add it to dataset.root"
     ]
     assert read(tmp_path / "archive")[0].training.classes == ["a", "a", "a", "b", "b", "b"]
 
@@ -79,12 +79,12 @@ def test_images_beside_folders_of_classes(tmp_path: Path) -> None:
     images(tmp_path, 4)
     folder, skipped = read(tmp_path)
     assert folder.training.classes == ["a", "a", "b", "b"]
-    assert skipped == ["images in no folder of a class: 4 (000.png, ...)"]
+    assert skipped == ["images outside class directories: 4 (000.png, ...)"]
     images(tmp_path, 5)  # most: the folders are no classes, and nothing is left out
     folder, skipped = read(tmp_path)
     assert len(folder.training.paths) == 9
     assert folder.training.classes is None
-    assert folder.notes == ["unlabelled: 5 images are in no folder of a class, and 4 are"]
+    assert folder.notes == ["unlabelled: 5 images are outside class directories, and 4 inside"]
     assert skipped == []
 
 
@@ -96,7 +96,7 @@ def test_empty_classes_are_named(tmp_path: Path) -> None:
     (tmp_path / "d" / "e" / "notes.txt").touch()
     folder, skipped = read(tmp_path)
     assert folder.training.classes == ["a", "b"]
-    assert "folders without images: 2 (c, d)" in skipped
+    assert "directories without images: 2 (c, d)" in skipped
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_train_and_val(tmp_path: Path, names: tuple[str, ...], test: str) -> Non
     assert places(folder.test, tmp_path / test) == places(folder.training, tmp_path / names[0])
     assert folder.test is not None
     assert folder.test.classes == folder.training.classes == ["cats", "cats", "dogs", "dogs"]
-    assert folder.notes == [f"{test}/ is for testing"]
+    assert folder.notes == [f"test images: {test}/"]
     left_out = ["images outside train/ and valid/: 4 (test/cats/000.png, test/dogs/000.png, ...)"]
     assert skipped == (left_out if len(names) == 3 else [])
 
@@ -133,7 +133,7 @@ def test_val_has_the_classes_of_train(tmp_path: Path) -> None:
     assert folder.training.classes == ["a", "b", "c"]
     assert folder.test is not None
     assert folder.test.classes == ["a", "b"]
-    assert skipped == ["images in val/ of no class that is trained on: 2 (000.png, z/000.png)"]
+    assert skipped == ["images in val/ whose class has no training images: 2 (000.png, z/000.png)"]
 
 
 def test_val_without_classes_is_of_no_use_to_labelled_images(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_val_without_classes_is_of_no_use_to_labelled_images(tmp_path: Path) -> 
     folder, skipped = read(tmp_path)
     assert folder.training.classes == ["a", "b"]
     assert folder.test is None
-    assert folder.notes == ["images to test on are drawn from those to train on"]
-    assert skipped == ["images in val/, which has no folder of a class that is trained on: 1 (val/)"]
+    assert folder.notes == ["test images are sampled from the training images"]
+    assert skipped == ["images in val/, which has no class of the training images: 1 (val/)"]
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -173,7 +173,7 @@ def test_a_train_beside_a_bus_is_a_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "rule"), [(("val", "test"), "no train/"), (("train", "training", "val"), "keep one")]
+    ("names", "rule"), [(("val", "test"), "but no train/"), (("train", "training", "val"), "keep only one")]
 )
 def test_which_to_train_on_is_not_guessed(tmp_path: Path, names: tuple[str, ...], rule: str) -> None:
     for name in names:
@@ -183,16 +183,16 @@ def test_which_to_train_on_is_not_guessed(tmp_path: Path, names: tuple[str, ...]
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    assert "no such folder" in complaint(tmp_path / "nowhere")
-    assert "it is empty" in complaint(tmp_path)
+    assert "no such directory" in complaint(tmp_path / "nowhere")
+    assert "the directory is empty" in complaint(tmp_path)
     (tmp_path / "scan.dcm").touch()
     (tmp_path / ".hidden").mkdir()
     text = complaint(tmp_path)
     assert "no images" in text
-    assert "files of other kinds: 1 (scan.dcm)" in text
+    assert "other file types: 1 (scan.dcm)" in text
     archive = tmp_path / "data.zip"
     archive.touch()
-    assert "is a file; unpack it" in complaint(archive)
+    assert "is a file; extract it" in complaint(archive)
 
 
 def test_a_link_from_val_to_train_is_no_image_to_test_on(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_link_from_val_to_train_is_no_image_to_test_on(tmp_path: Path) -> None
     (tmp_path / "val" / "a" / "known.png").symlink_to(tmp_path / "train" / "a" / "000.png")
     folder, skipped = read(tmp_path)
     assert places(folder.test, tmp_path) == ["val/a/000.png", "val/b/000.png"]
-    assert skipped == ["files that links reach again: 1 (val/a/known.png)"]
+    assert skipped == ["files linked twice: 1 (val/a/known.png)"]
 
 
 def test_root_may_be_a_link(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_images_are_listed_by_their_names_in_any_case_and_at_any_depth(tmp_path:
         (tmp_path / "one" / name).write_bytes(b"")
     tree, skipped = listed(tmp_path)
     assert tree == {(): ["z.ppm"], ("one",): [], ("one", "two"): sorted(names), ("empty",): []}
-    assert skipped == ["files of other kinds: 5 (one/no, one/no.npy, one/no.png.gz, ...)"]
+    assert skipped == ["other file types: 5 (one/no, one/no.npy, one/no.png.gz, ...)"]
 
 
 def test_what_is_hidden_is_left_out(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_what_is_hidden_is_left_out(tmp_path: Path) -> None:
     (root / "._000.png").write_bytes((root / "000.png").read_bytes())
     tree, skipped = listed(root)
     assert tree == {(): ["000.png", "001.png", "002.png"]}
-    assert skipped == ["hidden files and folders: 4 (._000.png, .ipynb_checkpoints, @eaDir, ...)"]
+    assert skipped == ["hidden files and directories: 4 (._000.png, .ipynb_checkpoints, @eaDir, ...)"]
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert tree == {(): [], ("b",): ["000.png", "001.png"], ("c",): ["000.png", "001.png"]}
     assert skipped == [
         "broken links and special files: 1 (b/itself)",
-        "folders that links reach again: 3 (a, b/further_up, b/up)",
+        "directories linked twice: 3 (a, b/further_up, b/up)",
     ]
 
 
@@ -72,7 +72,7 @@ def test_a_file_counts_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
     assert tree == {(): [], ("a",): ["again.png"], ("b",): ["000.png", "001.png"], ("a", "folder.png"): []}
     assert skipped == [
         "broken links and special files: 2 (a/broken.png, a/pipe.png)",
-        "files that links reach again: 3 (a/outside.png, a/soft.png, b/hard.png)",
+        "files linked twice: 3 (a/outside.png, a/soft.png, b/hard.png)",
     ]
 
 
@@ -81,7 +81,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         (tmp_path / os.fsdecode(name)).write_bytes(b"")
     tree, skipped = listed(tmp_path)
     assert [os.fsencode(name) for name in tree[()]] == [b"\xff\xfe.png"]
-    assert skipped == ["files of other kinds: 2 (two\\nlines.txt, \\udcff.txt)"]
+    assert skipped == ["other file types: 2 (two\\nlines.txt, \\udcff.txt)"]
     assert skipped[0].isascii()
 
 
@@ -104,4 +104,4 @@ def test_folders_without_permission(everybodys: Path) -> None:
     finally:
         os.seteuid(user)
     assert tree == {(): [], ("open",): ["000.png"], ("closed",): []}
-    assert skipped == ["folders that cannot be listed (permission denied): 1 (closed/)"]
+    assert skipped == ["directories that cannot be listed (permission denied): 1 (closed/)"]

@@ -43,7 +43,7 @@ def test_integers_are_scaled_by_the_bits_that_their_values_need(tmp_path: Path, 
     pixels = decoded(tmp_path, found)
     assert pixels[0].max() == round(255 * top / high)
     assert pixels[1].max() == pytest.approx(127.5 * top / high, abs=1)  # one range for all: what is darker stays so
-    line = f"integers of more than 8 bits in 2 images: 0 becomes black, {high:,} white; 0 to {top:,} in 2 of them"
+    line = f"2 images with more than 8 bits (integers): black = 0, white = {high:,}; values of 2 samples: 0 to {top:,}"
     assert line in found.lines
 
 
@@ -69,40 +69,40 @@ def test_signed_integers_are_scaled_by_their_values(tmp_path: Path) -> None:
     assert of(tmp_path).pixels.integers == (-1000, 2000)
 
 
-def test_dark_images_are_told_of(tmp_path: Path) -> None:
+def test_dark_images_are_reported(tmp_path: Path) -> None:
     dark = (RAMP * 600).astype(np.uint16).repeat(40, 0).repeat(40, 1)
     dark[0, 0] = 65535  # a hot pixel
     deep(tmp_path, dark)
-    (line,) = (line for line in of(tmp_path).lines if line.startswith("integers"))
-    assert "0 becomes black, 65,535 white" in line
-    assert "but nearly all are from 0 to 600: try dataset.value_range=[0,600]" in line
+    (line,) = (line for line in of(tmp_path).lines if "(integers)" in line)
+    assert "black = 0, white = 65,535" in line
+    assert "99.8 % are in 0 to 600: try dataset.value_range=[0,600]" in line
     found = of(tmp_path, value_range=(0, 600))
     assert found.pixels.integers == found.pixels.floats == (0, 600)
     assert decoded(tmp_path, found).mean() > 100
-    assert "0 becomes black, 600 white (dataset.value_range)" in " ".join(found.lines)
+    assert "black = 0, white = 600 (dataset.value_range)" in " ".join(found.lines)
 
 
-def test_cameras_of_several_depths_are_told_of(tmp_path: Path) -> None:
+def test_images_of_different_bit_depths_are_reported(tmp_path: Path) -> None:
     deep(tmp_path, *((RAMP * top).astype(np.uint16) for top in (4095, 65535, 65535)))
-    (line,) = (line for line in of(tmp_path).lines if line.startswith("integers"))
-    assert line.endswith("0 to 65,535 in 3 of them, but 1 of them span less than a sixteenth of it and will look flat")
+    (line,) = (line for line in of(tmp_path).lines if "(integers)" in line)
+    assert line.endswith("samples: 0 to 65,535; 1 of them span less than 1/16 of the range and will look flat")
 
 
-def test_a_range_that_nothing_needs(tmp_path: Path) -> None:
+def test_a_value_range_without_effect_is_reported(tmp_path: Path) -> None:
     found = of(images(tmp_path), value_range=(0, 100))
-    assert "dataset.value_range changes nothing: no image has more than 8 bits" in found.lines
+    assert "dataset.value_range has no effect: no image has more than 8 bits" in found.lines
 
 
-def test_dark_images_of_16_bits_a_colour(tmp_path: Path) -> None:
+def test_dark_images_of_16_bits_per_channel(tmp_path: Path) -> None:
     colours = np.stack([RAMP * 65535, RAMP * 6553, RAMP], axis=2)
     png16(tmp_path / "bright.png", colours.astype(np.uint16))
-    assert "16 bits a colour in 1 images: the upper 8 are read" in of(tmp_path).lines
+    assert "1 images of 16 bits per channel: the upper 8 bits are used" in of(tmp_path).lines
     png16(tmp_path / "bright.png", (colours / 16).astype(np.uint16))
-    (line,) = (line for line in of(tmp_path).lines if line.startswith("16 bits"))
-    assert "at most 15 of 255, which looks black: save them with 8 bits a colour" in line
+    (line,) = (line for line in of(tmp_path).lines if "16 bits per" in line)
+    assert "at most 15 of 255 and will look black: save them with 8 bits per channel" in line
 
 
-def test_what_is_said_of_headers(tmp_path: Path) -> None:
+def test_headers_are_summarized(tmp_path: Path) -> None:
     Image.new("L", (30, 20)).save(tmp_path / "a.png")
     Image.new("RGBA", (8, 6)).save(tmp_path / "b.png")
     black, white = (Image.new("RGB", (40, 40), colour) for colour in ("black", "white"))
@@ -110,11 +110,11 @@ def test_what_is_said_of_headers(tmp_path: Path) -> None:
     Image.new("CMYK", (100, 50)).save(tmp_path / "d.jpg")
     found = of(tmp_path, background=(255, 0, 16))
     assert found.lines == (
-        "smallest, middle and largest: 8 x 6, 40 x 40, 100 x 50 pixels; the central square is brought to 8 x 8 "
-        "(dataset.image_size), which enlarges 1",
-        "kinds: 1 grey, 1 RGBA, 1 palette, 1 CMYK",
-        "transparency in 1 images: laid on #ff0010 (dataset.background)",
-        "several pictures (animation, pages) in 1 files: the first is used",
+        "smallest, median and largest size: 8 x 6, 40 x 40, 100 x 50 pixels; center-cropped and resized to 8 x 8 "
+        "(dataset.image_size); 1 are upsampled",
+        "modes: 1 grey, 1 RGBA, 1 palette, 1 CMYK",
+        "1 images with transparency: background #ff0010 (dataset.background)",
+        "1 files with several frames or pages: the first is used",
     )
     assert found.unreadable == {}
 
@@ -151,12 +151,12 @@ def test_without_permission() -> None:
     assert found.unreadable == {str(folder / "001.png"): "permission denied"}
 
 
-def test_of_many_files_some_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_some_of_many_files_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_survey, "HEADERS", 5)
     images(tmp_path, 21)
     for index in (3, 7, 10):
         (tmp_path / f"{index:03d}.png").write_bytes(b"")
     found = of(tmp_path)
-    assert found.lines[0] == "5 files, evenly spread, were opened; the following is about them"
+    assert found.lines[0] == "checked 5 evenly spaced files; the following lines describe these"
     assert [Path(path).name for path in found.unreadable] == ["010.png"]  # of 0, 5, 10, 15 and 20
     assert len(of(tmp_path, decode_all=True).unreadable) == 3

@@ -80,15 +80,15 @@ def mixture(folder: Path) -> Path:
 
 #: What is said of it before it is trained on.
 SURVEY = (
-    "image_folder: 33 images to train on, 16 for the reference loss, 12 to test on",
-    "unlabelled: there are no folders of classes",
-    "kinds: 60 16-bit grey, 1 RGBA",
-    "integers of more than 8 bits in 60 images: 0 becomes black, 4,095 white; 0 to 4,095 in 60 of them",
-    "transparency in 1 images: laid on #ffffff (dataset.background)",
-    "skipped: hidden files and folders: 1 (.ipynb_checkpoints)",
-    "skipped: files of other kinds: 1 (notes.txt)",
-    "skipped: images that cannot be read: 1 (empty.jpg: the file is empty)",
-    "skipped: files that links reach again: 1 (again.tif)",
+    "image_folder: 33 training images, 16 reference images, 12 test images",
+    "unlabelled: no class directories",
+    "modes: 60 16-bit grey, 1 RGBA",
+    "60 images with more than 8 bits (integers): black = 0, white = 4,095; values of 60 samples: 0 to 4,095",
+    "1 images with transparency: background #ffffff (dataset.background)",
+    "skipped: hidden files and directories: 1 (.ipynb_checkpoints)",
+    "skipped: other file types: 1 (notes.txt)",
+    "skipped: files that cannot be decoded: 1 (empty.jpg: the file is empty)",
+    "skipped: files linked twice: 1 (again.tif)",
 )
 
 

@@ -304,4 +304,4 @@ def test_the_usual_ports_are_left_to_others(told: Told) -> None:
 def test_clusters_that_cannot_be_joined_are_refused_at_once(told: Told) -> None:
     crashed, others = told.refused
     assert "Connection refused" in crashed
-    assert "belongs to another run alone" in others
+    assert "is private to another run" in others

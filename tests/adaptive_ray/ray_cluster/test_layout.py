@@ -80,7 +80,7 @@ class TestCpu:
         found = layout(configured(2, cpus_per_worker=4), (6, 0), (6, 0), (3, 0))
         assert (found.winner.count, found.concurrent) == (2, 2)
         text = complaint(configured(2, cpus_per_worker=4), (3, 0), (3, 0))
-        for part in ("room for 0 workers of 4 CPU cores", "node 0: 3 CPU cores", "node 1: 3 CPU cores"):
+        for part in ("only 0 workers of 4 CPU cores can be placed", "node 0: 3 CPU cores", "node 1: 3 CPU cores"):
             assert part in text
 
     def test_what_others_use_makes_candidates_share_and_wait(self) -> None:
@@ -143,7 +143,7 @@ class TestMemory:
 
     def test_too_little_names_what_is_needed_and_free_and_the_way_out(self) -> None:
         text = complaint(configured(3), (8, 0), memory=GIB // 4)
-        for part in ("a candidate takes 1 x 0.9 GiB", "node 0: 8 CPU cores, 0 GPUs, 0.2 GiB", "race.max_concurrent=1"):
+        for part in ("a candidate needs 1 x 0.9 GiB", "node 0: 8 CPU cores, 0 GPUs, 0.2 GiB", "race.max_concurrent=1"):
             assert part in text
         assert layout(configured(3, max_concurrent=1), (8, 0), memory=GIB // 4).concurrent == 1
 
@@ -180,7 +180,7 @@ class TestGpu:
 
     def test_required_but_absent(self) -> None:
         text = complaint(configured(2, use_gpu=True), (8, 0))
-        for part in ("trial.use_gpu = true", "trial.use_gpu=false", "node 0: 8 CPU cores, 0 GPUs"):
+        for part in ("trial.use_gpu = true", "set it to false", "node 0: 8 CPU cores, 0 GPUs"):
             assert part in text
 
     def test_a_share_lies_on_one_gpu(self) -> None:
@@ -206,7 +206,7 @@ class TestTooMany:
     @pytest.mark.parametrize(("free", "available"), [((4, 0), 4), ((64, 2), 2)])
     def test_workers_in_the_race(self, free: tuple[float, float], available: int) -> None:
         text = complaint(configured(1, workers=99), free)
-        for part in ("trial.workers = 99", f"room for {available} workers", "--address", "node 0: "):
+        for part in ("trial.workers = 99", f"only {available} workers", "--address", "node 0: "):
             assert part in text
 
     @pytest.mark.parametrize("free", [(4, 0), (64, 4)])

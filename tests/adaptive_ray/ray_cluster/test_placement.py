@@ -90,7 +90,7 @@ def test_what_others_use_on_a_node_does_not_count(address: str, tmp_path: Path) 
         assert cores(nodes) == [1, 1, 1]
         assert all(node.memory > 2**28 for node in nodes)
         assert Layout.of(configured(tmp_path), nodes).winner.count == 3
-        with pytest.raises(UserError, match=r"trial\.workers = 1: there is room for 0 workers of 2 CPU cores"):
+        with pytest.raises(UserError, match=r"trial\.workers = 1: only 0 workers of 2 CPU cores can be placed"):
             Layout.of(configured(tmp_path, trial={"cpus_per_worker": 2}), nodes)  # three are free, but on three nodes
 
 
@@ -99,7 +99,7 @@ def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run
 ) -> None:
     config = configured(tmp_path, max_concurrent=1, trial={"cpus_per_worker": 2})  # only one node has room for a worker
     directory = RunDirectory.create(config, "run")
-    monkeypatch.setattr(placement, "_PATIENCE", 10)
+    monkeypatch.setattr(placement, "_TIMEOUT", 10)
     taken: list[Any] = []
 
     def take_a_core_during_the_race() -> None:
@@ -114,7 +114,7 @@ def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run
         Experiment(config, address=address).run(directory, Console(file=io.StringIO()))
     other.join()
     assert taken
-    for part in ("no place for 1 x (2 CPU) in 1", ": 1 CPU cores, 0 GPUs, ", f"run --resume {directory.path}"):
+    for part in ("cannot place 1 x (2 CPU) after 1", ": 1 CPU cores, 0 GPUs, ", f"run --resume {directory.path}"):
         assert part in str(caught.value)
     assert reached(directory) == [("16", samples) for samples in (128, 256, 384, 512)]
     assert not [entry for entry in directory.decisions() if entry["state"] == "pruned"]

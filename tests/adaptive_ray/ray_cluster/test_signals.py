@@ -92,7 +92,7 @@ def test_what_must_be_whole_is_finished_first() -> None:
 
 def test_what_hangs_can_be_interrupted_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     interruption.listen()
-    monkeypatch.setattr(interruption, "PATIENCE", 0.05)
+    monkeypatch.setattr(interruption, "TIMEOUT", 0.05)
     done = []
 
     def hang() -> None:
