@@ -171,7 +171,7 @@ class Trials:
             done = f"after {race.spent(failed):,.0f} of {race.budget:,.0f} samples"
             raise WinnerFailedError(f"the winner, batch size {failed}, stopped {done}: {race.reason(failed)}. {again}")
         if race.winner is None:
-            reasons = "; ".join(f"batch size {key} {why}" for key, why in race.failures().items())
+            reasons = "; ".join(f"batch size {key}: {why}" for key, why in race.failures().items())
             raise NoSurvivorError(f"no candidate survived: {reasons}. {again}")
         return Candidate.parse(str(race.winner))
 

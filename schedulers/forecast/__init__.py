@@ -1,4 +1,4 @@
-"""Three ways to extrapolate the loss curves of candidates, behind one interface."""
+"""Forecasters that extrapolate the loss curves of candidates."""
 
 from typing import Protocol
 
@@ -9,12 +9,12 @@ from schedulers.forecast.per_curve import PerCurveForecaster
 
 
 class Predictor(Protocol):
-    """Makes a forecaster; ``head_start``: samples seen before the curves' samples count from zero."""
+    """Creates a forecaster. ``head_start``: samples seen before the curves start."""
 
     def __call__(self, head_start: float = 0.0) -> Forecaster: ...
 
 
-#: The forecasters by the name that settings use.
+#: Forecasters by name.
 PREDICTORS: dict[str, Predictor] = {
     "joint": JointForecaster,
     "per_curve": PerCurveForecaster,

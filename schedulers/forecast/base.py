@@ -1,4 +1,4 @@
-"""The interface of every forecaster, and what all share: cleaning curves, and the probability of finishing best."""
+"""The interface of forecasters, and what they share: cleaning curves, and the probability of finishing best."""
 
 from __future__ import annotations
 
@@ -13,68 +13,70 @@ Array = NDArray[np.float64]
 Curves = Mapping[Hashable, tuple[ArrayLike, ArrayLike]]
 Ends = Mapping[Hashable, float]
 
-#: Draws behind a probability of being best. The draws are fixed, so equal curves give equal answers.
+#: Draws that estimate the probability of finishing best. The seed is fixed, so that results are reproducible.
 _DRAWS = 2048
 
 
 class Forecast(NamedTuple):
-    """A loss expected at some point of the run: mean and standard deviation, in units of the loss."""
+    """A forecast loss: mean and standard deviation."""
 
     mean: float
     std: float
 
     def interval(self, z: float = 1.2816) -> tuple[float, float]:
-        """The central interval of ``z`` standard deviations on either side; the default covers 80 %."""
+        """Returns the interval of ``z`` standard deviations around the mean; by default it covers 80 %."""
         return self.mean - z * self.std, self.mean + z * self.std
 
 
 class Forecaster(ABC):
     """Extrapolates the loss curves of several candidates.
 
-    ``fit`` takes everything known so far and replaces what an earlier call knew. No method raises on what a curve
-    holds: points that are not finite are left out, and a curve with fewer than three points is forecast by its last
-    value with a wide standard deviation (a curve without any: mean nan, standard deviation inf).
+    Every call of ``fit`` takes the whole curves. Points that are not finite are ignored. A curve with fewer than three
+    points is forecast by its last value with a large standard deviation, an empty one by mean nan and standard
+    deviation inf.
     """
 
     @abstractmethod
     def fit(self, curves: Curves, ends: Ends | None = None) -> None:
-        """Learns from ``{key: (samples, losses)}``; both are one-dimensional, of equal length.
+        """Fits the curves.
 
-        ``ends``: samples at which each run, and with it the decay of its learning rate, ends; None: it does not decay.
+        Args:
+            curves: ``{key: (samples, losses)}``, one-dimensional and of equal length.
+            ends: Samples at which the learning rate of each run has decayed to zero; None: it is constant.
         """
 
     @abstractmethod
     def forecast(self, key: Hashable, at: float) -> Forecast:
-        """The loss of candidate ``key`` once it has seen ``at`` samples.
+        """Forecasts the loss of candidate ``key`` after ``at`` samples.
 
         Raises:
-            KeyError: ``key`` was not among the fitted curves.
+            KeyError: The candidate has no fitted curve.
         """
 
     def probability_best(self, at: Mapping[Hashable, float]) -> dict[Hashable, float]:
-        """How probable it is that each key's loss is the lowest, each at its own number of samples ``at[key]``.
+        """Returns the probability that each candidate's loss is the lowest, at ``at[key]`` samples each.
 
-        Forecasts are taken as independent normals; a forecaster that knows their correlation overrides this.
+        Forecasts are treated as independent normal variables, unless a subclass knows their correlation.
         """
         forecasts = [self.forecast(key, samples) for key, samples in at.items()]
         mean = np.array([f.mean for f in forecasts])
         std = np.array([f.std for f in forecasts])
-        return share_of_wins(tuple(at), mean, np.diag(np.where(np.isfinite(std), std, 0.0) ** 2))
+        return win_probabilities(tuple(at), mean, np.diag(np.where(np.isfinite(std), std, 0.0) ** 2))
 
 
-def share_of_wins(keys: Sequence[Hashable], mean: Array, covariance: Array) -> dict[Hashable, float]:
-    """The probability of each key to be the smallest of a multivariate normal; a mean of nan never wins.
+def win_probabilities(keys: Sequence[Hashable], mean: Array, covariance: Array) -> dict[Hashable, float]:
+    """Returns the probability that each component of a multivariate normal is the smallest.
 
-    When no mean is finite nothing is known, and all are equally probable.
+    Components with a mean of nan have probability 0; if all means are nan, all have the same probability.
     """
     known = np.flatnonzero(np.isfinite(mean))
     if len(known) == 0:
         return dict.fromkeys(keys, 1.0 / max(len(keys), 1))
-    # Not Cholesky's: a covariance that is singular but for rounding has a root all the same.
+    # Not Cholesky: the covariance may be singular up to rounding.
     values, vectors = np.linalg.eigh(np.nan_to_num(covariance[np.ix_(known, known)]))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     draws = mean[known] + np.random.default_rng(0).standard_normal((_DRAWS, len(known))) @ root.T
-    best = draws == draws.min(axis=1, keepdims=True)  # candidates that tie exactly share the win
+    best = draws == draws.min(axis=1, keepdims=True)  # exact ties share the win
     wins = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
     probabilities = dict.fromkeys(keys, 0.0)
     probabilities.update({keys[index]: float(win) for index, win in zip(known.tolist(), wins, strict=True)})
@@ -82,7 +84,7 @@ def share_of_wins(keys: Sequence[Hashable], mean: Array, covariance: Array) -> d
 
 
 def clean(curves: Curves) -> dict[Hashable, tuple[Array, Array]]:
-    """Each curve's finite points at positive samples, in the order of samples."""
+    """Returns the finite points of each curve at positive samples, sorted by samples."""
     kept: dict[Hashable, tuple[Array, Array]] = {}
     for key, (samples, losses) in curves.items():
         s, y = np.asarray(samples, dtype=float).ravel(), np.asarray(losses, dtype=float).ravel()
@@ -95,10 +97,10 @@ def clean(curves: Curves) -> dict[Hashable, tuple[Array, Array]]:
 
 
 def last_value(samples: Array, losses: Array, at: float) -> Forecast:
-    """The last loss seen, with a deviation that grows with the distance of the forecast.
+    """Forecasts the last loss, with a standard deviation that grows with the square root of the distance.
 
-    A random walk's deviation grows with the square root of its length; its step is read off the curve's own changes.
-    Before three points there is no step to read, and the deviation is as wide as the loss itself.
+    As for a random walk whose step is estimated from the curve. With fewer than three points, the standard deviation
+    is the loss itself.
     """
     if len(losses) == 0:
         return Forecast(float("nan"), float("inf"))

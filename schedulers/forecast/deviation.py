@@ -1,4 +1,4 @@
-"""(+) or (-): what happens, compared with what was forecast at the last decision."""
+"""The forecast deviation: losses compared with the forecast of the last decision."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from dataclasses import dataclass, field
 
 from schedulers.forecast import Forecast
 
-#: So many reports in a row make a deviation.
+#: Consecutive losses above the forecast that make a run underperform.
 PATIENCE = 4
-#: How far they must lie above the forecast, in its standard deviations.
+#: How far above, in standard deviations of the forecast.
 THRESHOLD = 1.0
 
 
 @dataclass
 class Deviation:
-    """Keeps a forecast and measures how far each report lies from it.
+    """Computes the z-scores of losses relative to a forecast.
 
-        deviation = (forecast - actual) / std
+        deviation = (forecast - loss) / std
 
-    Positive, (+): the loss is lower than forecast. One bad report is noise; only when the last ``patience`` reports
-    all lie more than ``threshold`` standard deviations above their forecasts is the run *underperforming*.
+    A positive deviation means that the loss is lower than forecast. A run *underperforms* when the last ``patience``
+    losses are all more than ``threshold`` standard deviations above their forecasts; a single one may be noise.
 
     Args:
-        patience: Reports that must underperform one after the other, at least 1.
-        threshold: How far a report must lie above its forecast to underperform, in standard deviations, at least 0.
+        patience: Number of consecutive losses, at least 1.
+        threshold: Standard deviations above the forecast, at least 0.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of range.
     """
 
     patience: int = PATIENCE
@@ -41,18 +41,18 @@ class Deviation:
         if self.patience < 1:
             raise ValueError(f"patience {self.patience} is below 1")
         if not (self.threshold >= 0 and math.isfinite(self.threshold)):
-            raise ValueError(f"threshold {self.threshold} is no number of standard deviations of at least 0")
+            raise ValueError(f"threshold {self.threshold} must be a finite number of standard deviations, at least 0")
 
     def expect(self, forecast: Callable[[float], Forecast]) -> None:
-        """Takes the forecast that a decision was made on, as a function of samples; what was before is forgotten."""
+        """Sets the forecast as a function of samples, and clears the earlier deviations."""
         self._forecast, self._recent = forecast, deque(maxlen=self.patience)
 
     def forecast_at(self, samples: float) -> Forecast | None:
-        """What is expected there; None before any forecast."""
+        """Returns the forecast at ``samples``; None without a forecast."""
         return self._forecast(samples) if self._forecast is not None else None
 
     def report(self, samples: float, loss: float) -> float:
-        """The deviation of one report, in standard deviations; nan before any forecast, and for a loss of nan."""
+        """Returns the deviation of a loss; nan without a forecast."""
         forecast = self.forecast_at(samples)
         if forecast is None:
             return math.nan
@@ -63,15 +63,15 @@ class Deviation:
 
     @property
     def underperformed(self) -> bool:
-        """Whether the last ``patience`` reports all were (-)."""
+        """Whether the last ``patience`` losses were all above the forecast by more than ``threshold``."""
         return len(self._recent) == self.patience and max(self._recent) < -self.threshold
 
     @property
     def settled(self) -> bool:
-        """Whether ``patience`` reports have been compared since the forecast was made."""
+        """Whether ``patience`` losses have been compared with the current forecast."""
         return len(self._recent) == self.patience
 
     @property
     def mean(self) -> float:
-        """Of the last ``patience`` deviations; nan before any."""
+        """Mean of the last ``patience`` deviations; nan without any."""
         return sum(self._recent) / len(self._recent) if self._recent else math.nan

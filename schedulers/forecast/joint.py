@@ -1,10 +1,11 @@
-"""One shared curve, one progress rate per candidate.
+"""A joint model of all loss curves: one shared curve, and one statistical efficiency per candidate.
 
-    loss_j(s) = g(r_j s),   g(t) = a + b (t + t0)^-c,   geometric mean of the rates r_j = 1
+    loss_j(s) = g(r_j s),   g(t) = a + b (t + t0)^-c,   geometric mean of the efficiencies r_j = 1
 
-All candidates train the same network on the same data, so they walk down one curve and differ in how fast they walk.
-``r_j`` says what one sample is worth under candidate ``j``. Where the learning rate decays, ``s`` is replaced by the
-samples at full pace that do the same (``annealing``). ``shared_curve`` holds the fit.
+All candidates train the same network on the same data, so their losses follow one curve at different speeds. The
+statistical efficiency ``r_j`` (Pollux, OSDI 2021) is the progress per sample under candidate ``j``. If the learning
+rate decays, ``s`` is replaced by the equivalent samples at the full learning rate (``schedule_clock``).
+``shared_curve`` fits the model.
 """
 
 from __future__ import annotations
@@ -17,50 +18,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schedulers.forecast.base import Array, Curves, Ends, Forecast, Forecaster, clean, last_value, share_of_wins
+from schedulers.forecast.base import Array, Curves, Ends, Forecast, Forecaster, clean, last_value, win_probabilities
 from schedulers.forecast.schedule_clock import annealed
 from schedulers.forecast.shared_curve import RATE_STD, SHARED, SharedCurve, Tracks, curve, fit_shared_curve
 
-#: How far a log rate wanders as training goes on: standard deviation per unit of sqrt(ln(progress then / now)).
-#: A rate measured early is not the rate for ever (gradient noise grows), and no fit of early points can know.
+#: Drift of the log efficiency during training: standard deviation per unit of sqrt(ln(progress then / now)). Gradient
+#: noise grows, so an efficiency that is measured early changes later.
 _DRIFT = 0.1
-#: What the curve's form itself gets wrong: a standard deviation of (ln(progress then / now) / 2.6)^4 of the fall that
-#: is forecast. Short extrapolations are good; from a twentieth of a run, warm-up included, nothing can be said of its
-#: end. Chosen on CIFAR-10, checked on MNIST (benchmarks/).
+#: Model error of the power law: a standard deviation of (ln(progress then / now) / 2.6)^4 of the forecast decrease. It
+#: is small for short extrapolations; from a twentieth of a run, the end cannot be forecast. Chosen on CIFAR-10 and
+#: checked on MNIST (benchmarks/).
 _MISFIT_SCALE, _MISFIT_POWER = 2.6, 4
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """A fitted curve, and where each candidate would go on from."""
+class _Fit:
+    """A fitted curve, and the point from which each candidate continues."""
 
     curve: SharedCurve
     index: dict[Hashable, int]
-    behind: Array  # [K, K]: the exposure, at full pace, of the network that candidate j would train on
-    samples: Array  # [K]: that network's samples
+    last_exposure: Array  # [K, K]: equivalent samples of the network that candidate j continues, under each candidate
+    samples: Array  # [K]: samples of that network
     ends: Array  # [K]
 
 
 class JointForecaster(Forecaster):
-    """Fits all curves together; see the module's head for the model.
+    """Fits all curves jointly; the model is described above.
 
     Args:
-        head_start: Samples that all candidates' common network had seen before the curves' samples count from zero.
-        rates: What is known of log rates beforehand: ``{key: (mean, standard deviation)}``.
+        head_start: Samples that the candidates' common network had seen before the curves start.
+        rates: Priors of the log efficiencies: ``{key: (mean, standard deviation)}``.
     """
 
     def __init__(self, head_start: float = 0.0, rates: Mapping[Any, tuple[float, float]] | None = None) -> None:
         self._head_start, self._prior = head_start, dict(rates or {})
         self._curves: dict[Hashable, tuple[Array, Array]] = {}
-        self._standing: _Standing | None = None
+        self._fitted: _Fit | None = None
 
     def fit(self, curves: Curves, ends: Ends | None = None) -> None:
         self._curves = clean(curves)
         usable = {key: kept for key, kept in self._curves.items() if len(kept[0]) >= 3}
-        # The order of candidates must not matter, but the search's path, and in a flat valley its end, depends on it.
+        # Sorted, because the result of the search depends slightly on the order of candidates.
         keys = sorted(usable, key=lambda key: (usable[key][1][-1], float(usable[key][1].mean())))
         if not keys:
-            self._standing = None
+            self._fitted = None
             return
         owner = np.repeat(np.arange(len(keys)), [len(usable[key][0]) for key in keys])
         exposure = np.zeros((len(owner), len(keys)))
@@ -72,15 +73,15 @@ class JointForecaster(Forecaster):
         self._solve(keys, exposure, losses, owner, np.diag([u[-1] for u in paced]), samples, end)
 
     def fit_run(self, keys: Sequence[Hashable], exposure: Array, losses: Array, end: float = math.inf) -> None:
-        """Learns from one run that trained under several candidates in turn.
+        """Fits one run that trained with several candidates in turn.
 
-        Afterwards ``forecast(key, at)`` is of this run going on under ``key`` until it has seen ``at`` samples.
+        Afterwards ``forecast(key, at)`` forecasts this run if it continues with ``key`` until ``at`` samples.
 
         Args:
-            keys: All candidates, K of them, also those that have not had a turn.
-            exposure: Samples under each up to each report [n, K], since the head start.
+            keys: All K candidates, including those that were not used yet.
+            exposure: Samples under each candidate up to each report since the head start [n, K].
             losses: [n].
-            end: Samples at which the decay of the learning rate ends, the head start included; inf: it does not decay.
+            end: Samples, including the head start, at which the learning rate has decayed to zero; inf: it is constant.
         """
         count = len(keys)
         order = sorted(range(count), key=lambda j: str(keys[j]))
@@ -89,7 +90,7 @@ class JointForecaster(Forecaster):
         samples = exposure.sum(axis=1)
         self._curves = dict.fromkeys(keys, (samples, losses))
         if len(losses) < 3:
-            self._standing = None
+            self._fitted = None
             return
         steps = np.diff(exposure, axis=0, prepend=0.0)
         pace = np.diff(self._paced(samples, end), prepend=0.0) / np.maximum(steps.sum(axis=1), 1e-300)
@@ -105,7 +106,7 @@ class JointForecaster(Forecaster):
         )
 
     def _paced(self, samples: Array, end: float) -> Array:
-        """Samples since the head start, at full pace."""
+        """Returns equivalent samples at the full learning rate since the head start."""
         begin = self._head_start
         return annealed(begin + samples, end) - annealed(begin, end)
 
@@ -115,7 +116,7 @@ class JointForecaster(Forecaster):
         exposure: Array,
         losses: Array,
         track: NDArray[np.intp],
-        behind: Array,
+        last_exposure: Array,
         samples: Array,
         ends: Array,
     ) -> None:
@@ -125,56 +126,60 @@ class JointForecaster(Forecaster):
             np.array([mean for mean, _ in known]),
             np.array([std for _, std in known]),
         )
-        self._standing = _Standing(fitted, {key: j for j, key in enumerate(keys)}, behind, samples, ends)
+        self._fitted = _Fit(fitted, {key: j for j, key in enumerate(keys)}, last_exposure, samples, ends)
 
     def forecast(self, key: Hashable, at: float) -> Forecast:
         samples, losses = self._curves[key]
-        standing = self._standing
-        if standing is None or key not in standing.index:
+        fitted = self._fitted
+        if fitted is None or key not in fitted.index:
             return last_value(samples, losses, at)
-        fit, j = standing.curve, standing.index[key]
-        now, then, by_rates = self._progress(standing, np.array([j]), np.array([at]))
+        fit, j = fitted.curve, fitted.index[key]
+        now, then, by_rates = self._progress(fitted, np.array([j]), np.array([at]))
         (value, value_now), slope = curve(fit.shared, np.concatenate([then, now]))
         gradient = np.concatenate([slope[0, :SHARED], slope[0, SHARED] * by_rates[0]])
         variance = float(gradient @ fit.covariance @ gradient) + fit.noise**2
         variance += float(slope[0, SHARED]) ** 2 * float(_drift(now, then)[0])
         variance += (_misfit(now, then) * float(value_now - value)) ** 2
-        if math.isnan(variance):  # so far beyond the last report that numbers overflow: nothing is known
+        if math.isnan(variance):  # overflow, far beyond the last report
             return last_value(samples, losses, at)
         return Forecast(fit.loss_low + fit.loss_range * float(value), fit.loss_range * math.sqrt(variance))
 
     def rates(self) -> dict[Hashable, tuple[float, float]]:
-        """``{key: (log_rate, std)}``; the log rates sum to zero. Curves too short to fit are left out."""
-        if self._standing is None:
+        """Returns ``{key: (log efficiency, std)}``, which sum to zero. Curves too short to fit are left out."""
+        if self._fitted is None:
             return {}
-        fit = self._standing.curve
+        fit = self._fitted.curve
         std = np.sqrt(np.diag(fit.covariance)[SHARED:])
-        return {key: (float(fit.log_rates[j]), float(std[j])) for key, j in self._standing.index.items()}
+        return {key: (float(fit.log_rates[j]), float(std[j])) for key, j in self._fitted.index.items()}
 
     def probability_best(self, at: Mapping[Hashable, float]) -> dict[Hashable, float]:
-        """As in the base class, but from progress alone: the shared curve falls, so the furthest along it is best.
+        """See the base class. Computed from progress along the shared curve, which decreases.
 
-        What is uncertain about the curve itself is uncertain for all alike and decides nothing.
+        The uncertainty of the curve is common to all candidates and cancels out.
         """
-        standing = self._standing
-        if standing is None or any(key not in standing.index for key in at):
+        fitted = self._fitted
+        if fitted is None or any(key not in fitted.index for key in at):
             return super().probability_best(at)
-        chosen = np.array([standing.index[key] for key in at])
-        now, then, by_rates = self._progress(standing, chosen, np.array(list(at.values()), dtype=float))
-        covariance = by_rates @ standing.curve.covariance[SHARED:, SHARED:] @ by_rates.T + np.diag(_drift(now, then))
-        return share_of_wins(tuple(at), -np.log(then), covariance)
+        chosen = np.array([fitted.index[key] for key in at])
+        now, then, by_rates = self._progress(fitted, chosen, np.array(list(at.values()), dtype=float))
+        covariance = by_rates @ fitted.curve.covariance[SHARED:, SHARED:] @ by_rates.T + np.diag(_drift(now, then))
+        return win_probabilities(tuple(at), -np.log(then), covariance)
 
-    def _progress(self, standing: _Standing, chosen: Array, at: Array) -> tuple[Array, Array, Array]:
-        """Scaled progress now [m] and at ``at`` samples [m], and the derivative of the latter's logarithm by the
-        log rates [m, K], for the candidates ``chosen`` [m]."""
-        fit, behind = standing.curve, standing.behind[chosen]
+    def _progress(self, fitted: _Fit, chosen: Array, at: Array) -> tuple[Array, Array, Array]:
+        """Returns the progress of the candidates ``chosen`` [m].
+
+        Returns:
+            Scaled progress now [m] and at ``at`` samples [m], and the derivative of the logarithm of the latter with
+            respect to the log efficiencies [m, K].
+        """
+        fit, last_exposure = fitted.curve, fitted.last_exposure[chosen]
         rates = np.exp(fit.log_rates) / fit.sample_scale
-        part = behind * rates
+        part = last_exposure * rates
         now = part.sum(axis=1)
         rows = np.arange(len(chosen))
         paced = [
             self._paced(s, end) - self._paced(seen, end)
-            for s, seen, end in zip(at, standing.samples[chosen], standing.ends[chosen], strict=True)
+            for s, seen, end in zip(at, fitted.samples[chosen], fitted.ends[chosen], strict=True)
         ]
         part[rows, chosen] += rates[chosen] * np.array(paced)
         then = np.maximum(part.sum(axis=1), 1e-12)

@@ -1,4 +1,4 @@
-"""The baseline: whoever is ahead now stays ahead."""
+"""The baseline forecaster: the last loss."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from schedulers.forecast.base import Array, Curves, Ends, Forecast, Forecaster, 
 
 
 class LastValueForecaster(Forecaster):
-    """Forecasts the last loss of each curve, whatever lies ahead."""
+    """Forecasts the last loss of each curve."""
 
     def __init__(self, head_start: float = 0.0) -> None:
-        del head_start  # what lies behind does not matter here
+        del head_start  # unused: the last loss does not depend on it
         self._curves: dict[Hashable, tuple[Array, Array]] = {}
 
     def fit(self, curves: Curves, ends: Ends | None = None) -> None:

@@ -22,12 +22,12 @@ def levenberg_marquardt(
 
     Args:
         linearise: theta -> residuals [n] and their derivatives [n, d].
-        theta: Where the search starts.
-        weight: Of each residual [n].
-        prior_mean: Of each parameter [d].
+        theta: Initial parameters [d].
+        weight: Weights of the residuals [n].
+        prior_mean: Prior means of the parameters [d].
         precision: Inverse covariance of the prior [d, d].
-        steps: At most so many.
-        tolerance: The search ends when a step gains less than this share of the cost.
+        steps: Maximum number of steps.
+        tolerance: Relative decrease of the cost below which the search stops.
     """
 
     def cost_of(residual: Array, theta: Array) -> float:
@@ -43,7 +43,7 @@ def levenberg_marquardt(
         gradient = weighted @ residual + precision @ (theta - prior_mean)
         matrix[diagonal, diagonal] *= 1.0 + damping
         step = np.linalg.solve(matrix, gradient)
-        trial = theta - np.minimum(np.maximum(step, -2.0), 2.0)  # exponentials ahead: no leap beyond a factor of e^2
+        trial = theta - np.minimum(np.maximum(step, -2.0), 2.0)  # parameters are logarithms: at most a factor of e^2
         trial_residual, trial_jacobian = linearise(trial)
         trial_cost = cost_of(trial_residual, trial)
         if not trial_cost < cost:

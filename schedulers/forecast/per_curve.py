@@ -1,4 +1,4 @@
-"""Each curve on its own: a power law per candidate, nothing shared."""
+"""A power law for each curve, fitted independently."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from schedulers.forecast.joint import JointForecaster
 
 
 class PerCurveForecaster(Forecaster):
-    """Fits ``g(s) = a + b (s + t0)^-c`` to every curve alone.
+    """Fits ``g(s) = a + b (s + t0)^-c`` to every curve independently.
 
-    The usual way to extrapolate learning curves (Domhan et al., IJCAI 2015). It is kept for comparison: early in a
-    run the steepest curve is forecast to end lowest, and a large batch's is the steepest.
+    The usual way to extrapolate learning curves (Domhan et al., IJCAI 2015), kept for comparison. Early in a run it
+    favors the steepest curve, which is that of a large batch size.
     """
 
     def __init__(self, head_start: float = 0.0) -> None:

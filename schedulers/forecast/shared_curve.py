@@ -1,11 +1,11 @@
-"""One curve that all candidates walk down, fitted to losses along known mixtures of candidates.
+"""Fits the shared loss curve and the statistical efficiencies of all candidates.
 
-    loss = g(t),   g(t) = a + b (t + t0)^-c,   t = sum_j r_j n_j,   geometric mean of the rates r_j = 1
+    loss = g(t),   g(t) = a + b (t + t0)^-c,   t = sum_j r_j n_j,   geometric mean of the efficiencies r_j = 1
 
-``n_j`` is the *exposure*: how many samples a network has seen under candidate ``j``. In a race every track is exposed
-to one candidate alone; in a run that swaps its loader one track is exposed to several in turn, and the same fit finds
-their rates. It is a maximum a posteriori estimate by Levenberg-Marquardt with Huber weights; the Gauss-Newton matrix
-gives the covariance (Laplace's approximation).
+The *exposure* ``n_j`` is the number of samples that a network has seen under candidate ``j``. In a race every network
+is exposed to one candidate; in a run that swaps batch sizes one network is exposed to several. The fit is a maximum a
+posteriori estimate by Levenberg-Marquardt with Huber weights; the Gauss-Newton matrix gives the covariance (Laplace
+approximation).
 """
 
 from __future__ import annotations
@@ -19,34 +19,33 @@ from numpy.typing import NDArray
 from schedulers.forecast.base import Array
 from schedulers.forecast.least_squares import levenberg_marquardt
 
-#: Parameters of the curve: a, log b, log c, log t0; the log rates follow.
+#: Parameters of the curve: a, log b, log c, log t0; followed by the log efficiencies.
 SHARED = 4
 #: Normal priors (mean, standard deviation) of a, log b, log c, log t0 with losses and samples scaled to [0, 1].
 _PRIOR_MEAN = np.array([-0.5, 0.0, math.log(0.7), math.log(0.1)])
 _PRIOR_STD = np.array([1.0, 2.0, 0.6, 1.5])
-#: Prior standard deviation of a log rate about which nothing is known.
+#: Default prior standard deviation of a log efficiency.
 RATE_STD = 1.0
-#: Smallest noise taken for granted, in units of the curves' range.
+#: Lower bound of the noise, in units of the curves' range.
 _NOISE_FLOOR = 2e-3
-#: A first guess is sought among these exponents, and these shares of the prior's t0 [9, 1].
+#: The initial guess is chosen from these exponents and multiples of the prior's t0 [9, 1].
 _START_C, _START_T0 = np.repeat([0.3, 0.7, 1.5], 3)[:, None], np.tile([0.1, 1.0, 5.0], 3)[:, None]
 #: Huber's constant, in standard deviations.
 _HUBER = 1.5
-#: Most steps of each of the successive fits, and the relative gain below which it ends. All but the last only serve to
-#: judge noise and outliers; the valley along which c and t0 trade off is flat, and 15 steps would leave the last one up
-#: to a standard deviation short of its floor.
+#: Maximum steps and tolerance of the successive fits. All but the last only estimate noise and outliers. The cost is
+#: flat where c and t0 trade off; after 15 steps the last fit would be up to a standard deviation from the minimum.
 _FITS = ((15, 1e-3), (15, 1e-3), (15, 1e-3), (40, 1e-4))
 
 
 @dataclass(frozen=True)
 class Tracks:
-    """Losses of one or more networks, and what each had been exposed to.
+    """Losses of one or more networks with their exposures.
 
     Args:
         exposure: Samples under each of the K candidates up to each observation [n, K]; no row is all zero.
         losses: [n].
-        track: The network that each observation is of [n], 0 first; those of one stand together, oldest first.
-        head_start: Samples that all networks had seen before any exposure counts.
+        track: Index of the network of each observation [n], ascending from 0; oldest observation first.
+        head_start: Samples that all networks had seen before.
     """
 
     exposure: Array
@@ -57,11 +56,11 @@ class Tracks:
 
 @dataclass(frozen=True)
 class SharedCurve:
-    """What a fit found, in scaled units (samples / sample_scale, (loss - loss_low) / loss_range)."""
+    """A fitted curve in scaled units (samples / sample_scale, (loss - loss_low) / loss_range)."""
 
     shared: Array  # [4]
     log_rates: Array  # [K]
-    covariance: Array  # [4 + K, 4 + K], of the shared parameters and the log rates
+    covariance: Array  # [4 + K, 4 + K], of the shared parameters and the log efficiencies
     noise: float
     sample_scale: float
     loss_low: float
@@ -69,7 +68,7 @@ class SharedCurve:
 
 
 def curve(shared: Array, progress: Array) -> tuple[Array, Array]:
-    """g at ``progress`` [n], and its derivatives [n, 5] by a, log b, log c, log t0 and log progress."""
+    """Returns g at ``progress`` [n] and its derivatives [n, 5] by a, log b, log c, log t0 and log progress."""
     a, log_b, log_c, log_t0 = shared.tolist()
     c, t0 = math.exp(log_c), math.exp(log_t0)
     base = progress + t0
@@ -86,19 +85,19 @@ def curve(shared: Array, progress: Array) -> tuple[Array, Array]:
 
 
 def fit_shared_curve(tracks: Tracks, rate_mean: Array, rate_std: Array) -> SharedCurve:
-    """Fits the curve and the rates.
+    """Fits the curve and the efficiencies.
 
     Args:
         tracks: At least one observation.
-        rate_mean: Prior means of the log rates [K]; their common part means nothing.
-        rate_std: And standard deviations [K].
+        rate_mean: Prior means of the log efficiencies [K], up to a common constant.
+        rate_std: Prior standard deviations [K].
     """
     count = tracks.exposure.shape[1]
     samples = tracks.exposure.sum(axis=1)
     last = samples[np.searchsorted(tracks.track, np.arange(tracks.track[-1] + 1), side="right") - 1]
     scale = float(samples.max())
     low, high = _quantiles(tracks.losses, 0.02, 0.98)
-    spread = high - low or max(abs(low), 1.0) * 1e-6  # curves that do not move at all
+    spread = high - low or max(abs(low), 1.0) * 1e-6  # constant curves
     n, z = tracks.exposure / scale, (tracks.losses - low) / spread
     recency = np.sqrt(0.2 + 0.8 * samples / last[tracks.track])
 
@@ -112,17 +111,17 @@ def fit_shared_curve(tracks: Tracks, rate_mean: Array, rate_std: Array) -> Share
     alone = n[:, 0]
 
     def linearise(theta: Array) -> tuple[Array, Array]:
-        if count == 1:  # no rate to find
+        if count == 1:  # no efficiency to fit
             value, slope = curve(theta, alone)
             return value - z, slope[:, :SHARED]
         part = n * np.exp(basis @ theta[SHARED:])
-        progress = np.maximum(part.sum(axis=1), 1e-300)  # scales may lie that far apart
+        progress = np.maximum(part.sum(axis=1), 1e-300)  # scales may differ that much
         value, slope = curve(theta[:SHARED], progress)
         by_rates = (part * (slope[:, SHARED] / progress)[:, None]) @ basis
         return value - z, np.concatenate([slope[:, :SHARED], by_rates], axis=1)
 
     noise, weight = 0.1, recency**2
-    for steps, tolerance in _FITS:  # noise and outliers are judged anew by each better fit
+    for steps, tolerance in _FITS:  # each fit estimates noise and outliers again
         theta = levenberg_marquardt(linearise, theta, weight / noise**2, prior_mean, precision, steps, tolerance)
         residual, jacobian = linearise(theta)
         (median,) = _quantiles(np.abs(residual), 0.5)
@@ -145,20 +144,20 @@ def fit_shared_curve(tracks: Tracks, rate_mean: Array, rate_std: Array) -> Share
     )
 
 
-def _quantiles(values: Array, *shares: float) -> list[float]:
-    """As ``np.quantile``, which takes a tenth of a small fit's time."""
+def _quantiles(values: Array, *levels: float) -> list[float]:
+    """Same as ``np.quantile``, which would take a tenth of the time of a small fit."""
     ordered, last = np.sort(values), len(values) - 1
-    floors = [min(int(share * last), max(last - 1, 0)) for share in shares]
+    floors = [min(int(level * last), max(last - 1, 0)) for level in levels]
     return [
-        float(ordered[low] + (share * last - low) * (ordered[min(low + 1, last)] - ordered[low]))
-        for share, low in zip(shares, floors, strict=True)
+        float(ordered[low] + (level * last - low) * (ordered[min(low + 1, last)] - ordered[low]))
+        for level, low in zip(levels, floors, strict=True)
     ]
 
 
 def _prior(head_start: float) -> tuple[Array, Array]:
-    """Means and deviations of a, log b, log c and log t0 for curves that begin ``head_start`` behind the origin.
+    """Returns prior means and standard deviations of a, log b, log c, log t0 for curves that start at ``head_start``.
 
-    What has been seen of a curve that begins late is a small part of its fall, and the more is still to come.
+    The observed part of a curve that starts late is a small part of its decrease, so the prior is wider.
     """
     a, log_b, log_c, log_t0 = _PRIOR_MEAN.tolist()
     t0 = math.exp(log_t0) + head_start
@@ -168,7 +167,7 @@ def _prior(head_start: float) -> tuple[Array, Array]:
 
 
 def _zero_sum_basis(count: int) -> Array:
-    """An orthonormal basis [count, count - 1] of the vectors that sum to zero (Helmert's)."""
+    """Returns an orthonormal basis [count, count - 1] of the vectors that sum to zero (Helmert)."""
     basis = np.zeros((count, count - 1))
     for column in range(count - 1):
         basis[: column + 1, column] = 1.0
@@ -177,7 +176,7 @@ def _zero_sum_basis(count: int) -> Array:
 
 
 def _start(n: Array, z: Array, prior_mean: Array, basis: Array) -> Array:
-    """A first guess: the best of a few curves with equal rates, then, where tracks do not mix, each rate on a grid."""
+    """Returns initial parameters: the best curve with equal efficiencies, then each efficiency from a grid."""
     t = n.sum(axis=1)
     c, t0 = _START_C, math.exp(prior_mean[3]) * _START_T0
     h = np.exp(-c * np.log(t + t0))
@@ -196,9 +195,9 @@ def _start(n: Array, z: Array, prior_mean: Array, basis: Array) -> Array:
 
 
 def _correlation(residual: Array, track: NDArray[np.intp]) -> float:
-    """How many neighbouring residuals count as one: (1 + rho) / (1 - rho) of their first autocorrelation.
+    """Returns how many correlated residuals count as one: (1 + rho) / (1 - rho) for the first autocorrelation rho.
 
-    Residuals of a smooth curve hang together, and as many independent points would make the fit look too sure.
+    Without it the fit would be overconfident, because the residuals of smooth curves are correlated.
     """
     same = track[1:] == track[:-1]
     square = float(residual @ residual)

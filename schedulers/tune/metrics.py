@@ -1,63 +1,76 @@
-"""Which entries of a trial's results count."""
+"""Reads the metrics that a scheduler needs from the results of trials."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import math
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
 from typing import Any
 
+from ray.tune.experiment import Trial
 
-@dataclass
-class Reading:
-    """Reads a result: a flat dictionary of whatever a trainable has reported.
+from schedulers.decision import State
+from schedulers.events import Report
+from schedulers.race_series import RaceSeries
+from schedulers.tune.ray_compat import AUTO_RESULT_KEYS
+from schedulers.tune.trials import can_be_resumed
+
+logger = logging.getLogger(__name__)
+
+
+class ResultReader:
+    """Reads loss, samples and seconds from results and reports them to a race series.
 
     Args:
-        metric: What is extrapolated; None until it is known.
+        metric: The entry that is extrapolated; None until it is known.
         mode: ``min`` or ``max``; None until it is known.
-        time_attr: Samples seen.
-        seconds_attr: Seconds of training.
-        axis: Which of the two the budget is in: ``samples`` or ``seconds``.
+        time_attr: The entry with the samples seen.
+        seconds_attr: The entry with the seconds of training.
+        axis: The unit of the budget: ``samples`` or ``seconds``.
     """
 
-    metric: str | None
-    mode: str | None
-    time_attr: str
-    seconds_attr: str
-    axis: str
-
-    def loss(self, value: Any) -> float:
-        """The metric's value as what is to fall; nan for what is no number."""
-        loss = _number(value)
-        return -loss if self.mode == "max" else loss
-
-    def report(self, result: Mapping[str, Any]) -> tuple[float, float, float]:
-        """Samples, loss and seconds; nan where there is none."""
-        return self.samples(result), self.loss(result[self.metric or ""]), self._seconds(result)
+    def __init__(self, metric: str | None, mode: str | None, time_attr: str, seconds_attr: str, axis: str) -> None:
+        self.metric, self.mode, self.time_attr = metric, mode, time_attr
+        self._seconds_attr, self._axis = seconds_attr, axis
+        self._warned = False
 
     def samples(self, result: Mapping[str, Any]) -> float:
-        """Samples seen; nan if the result does not say."""
+        """Returns the samples seen; nan if the result lacks them."""
         return _number(result.get(self.time_attr))
 
     def spent(self, result: Mapping[str, Any]) -> float:
-        """How far the trial has come, in units of the budget; nan if the result does not say."""
-        return self.samples(result) if self.axis == "samples" else self._seconds(result)
+        """Returns the part of the budget that the trial has spent; nan if the result lacks it."""
+        return _number(result.get(self.time_attr if self._axis == "samples" else self._seconds_attr))
 
-    def complaint(self, result: Mapping[str, Any]) -> str | None:
-        """What is wrong with a result that has the metric; None: nothing."""
-        needed = {"time_attr": self.time_attr} | ({"seconds_attr": self.seconds_attr} if self.axis == "seconds" else {})
-        for setting, name in needed.items():
-            if name not in result:
-                numbers = ", ".join(_numbers(result))
-                return f"does not report {name!r}: report it, or set {setting} to one of {numbers}"
-            if not math.isfinite(_number(result[name])):
-                return f"reports {name!r} as {result[name]!r}: {setting} must name a number"
-        return None
+    def take(self, series: RaceSeries, key: Hashable, trial: Trial, result: Mapping[str, Any]) -> None:
+        """Reports a result to the series; a result that is unusable fails the candidate.
 
-    def missing(self, result: Mapping[str, Any], filled: Container[str]) -> str:
-        """What to do where no result has the metric; ``filled`` are entries that are not the trainable's own."""
-        numbers = [name for name in _numbers(result) if name not in filled]
+        Raises:
+            ValueError: No trial reports the metric, or the trial cannot be paused for another race.
+        """
+        if self.metric not in result:
+            self._without_metric(series, key, result)
+        elif problem := self._problem(result):
+            logger.error(f"trial {key} {problem}")
+            series.fail(key, problem)
+        elif series.may_race_again and not can_be_resumed(trial, result):
+            raise ValueError(
+                f"rerace needs trials that can be paused: {trial.trainable_name} has reported without a checkpoint; "
+                "report one with every result, or use rerace='never'"
+            )
+        else:
+            loss = _number(result[self.metric or ""])
+            loss = -loss if self.mode == "max" else loss
+            series.report(key, self.samples(result), loss, _number(result.get(self._seconds_attr)))
+
+    def is_missing(self, series: RaceSeries, result: Mapping[str, Any]) -> bool:
+        """Returns whether neither this result nor any earlier one has the metric."""
+        return self.metric not in result and not any(isinstance(event, Report) for event in series.events)
+
+    def missing(self, result: Mapping[str, Any]) -> str:
+        """Returns the error message if no trial reports the metric."""
+        numbers = [name for name in _numbers(result) if name not in AUTO_RESULT_KEYS]
         near = difflib.get_close_matches(self.metric or "", numbers, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join(numbers) or "no numbers"
@@ -66,8 +79,29 @@ class Reading:
             "Set metric to one of them, or report it"
         )
 
-    def _seconds(self, result: Mapping[str, Any]) -> float:
-        return _number(result.get(self.seconds_attr))
+    def _without_metric(self, series: RaceSeries, key: Hashable, result: Mapping[str, Any]) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(f"trial {key} has reported without {self.metric!r}: such results are ignored")
+        race = series.race
+        spent, many = self.spent(result) - race.spent(key), race.min_reports
+        late = result["training_iteration"] >= many and not spent < race.window / many
+        if late and self.is_missing(series, result):
+            raise ValueError(self.missing(result))
+        if series.state(key) is State.RACING and spent >= race.window:
+            series.fail(key, f"spent the window without reporting {self.metric!r}")
+
+    def _problem(self, result: Mapping[str, Any]) -> str | None:
+        """Returns why a result with the metric is unusable; None if it is usable."""
+        needed = {"time_attr": self.time_attr}
+        if self._axis == "seconds":
+            needed["seconds_attr"] = self._seconds_attr
+        for setting, name in needed.items():
+            if name not in result:
+                return f"does not report {name!r}: report it, or set {setting} to one of {', '.join(_numbers(result))}"
+            if not math.isfinite(_number(result[name])):
+                return f"reports {name!r} as {result[name]!r}: {setting} must name a number"
+        return None
 
 
 def _numbers(result: Mapping[str, Any]) -> list[str]:
@@ -79,6 +113,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
+    """Returns nan for a value that is not a number."""
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What lets a scheduler survive ``Tuner.restore``."""
+"""The callback with which ``Tuner.restore`` restores the scheduler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ray import tune
 
 
 class Stateful(Protocol):
-    """Whose state fits into a dictionary."""
+    """An object whose state is a dictionary."""
 
     def get_state(self) -> dict[str, Any]: ...
 
@@ -16,9 +16,9 @@ class Stateful(Protocol):
 
 
 class RestoreCallback(tune.Callback):  # type: ignore[misc]
-    """Saves a scheduler's state with the experiment's: ``Tuner.restore`` restores callbacks, but no scheduler.
+    """Saves a scheduler's state with the experiment: ``Tuner.restore`` restores callbacks but not schedulers.
 
-    Tune pickles the scheduler and its callbacks together, so the restored callback knows the restored scheduler.
+    Tune pickles the scheduler and its callbacks together, so the restored callback refers to the restored scheduler.
     """
 
     def __init__(self, scheduler: Stateful) -> None:

@@ -1,4 +1,4 @@
-"""The races as a Ray Tune scheduler."""
+"""A Ray Tune scheduler that runs a series of races."""
 
 from __future__ import annotations
 
@@ -9,100 +9,68 @@ from typing import Any
 from ray.tune.experiment import Trial
 
 from schedulers.decision import Decision, State
-from schedulers.events import Report
 from schedulers.forecast.deviation import PATIENCE, THRESHOLD
 from schedulers.race import MIN_REPORTS, PRUNE_BELOW, Race
 from schedulers.race_series import RaceSeries
 from schedulers.rerace import Rerace
-from schedulers.tune.metrics import Reading
-from schedulers.tune.ray_compat import (
-    AUTO_RESULT_KEYS,
-    DONE,
-    TuneController,
-    UnbufferedScheduler,
-    concurrency_limit,
-    reset_failures,
-    save_trial,
-    set_last_result,
-    set_trial_status,
-)
+from schedulers.tune import ray_compat, trials
+from schedulers.tune.metrics import ResultReader
+from schedulers.tune.race_trials import RaceTrials
+from schedulers.tune.ray_compat import TuneController
 from schedulers.tune.restore import RestoreCallback
-from schedulers.tune.trial_config import Configurations
-from schedulers.tune.trials import (
-    RESTARTED,
-    can_be_resumed,
-    disk_failure,
-    failure_reason,
-    give_weights,
-    is_function,
-    may_be_retried,
-    note,
-    pause,
-    put_aside,
-    restart,
-    weights_at,
-)
 
 logger = logging.getLogger(__name__)
 
-#: Answers to Tune.
+#: Actions for Tune.
 _CONTINUE, _STOP = "CONTINUE", "STOP"
-#: More trials than this are no race.
-_MOST = 10_000
+#: Upper limit of trials; num_samples=-1 means infinitely many.
+_MAX_TRIALS = 10_000
 
 
-class LossExtrapolationScheduler(UnbufferedScheduler):
-    """Runs all trials side by side, extrapolates their losses, and keeps the one that will end best.
+class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
+    """Trains all trials for a window of the budget, extrapolates their losses, and continues the best one.
 
-    Works with any trainable that reports the metric and how far it has come. Trials whose probability of ending best
-    becomes small are stopped at once, and their last result says why (``stop_reason``). A trial that has spent the
-    window is paused until the others have spent theirs, so that more trials than fit run in turns; then one trial
-    continues to the end of the budget.
+    Works with any trainable that reports a metric and the samples seen. Trials that are unlikely to finish best are
+    stopped; ``stop_reason`` in their last result says why. A trial that has spent the window is paused until the
+    others have, so that more trials than fit run in turns. Then the winner continues to the end of the budget.
 
-    A trial can be paused if it is a class with ``save_checkpoint``, or if its results come with a checkpoint: Tune's,
-    or the ``checkpoint_path`` of ``ray.tune.integration.ray_train``. Any other keeps its slot and trains on while it
-    waits, up to the budget: with more of them than slots the first ones train to their end before the last ones begin.
+    A trial can be paused if it is a class with ``save_checkpoint``, or if its results have a checkpoint: Tune's, or the
+    ``checkpoint_path`` of ``ray.tune.integration.ray_train``. Other trials keep their resources and train on while
+    they wait. A trial that runs Ray Train resumes with ``resume_from`` set to the ``checkpoint_path`` of its last
+    result and a new ``run_tag``.
 
-    With ``winner_config`` the winner is restarted with these entries changed in its configuration (more workers, say).
-    A trial that runs Ray Train is restarted with ``resume_from`` set to the ``checkpoint_path`` of its last result and
-    a new ``run_tag``.
+    A trial that Tune retries (``FailureConfig``) stays in the race; failures with progress in between are not counted
+    against ``max_failures``. A trainable that raises ``schedulers.tune.trials.NoRetryError`` is not retried. A full or
+    broken disk does not depend on the candidate: such an ``OSError`` ends the experiment, which can be restored.
 
-    With ``rerace`` there are more races on the way: all trials but those that failed fork from the winner's weights of
-    that moment (``resume_from``, or Tune's checkpoints), and run for a window again. Until the last race the losers
-    are paused, not stopped. All trials must be such as can be paused.
-
-    A failed trial that Tune starts again (``FailureConfig``) stays in the race, and one that runs Ray Train continues
-    from its last result's checkpoint. Tune counts failures without progress in between. A trainable that raises
-    ``schedulers.tune.trials.NoRetryError`` is not started again. A full or broken disk says nothing about a candidate:
-    such an ``OSError`` of a trial ends the experiment, which can be restored.
-
-    To survive ``Tuner.restore``, give ``RunConfig(callbacks=[scheduler.callback])``. A result without the metric is
-    ignored, if the metric is given here and not to ``TuneConfig`` (Tune itself then ends the experiment). Where no
-    trial has reported the metric and one has spent ``1 / min_reports`` of its window, the experiment ends with a
-    ``ValueError`` that lists what was reported. A second ``Tuner.fit()`` with the same scheduler starts from nothing.
+    To support ``Tuner.restore``, pass ``RunConfig(callbacks=[scheduler.callback])``. Results without the metric are
+    ignored if the metric is given here instead of to ``TuneConfig``. If a trial has spent ``1 / min_reports`` of its
+    window and none has reported the metric, the experiment ends with a ``ValueError`` that lists the reported names.
+    Each ``Tuner.fit()`` starts a new race.
 
     Args:
-        metric: The reported value that is extrapolated; None takes ``TuneConfig``'s.
-        mode: ``min`` or ``max``; None takes ``TuneConfig``'s.
-        time_attr: The reported number of samples (any unit of training that never falls, also through restarts).
+        metric: The reported value that is extrapolated; None: that of ``TuneConfig``.
+        mode: ``min`` or ``max``; None: that of ``TuneConfig``.
+        time_attr: The reported number of samples seen, or any measure of training that never decreases.
         seconds_attr: The reported seconds of training.
-        budget: The whole run; in units of ``time_attr``, or in seconds with ``axis="seconds"``.
-        window: What each trial may spend before the winner is chosen, in the same unit.
-        axis: ``samples`` or ``seconds``: what is scarce (see ``Race``).
-        prune_below: Trials less probable than this to end best are stopped.
+        budget: Length of the whole run in units of ``time_attr``, or in seconds with ``axis="seconds"``.
+        window: Part of the budget that each trial may spend before the winner is chosen.
+        axis: Unit of the budget: ``samples`` or ``seconds``. See ``Race``.
+        prune_below: Trials below this probability of finishing best are stopped.
         predictor: ``joint``, ``per_curve`` or ``last_value``.
-        min_reports: Nobody is stopped for its probabilities before every trial has reported this often.
-        rerace: ``never``, ``on_deviation`` (the winner does worse than forecast), or ``{"at": [0.1, 0.3]}``, shares of
-            the budget.
-        rerace_window: The window of the further races; None: the same.
-        patience: So many reports in a row make a deviation.
-        threshold: How far they must lie above the forecast, in its standard deviations.
-        winner_config: What changes in the winner's configuration when it continues; None: nothing. A value
-            that can be called is called with the race that was won.
-        candidate_attr: The configuration entry that names a trial's candidate; trials without it go by their id.
+        min_reports: No trial is stopped for its probability before every trial has reported this often.
+        rerace: When further races start, in which the other trials fork from the winner's weights: ``never``,
+            ``on_deviation`` (the winner underperforms), or ``{"at": [0.1, 0.3]}``, fractions of the budget. Until the
+            last race, pruned trials are paused instead of stopped; all trials must support pausing.
+        rerace_window: Window of further races; None: the same.
+        patience: Number of consecutive losses above the forecast that make the winner underperform.
+        threshold: How far they must lie above it, in standard deviations of the forecast.
+        winner_config: Entries of the winner's configuration to replace when it continues (such as the number of
+            workers). A callable is called with the race that was won.
+        candidate_attr: The configuration entry that names a trial's candidate; by default the trial's id is used.
 
     Raises:
-        ValueError: A number is out of its range, or a name is unknown.
+        ValueError: A number is out of range, or a name is unknown.
     """
 
     def __init__(
@@ -128,22 +96,26 @@ class LossExtrapolationScheduler(UnbufferedScheduler):
         super().__init__()
         if mode not in (None, "min", "max"):
             raise ValueError(f"mode {mode!r} is unknown: use 'min' or 'max'")
-        self._reading = Reading(metric, mode, time_attr, seconds_attr, axis)
-        self._given = metric, mode
+        self._reader_settings = (metric, mode, time_attr, seconds_attr, axis)
         self._candidate_attr = candidate_attr
         self._winner_config = winner_config
-        self._configurations = Configurations(winner_config)
         self._settings: dict[str, Any] = {
             "budget": budget, "window": window, "axis": axis, "prune_below": prune_below, "predictor": predictor,
             "min_reports": min_reports, "rerace": rerace, "rerace_window": rerace_window, "patience": patience,
             "threshold": threshold,
         }  # fmt: skip
-        #: Everything that is decided; knows nothing of Ray.
-        self.series = RaceSeries(**self._settings)
-        self._trials: dict[Hashable, Trial] = {}
-        #: The last result of every candidate that an earlier ``Tuner`` ran: the trials of a new one know nothing.
+        self._reset()
+
+    def _reset(self) -> None:
+        #: The last result of every candidate of an earlier ``Tuner``, for the trials of a new one.
         self.last_results: Mapping[Hashable, Mapping[str, Any]] = {}
-        self._warned = False
+        self._reader = ResultReader(*self._reader_settings)
+        self._trials = RaceTrials(self._settings, self._winner_config, self._reader.time_attr)
+
+    @property
+    def series(self) -> RaceSeries:
+        """Makes all decisions, independently of Ray."""
+        return self._trials.series
 
     @property
     def race(self) -> Race:
@@ -152,263 +124,160 @@ class LossExtrapolationScheduler(UnbufferedScheduler):
 
     @property
     def decisions(self) -> list[Decision]:
-        """Every decision so far, oldest first."""
+        """All decisions, oldest first."""
         return self.series.decisions
 
     @property
     def callback(self) -> RestoreCallback:
-        """For ``RunConfig(callbacks=[...])``: with it the scheduler survives ``Tuner.restore``."""
+        """Pass it to ``RunConfig(callbacks=[...])`` to support ``Tuner.restore``."""
         return RestoreCallback(self)
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that has happened."""
-        return {"events": list(self.series.events), "configurations": self._configurations.get_state()}
+        """Returns the state of the experiment."""
+        return self._trials.get_state()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores an experiment: ``Tuner.restore`` does, and so may a new ``Tuner`` that is to continue an old one.
+        """Restores an experiment, for ``Tuner.restore`` or for a new ``Tuner`` that continues an old one.
 
         Args:
-            state: What ``get_state`` gave. For a new ``Tuner`` the ``events`` are enough, with ``last_results``.
+            state: The result of ``get_state``. For a new ``Tuner``, ``events`` and ``last_results`` suffice.
         """
-        self._configurations.set_state(state.get("configurations", {"own": {}}))
-        self.series = RaceSeries(**self._settings)
-        for event in state["events"]:
-            self.series.take(event)
-            self._configurations.settle(self.series)
+        self._trials.set_state(state)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_trials": {}}  # Tune adds its trials again
-
-    # --- what Tune calls ----------------------------------------------------------------------------------------
+    # --- called by Tune -----------------------------------------------------------------------------------------
 
     @property
     def metric(self) -> None:
-        """None, because Tune ends the whole experiment at a result without its scheduler's metric."""
+        """None: Tune would end the experiment at a result without its scheduler's metric."""
         return
 
     def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
-        reading = self._reading
-        if self._trials:  # a second fit() with this object
-            self.series, self._trials, self.last_results, self._warned = RaceSeries(**self._settings), {}, {}, False
-            self._configurations = Configurations(self._winner_config)
-            reading.metric, reading.mode = self._given
-        if (reading.metric and metric) or (reading.mode and mode):
+        if self._trials.by_key:  # a second fit() with this object
+            self._reset()
+        reader = self._reader
+        if (reader.metric and metric) or (reader.mode and mode):
             return False
-        reading.metric, reading.mode = reading.metric or metric, reading.mode or mode
+        reader.metric, reader.mode = reader.metric or metric, reader.mode or mode
         return True
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
-        key = self._key(trial)
-        if self._trials.get(key) is trial:
-            self._add_again(tune_controller, trial, key)
+        key, search = self._key(trial), tune_controller.search_alg
+        if self._trials.by_key.get(key) is trial:
+            self._trials.place_failed(tune_controller, trial, key)
             return
-        self._check(tune_controller, trial, key)
-        self._trials[key] = trial
+        self._check(trial, key, search.total_samples)
+        self._trials.by_key[key] = trial
         if key in self.last_results and not trial.has_reported_at_least_once:
-            set_last_result(trial, self.last_results[key])
-        self._configurations.remember(key, trial)
-        self.series.expect(tune_controller.search_alg.total_samples)
+            ray_compat.set_last_result(trial, self.last_results[key])
+        self._trials.configs.remember(key, trial)
+        self.series.expect(search.total_samples)
         self.series.enter(key)
         if trial.status == Trial.PENDING and key in self.series.failed:
-            self.series.retry([key])  # Tuner.restore was asked to
+            self.series.retry([key])  # requested by Tuner.restore
         if trial.status == Trial.PENDING:
-            self._place(trial, key)
-            if trial.status != Trial.PENDING:  # it does not count against max_concurrent_trials
-                tune_controller.search_alg.on_trial_complete(trial.trial_id)
+            self._trials.place(trial, key)
+            if trial.status != Trial.PENDING:  # it must not count against max_concurrent_trials
+                search.on_trial_complete(trial.trial_id)
         elif self.series.state(key) in (State.RACING, State.WAITING):
             self.series.complete(key)
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        key = self._key(trial)
+        key, series = self._key(trial), self.series
         before = self._reached(key)
-        cause = result.get(RESTARTED)
-        if cause and not result.get(DONE):  # when a function has returned, Tune passes its last result once more
-            self.series.restart(key, before, str(cause))
-        self._take(key, trial, result)
+        cause = result.get(trials.RESTARTED)
+        if cause and not result.get(ray_compat.DONE):  # Tune repeats the last result of a function that has returned
+            series.restart(key, before, str(cause))
+        self._reader.take(series, key, trial, result)
         if self._reached(key) > before:
-            reset_failures(trial)  # Tune's limit is on failures without progress in between
-        self._stop_losers(tune_controller, but=trial)
-        state, samples = self.series.state(key), self._reading.samples(result)
+            ray_compat.reset_failures(trial)  # Tune's limit is for failures without progress in between
+        self._trials.stop_pruned(tune_controller, but=trial)
+        state, samples = series.state(key), self._reader.samples(result)
         if state is State.PRUNED:
-            return put_aside(tune_controller, trial) if self.series.comes_back(key) else _STOP
-        if self._reading.spent(result) >= self.race.budget:
+            return trials.pause_pruned(tune_controller, trial) if series.comes_back(key) else _STOP
+        if self._reader.spent(result) >= self.race.budget:
             return _STOP
-        forks = key == self.series.source and bool(self.series.unforked) and samples >= self.race.start
-        restarts = state is State.WON and not self._configurations.fits(trial, key, self.series)
-        if not (state is State.WAITING or forks or restarts) or not can_be_resumed(trial, result):
+        forks = key == series.source and bool(series.unforked) and samples >= self.race.start
+        restarts = state is State.WON and not self._trials.configs.is_applied(trial, key, series)
+        if not (state is State.WAITING or forks or restarts) or not trials.can_be_resumed(trial, result):
             return _CONTINUE
-        if state is State.WAITING:  # it no longer counts against max_concurrent_trials: others may begin
+        if state is State.WAITING:  # it no longer counts against max_concurrent_trials
             tune_controller.search_alg.on_trial_complete(trial.trial_id, result=result)
-        return pause(tune_controller, trial, result, samples)
+        return trials.pause(tune_controller, trial, result, samples)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        if (error := disk_failure(trial)) is not None:
+        if (error := trials.disk_failure(trial)) is not None:
             raise error
-        key = self._key(trial)
-        if trial.status == Trial.ERROR and may_be_retried(trial):  # Tune starts it again
-            self.series.restart(key, self._reached(key), failure_reason(trial))
-            return
-        self.series.fail(key, failure_reason(trial))
-        note(trial, self.series.reason(key))
-        self._stop_losers(tune_controller, but=trial)
+        key, reason = self._key(trial), trials.failure_reason(trial)
+        if trial.status == Trial.ERROR and trials.may_be_retried(trial):  # Tune restarts it
+            self.series.restart(key, self._reached(key), reason)
+        else:
+            self._fail(trial, reason)
+            self._trials.stop_pruned(tune_controller, but=trial)
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         key = self._key(trial)
         if self.series.state(key) is State.PRUNED:
-            note(trial, self.series.reason(key))
+            trials.note(trial, self.series.reason(key))
             self.series.complete(key)
             return
-        if self._reading.metric in result:
-            self._take(key, trial, result)
-        elif not self._has_reports:
-            self.series.fail(key, self._reading.missing(result, AUTO_RESULT_KEYS))
-            note(trial, self.series.reason(key))
-            self._stop_losers(tune_controller, but=trial)
+        if self._reader.metric in result:
+            self._reader.take(self.series, key, trial, result)
+        elif self._reader.is_missing(self.series, result):
+            self._fail(trial, self._reader.missing(result))
+            self._trials.stop_pruned(tune_controller, but=trial)
             return
-        if self._reading.spent(result) >= self.race.budget:
-            note(trial, f"has spent the budget of {self.race.budget:,.0f} {self.race.axis}")
+        if self._reader.spent(result) >= self.race.budget:
+            trials.note(trial, f"budget of {self.race.budget:,.0f} {self.race.axis} spent")
         self.series.complete(key)
-        self._stop_losers(tune_controller, but=trial)
+        self._trials.stop_pruned(tune_controller, but=trial)
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
-        key = self._key(trial)
-        was_pruned = self.series.state(key) is State.PRUNED
-        self.series.fail(key, "was removed")
-        note(trial, self.series.reason(key))
-        save_trial(tune_controller, trial)
+        was_pruned = self.series.state(self._key(trial)) is State.PRUNED
+        self._fail(trial, "removed")
+        ray_compat.save_trial(tune_controller, trial)
         if not was_pruned:
-            self._stop_losers(tune_controller, but=trial)
+            self._trials.stop_pruned(tune_controller, but=trial)
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        trials = tune_controller.get_trials()
-        if tune_controller.search_alg.is_finished() and self.series.expect(len(trials)):
-            self._stop_losers(tune_controller)
-        taken = sum(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in trials)
-        if taken < concurrency_limit(tune_controller.search_alg):
-            for key in self.race.keys:
-                trial = self._trials.get(key)
-                if trial is not None and trial.status == Trial.PAUSED and self._may_continue(key):
-                    self._equip(trial, key)
-                    return trial
-        return next((trial for trial in trials if trial.status == Trial.PENDING), None)
+        everything = tune_controller.get_trials()
+        if tune_controller.search_alg.is_finished() and self.series.expect(len(everything)):
+            self._trials.stop_pruned(tune_controller)
+        taken = sum(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in everything)
+        free = taken < ray_compat.concurrency_limit(tune_controller.search_alg)
+        if free and (paused := self._trials.next_paused()) is not None:
+            return paused
+        return next((trial for trial in everything if trial.status == Trial.PENDING), None)
 
     def debug_string(self) -> str:
         race, number = self.race, len(self.series.races)
-        standing = f"won by {race.winner}" if race.winner is not None else f"{len(race.alive)} of {len(race.keys)} left"
-        return f"LossExtrapolationScheduler: race {number}, {standing}"
+        state = f"won by {race.winner}" if race.winner is not None else f"{len(race.alive)} of {len(race.keys)} left"
+        return f"LossExtrapolationScheduler: race {number}, {state}"
 
-    # --- how it is done -----------------------------------------------------------------------------------------
+    # --- helpers ------------------------------------------------------------------------------------------------
 
     def _key(self, trial: Trial) -> Hashable:
         key: Hashable = trial.config.get(self._candidate_attr, trial.trial_id)
         return key
 
-    def _check(self, controller: TuneController, trial: Trial, key: Hashable) -> None:
-        """What can be told before a trial starts.
+    def _fail(self, trial: Trial, reason: str) -> None:
+        key = self._key(trial)
+        self.series.fail(key, reason)
+        trials.note(trial, self.series.reason(key))
 
-        Raises:
-            ValueError: The experiment cannot be run with this scheduler.
-        """
-        if self._reading.metric is None:
-            raise ValueError("no metric to compare trials by: give it to LossExtrapolationScheduler or to TuneConfig")
-        if (total := controller.search_alg.total_samples) > _MOST:
-            raise ValueError(
-                f"a race of {total:,} trials never ends: give TuneConfig(num_samples=...) a smaller number"
-            )
-        other = self._trials.get(key)
+    def _check(self, trial: Trial, key: Hashable, count: int) -> None:
+        """Raises ValueError if the experiment cannot be run with this scheduler."""
+        if self._reader.metric is None:
+            raise ValueError("no metric to compare trials by: pass it to LossExtrapolationScheduler or to TuneConfig")
+        if count > _MAX_TRIALS:
+            raise ValueError(f"a race of {count:,} trials never ends: reduce TuneConfig(num_samples=...)")
+        other = self._trials.by_key.get(key)
         if other is not None and other.trial_id != trial.trial_id and not other.is_finished():
-            raise ValueError(
-                f"two trials have {self._candidate_attr} {key!r} in their configuration: each needs its own, or none"
-            )
-        if self.series.may_race_again and not is_function(trial) and not can_be_resumed(trial):
+            raise ValueError(f"two trials have {self._candidate_attr} {key!r} in their configuration: make it unique")
+        if self.series.may_race_again and not trials.is_function(trial) and not trials.can_be_resumed(trial):
             raise ValueError(f"rerace needs trials that can be paused: {trial.trainable_name} has no save_checkpoint")
         if trial.has_reported_at_least_once and key not in self.series.races[0].keys:
-            logger.warning("the race starts again: to restore it, use RunConfig(callbacks=[scheduler.callback])")
-
-    def _add_again(self, controller: TuneController, trial: Trial, key: Hashable) -> None:
-        """Prepares a trial that has failed and that Tune is about to start again, or ends it after all."""
-        if self.series.state(key) is not State.PRUNED:
-            self._configurations.put_on(trial, key, self.series)
-            restart(trial, self._reading.time_attr, forked=key in self.series.unforked)
-        elif self.series.comes_back(key):
-            set_trial_status(controller, trial, Trial.PAUSED)
-        else:
-            failed = key in self.series.failed
-            set_trial_status(controller, trial, Trial.ERROR if failed else Trial.TERMINATED)
-            controller.search_alg.on_trial_complete(trial.trial_id, error=failed)
+            logger.warning("the race starts again: to restore it, pass RunConfig(callbacks=[scheduler.callback])")
 
     def _reached(self, key: Hashable) -> float:
-        """Samples up to a candidate's last report that counted."""
+        """Returns the samples at a candidate's last accepted report."""
         return max((max(race.curve(key)[0], default=0.0) for race in self.series.races if key in race.keys), default=0)
-
-    def _place(self, trial: Trial, key: Hashable) -> None:
-        """Where a trial belongs that Tune is about to add: after a restore Tune would start them all."""
-        state, series = self.series.state(key), self.series
-        if state is State.PRUNED:
-            trial.set_status(Trial.PAUSED if self.series.comes_back(key) else Trial.TERMINATED)
-            note(trial, series.reason(key))
-        elif (
-            (state is State.WAITING and can_be_resumed(trial))
-            or key in series.unforked
-            or (key == series.source and series.unforked and self._is_at_the_fork(trial))
-        ):
-            trial.set_status(Trial.PAUSED)
-        else:
-            self._equip(trial, key)
-
-    def _take(self, key: Hashable, trial: Trial, result: Mapping[str, Any]) -> None:
-        """Passes a result on to the series."""
-        series, reading = self.series, self._reading
-        if reading.metric not in result:
-            if not self._warned:
-                self._warned = True
-                logger.warning(f"trial {key} has reported without {reading.metric!r}: such results are ignored")
-            race = series.race
-            spent = reading.spent(result) - race.spent(key)
-            many = race.min_reports
-            if not self._has_reports and result["training_iteration"] >= many and not spent < race.window / many:
-                raise ValueError(reading.missing(result, AUTO_RESULT_KEYS))
-            if series.state(key) is State.RACING and spent >= race.window:
-                series.fail(key, f"has spent its window without reporting {reading.metric!r}")
-        elif complaint := reading.complaint(result):
-            logger.error(f"trial {key} {complaint}")
-            series.fail(key, complaint)
-        elif series.may_race_again and not can_be_resumed(trial, result):
-            raise ValueError(
-                f"rerace needs trials that can be paused: {trial.trainable_name} has reported without a checkpoint; "
-                "report one with every result, or use rerace='never'"
-            )
-        else:
-            series.report(key, *reading.report(result))
-
-    @property
-    def _has_reports(self) -> bool:
-        return any(isinstance(event, Report) for event in self.series.events)
-
-    def _stop_losers(self, controller: TuneController, but: Trial | None = None) -> None:
-        """Stops or pauses whoever is out, except ``but``, which the caller handles."""
-        for key, trial in list(self._trials.items()):
-            if trial is but or trial.is_finished() or self.series.state(key) is not State.PRUNED:
-                continue
-            if not self.series.comes_back(key) or trial.status == Trial.PENDING:
-                controller.stop_trial(trial)
-            elif trial.status == Trial.RUNNING:
-                put_aside(controller, trial)
-
-    def _is_at_the_fork(self, source: Trial) -> bool:
-        return weights_at(source, self._reading.time_attr) >= self.race.start
-
-    def _may_continue(self, key: Hashable) -> bool:
-        """Whether a paused trial may run now. Forks begin first, for the source's next checkpoints may replace its
-        last one; all have begun once they have reported."""
-        series = self.series
-        if series.state(key) is not State.RACING or not series.unforked:
-            return series.state(key) in (State.RACING, State.WON)
-        source = self._trials[series.source]
-        return (key != series.source) == (source.status == Trial.PAUSED and self._is_at_the_fork(source))
-
-    def _equip(self, trial: Trial, key: Hashable) -> None:
-        """Gives a trial what it is to start with: its configuration, and in a further race the source's weights."""
-        self._configurations.put_on(trial, key, self.series)
-        if key in self.series.unforked:
-            give_weights(trial, self._trials[self.series.source], self._reading.time_attr)

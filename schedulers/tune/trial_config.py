@@ -1,4 +1,4 @@
-"""What a trial's configuration is to be: its own in a race, and changed when it has won."""
+"""The configuration of trials: changed for the winner, and restored for another race."""
 
 from __future__ import annotations
 
@@ -11,54 +11,53 @@ from schedulers.decision import State
 from schedulers.race_series import RaceSeries
 
 
-class Configurations:
-    """Changes the winner's configuration, and back for another race.
+class WinnerConfig:
+    """Replaces entries of the winner's configuration, and restores them for another race.
 
     Args:
-        winner: The entries that a winner gets in place of its own. A value that can be called is called with the race
-            that was won, once: the race's forecasts change as its winner continues.
+        entries: The winner's entries. A callable is called once, with the race that was won.
     """
 
-    def __init__(self, winner: Mapping[str, Any] | None) -> None:
-        self._winner = dict(winner or {})
-        self._own: dict[Hashable, dict[str, Any]] = {}
-        self._won: dict[int, dict[str, Any]] = {}  # by the number of the race
+    def __init__(self, entries: Mapping[str, Any] | None) -> None:
+        self._entries = dict(entries or {})
+        self._original: dict[Hashable, dict[str, Any]] = {}
+        self._resolved: dict[int, dict[str, Any]] = {}  # by the number of the race
 
     def remember(self, key: Hashable, trial: Trial) -> None:
-        """Keeps a trial's own entries as it was first seen with them."""
-        self._own.setdefault(key, {name: value for name, value in trial.config.items() if name in self._winner})
+        """Stores the original entries of a trial that is seen for the first time."""
+        self._original.setdefault(key, {name: value for name, value in trial.config.items() if name in self._entries})
 
-    def fits(self, trial: Trial, key: Hashable, series: RaceSeries) -> bool:
-        """Whether a trial has what it is to have as things stand."""
-        has = {name: value for name, value in trial.config.items() if name in self._winner}
-        return has == self._wanted(key, series)
+    def is_applied(self, trial: Trial, key: Hashable, series: RaceSeries) -> bool:
+        """Returns whether a trial has the entries that its state requires."""
+        current = {name: value for name, value in trial.config.items() if name in self._entries}
+        return current == self._required(key, series)
 
-    def put_on(self, trial: Trial, key: Hashable, series: RaceSeries) -> None:
-        """Gives a trial that does not run what it is to have as things stand."""
-        if not self.fits(trial, key, series):
-            rest = {name: value for name, value in trial.config.items() if name not in self._winner}
-            trial.set_config({**rest, **self._wanted(key, series)})
+    def apply(self, trial: Trial, key: Hashable, series: RaceSeries) -> None:
+        """Sets the entries that the state of a trial requires. The trial must not be running."""
+        if not self.is_applied(trial, key, series):
+            rest = {name: value for name, value in trial.config.items() if name not in self._entries}
+            trial.set_config({**rest, **self._required(key, series)})
 
-    def settle(self, series: RaceSeries) -> None:
-        """Works out what the winner of the current race gets, as soon as there is one."""
+    def resolve(self, series: RaceSeries) -> None:
+        """Calls the callable entries once the current race has a winner: its forecasts change as it continues."""
         number = len(series.races)
         if not series.race.over:
-            self._won.pop(number, None)
-        elif series.race.winner is not None and number not in self._won:
-            self._won[number] = {
-                name: value(series.race) if callable(value) else value for name, value in self._winner.items()
+            self._resolved.pop(number, None)
+        elif series.race.winner is not None and number not in self._resolved:
+            self._resolved[number] = {
+                name: value(series.race) if callable(value) else value for name, value in self._entries.items()
             }
 
     def get_state(self) -> dict[str, Any]:
-        """What does not follow from the events."""
-        return {"own": dict(self._own)}
+        """Returns the state that does not follow from the events."""
+        return {"own": dict(self._original)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores what ``get_state`` gave; the rest follows by ``settle`` after every event."""
-        self._own, self._won = dict(state["own"]), {}
+        """Restores the result of ``get_state``. ``resolve`` must then be called after every event."""
+        self._original, self._resolved = dict(state["own"]), {}
 
-    def _wanted(self, key: Hashable, series: RaceSeries) -> dict[str, Any]:
+    def _required(self, key: Hashable, series: RaceSeries) -> dict[str, Any]:
         if series.state(key) is not State.WON:
-            return self._own[key]
-        self.settle(series)
-        return self._won[len(series.races)]
+            return self._original[key]
+        self.resolve(series)
+        return self._resolved[len(series.races)]

@@ -1,4 +1,4 @@
-"""What a Ray Tune trial can do for a scheduler: pause, start from other weights, restart, say why it ended."""
+"""Pauses, forks and restarts Ray Tune trials, and explains why they failed."""
 
 from __future__ import annotations
 
@@ -13,57 +13,55 @@ from ray.tune.experiment import Trial
 from ray.tune.trainable import FunctionTrainable, Trainable
 from ray.tune.utils import flatten_dict
 
-from schedulers.tune.ray_compat import copy_checkpoint, set_last_result
+from schedulers.tune.ray_compat import TuneController, copy_checkpoint, set_last_result
 
-#: Why the scheduler has stopped a trial: an entry of its last result.
+#: Entry of a trial's last result: why the scheduler stopped it.
 STOP_REASON = "stop_reason"
-#: An entry of a result: why the trial lost workers since its last result, and continued from its last checkpoint.
+#: Entry of a result: why the trial lost workers since its last result and resumed from its last checkpoint.
 RESTARTED = "restarted"
-#: What ``ray.tune.integration.ray_train`` reports of a Ray Train run.
+#: Entry of the results of ``ray.tune.integration.ray_train``.
 _TRAIN_CHECKPOINT = "checkpoint_path"
-
-
-#: Full, over quota, read-only, broken.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+#: The disk is full, over quota, read-only or broken.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 class NoRetryError(RuntimeError):
-    """Raised by a trainable that would fail again: the scheduler ends its trial, whatever Tune's ``FailureConfig``."""
+    """Raised by a trainable that would fail again: its trial is not retried, whatever Tune's ``FailureConfig`` says."""
 
 
 def is_function(trial: Trial) -> bool:
-    """Whether its trainable is a function; else it is a class."""
+    """Returns whether the trainable is a function (and not a class)."""
     return issubclass(trial.get_trainable_cls(), FunctionTrainable)
 
 
 def can_be_resumed(trial: Trial, result: Mapping[str, Any] | None = None) -> bool:
-    """Whether it would continue from where it was when it made ``result`` (None: its last one), if it were paused."""
+    """Returns whether a trial that is paused after ``result`` (None: its last one) would resume from there."""
     result = trial.last_result if result is None else result
     if is_function(trial):
         return bool(result.get(_TRAIN_CHECKPOINT) or result.get("checkpoint_dir_name"))
     return trial.get_trainable_cls().save_checkpoint is not Trainable.save_checkpoint
 
 
-def pause(controller: Any, trial: Trial, result: Mapping[str, Any], samples: float) -> str:
-    """Pauses a trial that has just reported, so that it can be resumed from there; returns the answer to Tune."""
+def pause(controller: TuneController, trial: Trial, result: Mapping[str, Any], samples: float) -> str:
+    """Pauses a trial after its result so that it resumes from there. Returns the action for Tune."""
     if not result.get(_TRAIN_CHECKPOINT):
-        return "PAUSE"  # Tune saves the trial and restores it
-    _train_from(trial, result[_TRAIN_CHECKPOINT], samples)
+        return "PAUSE"  # Tune saves and restores the trial
+    _resume_from(trial, result[_TRAIN_CHECKPOINT], samples)
     controller.pause_trial(trial, should_checkpoint=False)
     return "NOOP"
 
 
-def put_aside(controller: Any, trial: Trial) -> str:
-    """Pauses a trial whose own weights nobody needs; returns the answer to Tune.
+def pause_pruned(controller: TuneController, trial: Trial) -> str:
+    """Pauses a pruned trial, whose weights are not needed. Returns the action for Tune.
 
-    One that is being saved is saved once more: Tune 2.60 would remember to stop it otherwise, after it has come back.
+    A trial that is being saved is saved once more. Otherwise Tune 2.60 would stop it after it has resumed.
     """
     controller.pause_trial(trial, should_checkpoint=trial.is_saving)
     return "NOOP"
 
 
 def weights_at(trial: Trial, time_attr: str) -> float:
-    """How far a paused trial had come when the weights were saved that it would continue from; -1: none."""
+    """Returns the samples at which the weights were saved that a paused trial would resume from; -1 without any."""
     saved = trial.last_result
     if not saved.get(_TRAIN_CHECKPOINT):
         checkpoint = trial.latest_checkpoint_result
@@ -71,37 +69,37 @@ def weights_at(trial: Trial, time_attr: str) -> float:
     return float(flatten_dict(saved).get(time_attr, -1.0))
 
 
-def give_weights(trial: Trial, source: Trial, time_attr: str) -> None:
-    """Lets a paused trial continue from another paused one's weights (as Tune's PopulationBasedTraining does)."""
+def fork(trial: Trial, source: Trial, time_attr: str) -> None:
+    """Makes a paused trial resume from the weights of another paused trial."""
     if path := source.last_result.get(_TRAIN_CHECKPOINT):
-        _train_from(trial, path, weights_at(source, time_attr))
-        return
-    copy_checkpoint(source, trial)
+        _resume_from(trial, path, weights_at(source, time_attr))
+    else:
+        copy_checkpoint(source, trial)
 
 
 def restart(trial: Trial, time_attr: str, *, forked: bool) -> None:
-    """Lets a trial that failed continue from the last result that the scheduler has heard of.
+    """Makes a failed trial resume from the last result that the scheduler has seen.
 
-    A Ray Train run gets a new name: under the old one it would continue from its own last checkpoint, whose result may
-    have been lost with the trial, and the scheduler would never hear of it.
+    A Ray Train run gets a new ``run_tag``. With the old one it would resume from its own last checkpoint, whose result
+    may have been lost with the trial and would never be reported.
 
     Args:
-        trial: Tune is about to start it again.
-        time_attr: The entry of a result that says how far it had come.
-        forked: Whether it is to start from another trial's weights, and its own last result is older.
+        trial: Tune is about to restart it.
+        time_attr: The entry of a result with the samples seen.
+        forked: Whether it is to start from another trial's weights, which are newer than its own last result.
     """
     if "run_tag" not in trial.config:
         return
     before, _, number = str(trial.config["run_tag"]).partition("-")
     if not forked and (path := trial.last_result.get(_TRAIN_CHECKPOINT)):
-        _train_from(trial, path, weights_at(trial, time_attr))
+        _resume_from(trial, path, weights_at(trial, time_attr))
     tag = str(trial.config["run_tag"]).partition("-")[0]
     tag = f"{tag}-{int(number or 0) + 1 if tag == before else 1}"
     trial.set_config({**trial.config, "run_tag": tag})
 
 
-def _train_from(trial: Trial, path: str, samples: float) -> None:
-    """A Ray Train run that continues needs a new name: samples never fall, so they make one."""
+def _resume_from(trial: Trial, path: str, samples: float) -> None:
+    """Sets the checkpoint of a Ray Train run. It needs a new name; samples never decrease, so they are unique."""
     trial.set_config({**trial.config, "resume_from": path, "run_tag": f"{samples:.12g}"})
 
 
@@ -111,22 +109,22 @@ def note(trial: Trial, reason: str) -> None:
 
 
 def disk_error(error: BaseException | None) -> OSError | None:
-    """The error, if it says that a disk is full or broken, which says nothing about what was to be written there."""
-    return error if isinstance(error, OSError) and error.errno in _DISK else None
+    """Returns the error if it says that a disk is full or broken, which does not depend on the candidate."""
+    return error if isinstance(error, OSError) and error.errno in _DISK_ERRORS else None
 
 
 def disk_failure(trial: Trial) -> OSError | None:
-    """What a trial has failed with, if the disk is to blame."""
+    """Returns the error that a trial failed with, if it is a disk error."""
     return disk_error(last_error(trial))
 
 
 def may_be_retried(trial: Trial) -> bool:
-    """Whether it makes sense to start a trial that has failed again."""
+    """Returns whether a failed trial may succeed if it is retried."""
     return not isinstance(last_error(trial), NoRetryError)
 
 
 def failure_reason(trial: Trial) -> str:
-    """Why a trial has failed: what died, or the last line of its traceback, which names the error."""
+    """Returns why a trial failed: the process that died, or the last line of the traceback."""
     error = last_error(trial)
     if isinstance(error, NoRetryError):
         return f"failed: {error}"
@@ -138,7 +136,7 @@ def failure_reason(trial: Trial) -> str:
 
 
 def what_died(error: RayActorError) -> str:
-    """Which process or node is gone, in a line."""
+    """Describes the process or node that died, in one line."""
     text = str(error)
     about = dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line)
     name = about.get("class_name", "").rpartition(".")[2] or "an actor"
@@ -150,12 +148,12 @@ def what_died(error: RayActorError) -> str:
 
 
 def last_error(trial: Trial) -> BaseException | None:
-    """What a trial has failed with last."""
+    """Returns the last error of a trial."""
     file = trial.pickled_error_file
     if not file or not Path(file).exists():
         return None
     try:
         error: BaseException | None = cloudpickle.loads(Path(file).read_bytes())
-    except Exception:  # an error that cannot be unpickled says nothing here, and must not end the experiment
+    except Exception:  # an error that cannot be unpickled must not end the experiment
         return None
     return error.cause if isinstance(error, RayTaskError) else error

@@ -287,5 +287,5 @@ def test_without_a_survivor_it_ends_with_every_reason(tmp_path: Path) -> None:
     assert process.returncode == 1, errors
     line = errors.strip().splitlines()[-1]
     assert line.startswith("adaptive-ray: no candidate survived")
-    assert "batch size 64 loss became nan" in line  # with several: tests/schedulers/tune/test_scheduler.py
+    assert "batch size 64: loss became nan" in line  # with several: tests/schedulers/tune/test_scheduler.py
     assert not (tmp_path / "ruin" / "result.json").exists()

@@ -106,7 +106,7 @@ def test_without_a_survivor_all_race_again_once_they_are_retried(directory: RunD
     trials = session(directory)
     for key in ("64", "128", "256"):
         trials.scheduler.series.fail(key, "failed: OSError: no space left")
-    with pytest.raises(NoSurvivorError, match=r"no candidate survived: batch size 64 failed: OSError.*--retry-failed"):
+    with pytest.raises(NoSurvivorError, match=r"no candidate survived: batch size 64: failed: OSError.*--retry-failed"):
         trials.winner()
     again = session(directory, retry_failed=True)
     assert {state for state, _ in standing(again).values()} == {State.RACING}

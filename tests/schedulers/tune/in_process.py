@@ -1,4 +1,4 @@
-"""Ray Tune with trials in this process: Tune, its controller and schedulers are Ray's own, only the actors are not."""
+"""Runs the trials of Ray Tune in this process. Only the actors are replaced; Tune and its controller are Ray's."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.schedulers.tune import walkers
 
 
 class Actor:
-    """What an actor's handle is to its caller, and the actor too: results are there as soon as a method is called."""
+    """An actor and its handle: methods run when they are called."""
 
     def __init__(self, cls: Callable[..., Any], arguments: dict[str, Any]) -> None:
         self._session: Any = None
         self._instance = self._run(cls, **arguments)
 
     def _run(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Functions find the session in which they report in a global variable: a process has one of them."""
+        """Swaps the global session, in which functions report: a process has one."""
         session._session, others = self._session, session._session
         try:
             return method(*args, **kwargs)
@@ -48,7 +48,7 @@ class Method(NamedTuple):
     def remote(self, *args: Any, **kwargs: Any) -> ray.ObjectRef:
         try:
             return ray.put(self.call(*args, **kwargs))
-        except Exception as error:  # every error is passed to the caller
+        except Exception as error:  # all errors are passed to the caller
             return ray.put(RayTaskError(self.name, traceback.format_exc(), error))
 
 
@@ -70,7 +70,7 @@ class ResourcesHere(FixedResourceManager):  # type: ignore[misc]
 
 
 class Order:
-    """The order in which results arrive: that of the calls without a seed, else a random one."""
+    """The order in which results arrive: random with a seed, else that of the calls."""
 
     def __init__(self, seed: int | None) -> None:
         self.rng = None if seed is None else random.Random(seed)
@@ -83,21 +83,21 @@ class Order:
 
 @contextmanager
 def trials_in_this_process(*, cpus: float = 4, seed: int | None = None) -> Iterator[None]:
-    """Until its end, Tune runs trials in this process, as if it had so many CPUs for them.
+    """Makes Tune run trials in this process, as on a machine with this number of CPUs.
 
-    A process of its own takes a trial a second to start; what its scheduler is told and may do is the same.
+    Starting a process takes a second per trial; the calls of the scheduler are the same.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tune_controller, "PlacementGroupResourceManager", lambda: ResourcesHere({"CPU": cpus}))
         patch.setattr(actor_manager, "random", Order(seed))
         patch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
         patch.setattr(walkers, "pause", lambda *_: None)
-        patch.setattr(walkers, "gather", lambda *_: None)  # they start together
+        patch.setattr(walkers, "gather", lambda *_: None)  # all start together anyway
         yield
 
 
 @wraps(walkers.run)
 def run_here(*arguments: Any, **settings: Any) -> tuple[ResultGrid, Any]:
-    """As ``walkers.run``, with trials in this process."""
+    """Like ``walkers.run``, with trials in this process."""
     with trials_in_this_process():
         return walkers.run(*arguments, **settings)

@@ -1,4 +1,4 @@
-"""A driver that kills itself in the middle of an experiment; run again, it restores it. See test_tune_restore.py."""
+"""A driver that kills itself in the middle of an experiment; restarted, it restores it. See test_restore.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TURN = {"turn": FORK, "later": {"a": 0.7, "b": 1.6, "c": 0.8}}
 
 
 class Killer(tune.Callback):
-    """Kills its process at a moment that the environment names."""
+    """Kills its process at the moment named by the environment variable KILL_AT."""
 
     def __init__(self, scheduler: LossExtrapolationScheduler, experiment: Path) -> None:
         self.scheduler, self.experiment = scheduler, experiment
@@ -38,11 +38,11 @@ class Killer(tune.Callback):
             "never": False,
             "racing": len(series.races) == 1 and farthest >= 4_000,
             "paused": State.WAITING in states and any(trial.status == Trial.PAUSED for trial in trials),
-            "stretching": race.winner is not None and len(series.races) == 1 and farthest >= 13_000,
+            "winner's training": race.winner is not None and len(series.races) == 1 and farthest >= 13_000,
             "saving the fork": bool(series.unforked) and any(trial.is_saving for trial in trials),
             "forking": bool(series.unforked) and not any(trial.is_saving for trial in trials),
             "racing again": len(series.races) == 2 and not series.unforked,
-            "stretching again": len(series.races) == 2 and race.winner is not None and farthest >= 30_000,
+            "winner of second race": len(series.races) == 2 and race.winner is not None and farthest >= 30_000,
         }
         if moments[os.environ["KILL_AT"]]:
             wait_for_copies(self.experiment)
@@ -50,7 +50,7 @@ class Killer(tune.Callback):
 
 
 def wait_for_copies(experiment: Path) -> None:
-    """Until Tune's thread has copied its state to the experiment's folder: nobody can restore a torn copy."""
+    """Waits until Tune's thread has written its state: a partial file cannot be restored."""
     before: dict[str, int] = {}
     while True:
         time.sleep(0.5)
@@ -69,7 +69,7 @@ def is_whole(file: Path) -> bool:
 
 
 def main(address: str, storage: Path, environment: dict[str, str], prune_below: float, processes: bool) -> None:
-    """Starts the experiment, or restores it if there is one; writes what has become of it to ``decided.json``."""
+    """Starts or restores the experiment, and writes its outcome to ``decided.json``."""
     with (storage / "errors.txt").open("w") as errors:
         os.dup2(errors.fileno(), sys.stderr.fileno())
     os.environ.update(environment)
@@ -80,7 +80,7 @@ def main(address: str, storage: Path, environment: dict[str, str], prune_below: 
 
 
 def decide(storage: Path, prune_below: float) -> dict[str, Any]:
-    """What has become of the experiment, once it has ended."""
+    """Returns the outcome of the experiment."""
     if (storage / "race").exists():
         tuner = tune.Tuner.restore(str(storage / "race"), tune.with_resources(Walker, {"CPU": 0.5}))
         scheduler = tuner._local_tuner._tune_config.scheduler

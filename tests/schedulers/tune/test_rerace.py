@@ -1,6 +1,6 @@
-"""The scheduler in Ray Tune: further races on the way.
+"""Further races in Ray Tune.
 
-What depends on processes has them (``run``); all else runs in this one (``run_here``).
+Tests that depend on processes start them (``run``); all others run in this process (``run_here``).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from tests.schedulers.tune.walkers import (
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
-#: Who is best at first, and who is from the fork on.
+#: Efficiencies before and after the fork.
 RATES = {"a": 1.4, "b": 0.9, "c": 0.8}
 FORK = 16_000
 TURN = {"turn": FORK, "later": {"a": 0.7, "b": 1.6, "c": 0.8}}
-#: Whose weights each has trained, and from which sample on.
+#: The origin of each trial's weights, with the samples at which it took them over.
 LINEAGE = {"a": "a@0", "b": f"a@0 b@{FORK}", "c": f"a@0 c@{FORK}"}
 AGAIN: dict[str, Any] = {"rerace": {"at": [FORK / BUDGET]}, "rerace_window": 6_000, "prune_below": 0}
 
@@ -44,7 +44,9 @@ AGAIN: dict[str, Any] = {"rerace": {"at": [FORK / BUDGET]}, "rerace_window": 6_0
     [(run, Walker, 2.0), (run_here, walk_with_checkpoints, 0.5)],
     ids=["classes in turns", "functions all at once"],
 )
-def test_all_fork_from_the_winner_and_another_one_wins(start: Any, trainable: Any, cpus: float, tmp_path: Path) -> None:
+def test_all_trials_fork_from_the_winner_and_another_wins(
+    start: Any, trainable: Any, cpus: float, tmp_path: Path
+) -> None:
     results, scheduler = start(trainable, RATES, tmp_path, extra=TURN, cpus=cpus, **AGAIN)
     assert not results.errors
     assert [race.start for race in scheduler.series.races] == [0, FORK]
@@ -52,14 +54,14 @@ def test_all_fork_from_the_winner_and_another_one_wins(start: Any, trainable: An
     assert seen(results) == {"a": FORK + 6_000, "b": BUDGET, "c": FORK + 6_000}
     assert {key: metrics["lineage"] for key, metrics in last(results).items()} == LINEAGE
     assert {metrics["trial_id"] for metrics in last(results).values()} == {
-        trial.trial_id for trial in scheduler._trials.values()
+        trial.trial_id for trial in scheduler._trials.by_key.values()
     }
     assert "forecast to end" in last(results)["a"]["stop_reason"]
     forked = next(d for d in scheduler.decisions if d.key == "c" and d.state is State.RACING)
-    assert "forks from a after 16,000 samples: 40% of the budget is spent" in forked.reason
+    assert "forks from a after 16,000 samples: 40% of the budget spent" in forked.reason
 
 
-def test_ray_train_style_trials_fork_by_their_checkpoint_path_with_the_races_configuration(tmp_path: Path) -> None:
+def test_ray_train_trials_fork_by_checkpoint_path(tmp_path: Path) -> None:
     extra = {**TURN, "storage": str(tmp_path), "run_tag": "start", "resume_from": None, "workers": 1}
     results, scheduler = run(walk_like_train, RATES, tmp_path, extra=extra, winner_config={"workers": 3}, **AGAIN)
     assert not results.errors
@@ -73,7 +75,7 @@ def test_ray_train_style_trials_fork_by_their_checkpoint_path_with_the_races_con
     assert (workers[WINDOW], workers[WINDOW + STEP], workers[FORK], workers[FORK + STEP]) == (1, 3, 3, 1)
 
 
-def test_only_the_latest_checkpoint_is_kept_and_forks_find_it_all_the_same(tmp_path: Path) -> None:
+def test_fork_with_one_checkpoint_kept(tmp_path: Path) -> None:
     keep = {"checkpoint_config": tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=1)}
     results, scheduler = run_here(Walker, RATES, tmp_path, extra=TURN, cpus=2.0, run_config=keep, **AGAIN)
     assert not results.errors
@@ -81,7 +83,7 @@ def test_only_the_latest_checkpoint_is_kept_and_forks_find_it_all_the_same(tmp_p
     assert scheduler.race.winner == "b"
 
 
-def test_a_winner_that_underperforms_starts_another_race(tmp_path: Path) -> None:
+def test_underperforming_winner_starts_another_race(tmp_path: Path) -> None:
     turn = {"turn": WINDOW + 2 * STEP, "later": {"a": 0.0, "b": 1.2, "c": 1.0}}
     results, scheduler = run_here(Walker, RATES, tmp_path, extra=turn, rerace="on_deviation", prune_below=0)
     assert not results.errors
@@ -91,7 +93,7 @@ def test_a_winner_that_underperforms_starts_another_race(tmp_path: Path) -> None
     assert seen(results)[scheduler.race.winner] == BUDGET
 
 
-def test_who_was_hopeless_comes_back_and_who_failed_does_not(tmp_path: Path) -> None:
+def test_pruned_trials_race_again_and_failed_ones_do_not(tmp_path: Path) -> None:
     extra = {**TURN, "nan_at": {"n": 3 * STEP}, "raises_at": {"r": 2 * STEP}}
     rates = {"a": 1.4, "b": 0.3, "n": 1.0, "r": 1.0}
     results, scheduler = run_here(Walker, rates, tmp_path, extra=extra, **{**AGAIN, "prune_below": 0.05})
@@ -101,7 +103,7 @@ def test_who_was_hopeless_comes_back_and_who_failed_does_not(tmp_path: Path) -> 
     assert "nan" in last(results)["n"]["stop_reason"]
 
 
-def test_a_fork_that_fails_is_retried_from_the_fork(tmp_path: Path) -> None:
+def test_failed_fork_is_retried_from_the_fork(tmp_path: Path) -> None:
     extra = {**TURN, "raises_at": {"b": FORK + 3 * STEP}, "flaky": str(tmp_path / "failed")}
     retry = {"failure_config": tune.FailureConfig(max_failures=1)}
     results, scheduler = run_here(Walker, RATES, tmp_path, extra=extra, run_config=retry, **AGAIN)
@@ -110,7 +112,7 @@ def test_a_fork_that_fails_is_retried_from_the_fork(tmp_path: Path) -> None:
     assert last(results)["b"]["lineage"] == f"a@0 b@{FORK}"
 
 
-def test_a_winner_that_ends_early_or_fails_leaves_nobody_waiting(tmp_path: Path) -> None:
+def test_no_trial_waits_after_the_winner_stops(tmp_path: Path) -> None:
     for name, extra in {"ends": {"ends_at": {"a": 12_000}}, "fails": {"raises_at": {"a": 12_000}}}.items():
         results, scheduler = run_here(Walker, RATES, tmp_path / name, extra=extra, **AGAIN)
         assert len(scheduler.series.races) == 1
@@ -118,7 +120,7 @@ def test_a_winner_that_ends_early_or_fails_leaves_nobody_waiting(tmp_path: Path)
         assert "forecast to end" in last(results)["b"]["stop_reason"]
 
 
-def test_what_cannot_be_paused_is_refused_at_once(tmp_path: Path) -> None:
+def test_rejects_trials_that_cannot_be_paused(tmp_path: Path) -> None:
     with pytest.raises(TuneError, match=r"walk has reported without a checkpoint; report one with every result"):
         run_here(walk, RATES, tmp_path / "function", **AGAIN)
     with pytest.raises(ValueError, match="Forgetful has no save_checkpoint"):

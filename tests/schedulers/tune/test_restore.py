@@ -1,4 +1,4 @@
-"""Drivers that are killed and restored decide what the others decide."""
+"""Killed and restored drivers take the same decisions as uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.schedulers.tune import killed_driver
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
 
-#: Drivers are forked from a process that has Ray's modules in memory and no Ray: each starts at once.
+#: Drivers are forked from a process that has imported Ray without starting it, so they start at once.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([killed_driver.__name__])
 
@@ -23,9 +23,9 @@ PROCESSES.set_forkserver_preload([killed_driver.__name__])
 def drive(
     storage: Path, kill_at: str = "never", *, prune_below: float = 0.0, save_every: float = 0.0, processes: bool = False
 ) -> dict[str, Any]:
-    """Starts or restores the experiment in a process of its own, which must end as ``kill_at`` says.
+    """Starts or restores the experiment in a new process, which is killed at ``kill_at``.
 
-    With ``processes`` its trials have processes too; else they live, and are killed, in the driver's.
+    With ``processes`` each trial has its own process; else they run in the driver's.
     """
     address = ray.get_runtime_context().gcs_address
     environment = {"KILL_AT": kill_at, "TUNE_GLOBAL_CHECKPOINT_S": str(save_every)}
@@ -44,7 +44,7 @@ def drive(
 
 @pytest.fixture(scope="module")
 def uninterrupted(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What is decided without any kill."""
+    """The decisions of an uninterrupted driver."""
     decided = drive(tmp_path_factory.mktemp("whole"))
     assert decided["winners"] == ["a", "b"]
     assert decided["samples"] == {"a": 22_000, "b": 40_000, "c": 22_000}
@@ -58,12 +58,12 @@ def comparable(decided: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "moments",
     [
-        ["racing", "paused", "stretching", "forking", "racing again", "stretching again"],
+        ["racing", "paused", "winner's training", "forking", "racing again", "winner of second race"],
         ["saving the fork"],
     ],
     ids=" then ".join,
 )
-def test_killed_at_any_moment_it_decides_the_same(
+def test_same_decisions_when_killed_at_any_moment(
     moments: list[str], uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     for moment in moments:
@@ -71,15 +71,15 @@ def test_killed_at_any_moment_it_decides_the_same(
     assert comparable(drive(tmp_path)) == comparable(uninterrupted)
 
 
-def test_what_was_saved_lags_behind_and_it_decides_the_same(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
+def test_same_decisions_when_snapshots_are_old(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
     for moment in ("paused", "racing again"):
         drive(tmp_path, moment, save_every=1.5, processes=True)
     assert comparable(drive(tmp_path, processes=True)) == comparable(uninterrupted)
 
 
-def test_early_prunes_are_remembered(tmp_path: Path) -> None:
-    """When a candidate is pruned depends on who reports first; who wins does not."""
-    drive(tmp_path, "stretching", prune_below=0.05)
+def test_early_prunes_are_restored(tmp_path: Path) -> None:
+    """The order of reports determines when a candidate is pruned, but not the winner."""
+    drive(tmp_path, "winner's training", prune_below=0.05)
     drive(tmp_path, "racing again", prune_below=0.05)
     decided = drive(tmp_path, prune_below=0.05)
     assert decided["winners"] == ["a", "b"]

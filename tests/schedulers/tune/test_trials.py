@@ -1,4 +1,4 @@
-"""What a scheduler is told of a trial's failures, without Ray."""
+"""Failures of trials, without Ray."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from schedulers.tune.trials import RESTARTED, NoRetryError, disk_failure, last_e
 
 
 class PickyError(Exception):
-    """Can be pickled, and not unpickled: its arguments are not those that it passes on."""
+    """Can be pickled but not unpickled, because its arguments differ from those of its base."""
 
     def __init__(self, number: int, text: str) -> None:
         super().__init__(f"{number} {text}")
@@ -26,30 +26,30 @@ def trial(tmp_path: Path) -> Any:
 
 
 class TestLastError:
-    def test_is_what_tune_has_written(self, trial: Any) -> None:
+    def test_reads_the_error_file(self, trial: Any) -> None:
         Path(trial.pickled_error_file).write_bytes(cloudpickle.dumps(NoRetryError("broken")))
         assert str(last_error(trial)) == "broken"
         assert not may_be_retried(trial)
 
-    def test_without_a_file_there_is_none(self, trial: Any) -> None:
+    def test_none_without_a_file(self, trial: Any) -> None:
         assert last_error(trial) is None
 
     @pytest.mark.parametrize("content", [cloudpickle.dumps(PickyError(1, "a")), b"", b"\x80\x05torn"])
-    def test_what_cannot_be_unpickled_does_not_end_the_experiment(self, trial: Any, content: bytes) -> None:
+    def test_unreadable_errors_are_ignored(self, trial: Any, content: bytes) -> None:
         Path(trial.pickled_error_file).write_bytes(content)
         assert last_error(trial) is None
         assert may_be_retried(trial)
         assert disk_failure(trial) is None
 
 
-def test_a_restart_counts_once_when_the_last_result_comes_again() -> None:
+def test_restart_counts_once_when_the_last_result_is_repeated() -> None:
     scheduler = LossExtrapolationScheduler("loss", "min", budget=1_000, window=500)
     for key in "ab":
         scheduler.series.enter(key)
     trial = SimpleNamespace(trial_id="1", config={"candidate": "a"}, run_metadata=SimpleNamespace(num_failures=1))
     result = {"samples_seen": 100, "loss": 1.0, "time_total_s": 1.0, "done": False, RESTARTED: "worker 0 died"}
-    controller: Any = None  # nobody is stopped or paused
+    controller: Any = None  # no trial is stopped or paused
     scheduler.on_trial_result(controller, trial, result)
-    scheduler.on_trial_result(controller, trial, {**result, "done": True})  # as when a function has returned
+    scheduler.on_trial_result(controller, trial, {**result, "done": True})  # Tune does so when a function has returned
     assert [restart.reason for restart in scheduler.series.restarts] == ["worker 0 died"]
     assert trial.run_metadata.num_failures == 0

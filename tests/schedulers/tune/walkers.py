@@ -1,4 +1,4 @@
-"""Tiny trainables that walk down the known curve, and how to run them."""
+"""Tiny trainables that report a synthetic curve, and a function that runs them."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ pause = time.sleep
 
 
 def gather(folder: str, name: str, size: int) -> None:
-    """Waits until so many have started, so that all begin together, however slowly the machine starts processes."""
+    """Waits until ``size`` processes have started, so that all trials start together on slow machines, too."""
     Path(folder, name).touch()
     while len(list(Path(folder).iterdir())) < size:
         time.sleep(0.01)
 
 
 def advance(config: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:
-    """STEP samples on; ``state`` is all that a checkpoint holds.
+    """Trains for STEP samples. ``state`` is what a checkpoint contains.
 
-    ``turn`` is where ``later`` takes the place of ``rate``; ``raises_at``, ``gives_up_at``, ``nan_at`` and
-    ``silent_until`` are samples; ``flaky`` is a file: with it, what raises does so once. At each of ``dies_at`` the
-    process is killed, once, as a machine that is short of memory does.
+    From ``turn`` on the rate is ``later`` instead of ``rate``. ``raises_at``, ``gives_up_at``, ``nan_at`` and
+    ``silent_until`` are samples. With the file ``flaky`` the error is raised once. At each of ``dies_at`` the process
+    is killed once, as by an out-of-memory killer.
     """
     pause(config.get("seconds") or 0.02)
     name = str(config.get("candidate"))
@@ -50,7 +50,7 @@ def advance(config: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     if config.get("raises_at") == state["samples"] and not (config.get("flaky") and Path(config["flaky"]).exists()):
         if config.get("flaky"):
             Path(config["flaky"]).touch()
-        raise RuntimeError("out of luck")
+        raise RuntimeError("broken")
     if config.get("gives_up_at") == state["samples"]:
         raise NoRetryError("ValueError: there is no such loss")
     if state["samples"] in (config.get("dies_at") or ()):
@@ -70,7 +70,7 @@ def fresh() -> dict[str, Any]:
 
 
 class Walker(tune.Trainable):
-    """A class: Tune saves it whenever it likes."""
+    """A class with checkpoints."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.state = fresh()
@@ -94,7 +94,7 @@ class Walker(tune.Trainable):
 
 
 class Forgetful(tune.Trainable):
-    """A class that cannot be saved."""
+    """A class without checkpoints."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.state = fresh()
@@ -125,7 +125,7 @@ def walk_with_checkpoints(config: dict[str, Any]) -> None:
 
 
 def walk_like_train(config: dict[str, Any]) -> None:
-    """A function that handles its checkpoints as one that runs Ray Train does; see trainables/on_ray/trial.py."""
+    """A function with the checkpoints of Ray Train; see trainables/on_ray/trial.py."""
     state = fresh()
     if path := config.get("resume_from"):
         state = json.loads(Path(path).read_text())
@@ -151,7 +151,7 @@ def run(
     run_config: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[ResultGrid, Any]:
-    """Runs one trial per rate; ``settings`` are the scheduler's, and an ``extra`` may be a dictionary by candidate."""
+    """Runs a trial for each rate. ``settings`` are the scheduler's; values of ``extra`` may be given by candidate."""
     defaults: dict[str, Any] = {"metric": "loss", "mode": "min", "budget": BUDGET, "window": WINDOW}
     scheduler = scheduler or LossExtrapolationScheduler(**{**defaults, **settings})
     space: dict[str, Any] = {"candidate": tune.grid_search(list(rates)), "rate": _by_candidate(rates)}
@@ -171,10 +171,10 @@ def _by_candidate(values: Mapping[str, Any]) -> Any:
 
 
 def last(results: ResultGrid) -> dict[str, dict[str, Any]]:
-    """Every candidate's last result."""
+    """Returns every candidate's last result."""
     return {result.config["candidate"]: result.metrics or {} for result in results if result.config}
 
 
 def seen(results: ResultGrid) -> dict[str, int]:
-    """The samples that every candidate has seen."""
+    """Returns the samples that every candidate has seen."""
     return {key: metrics.get("samples_seen", 0) for key, metrics in last(results).items()}
