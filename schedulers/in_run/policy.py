@@ -1,4 +1,4 @@
-"""What every way to change the loader inside a run has in common: the run's history and its shared-curve fit."""
+"""The base of policies that change the batch size within a run: the history of losses and its joint fit."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import numpy as np
 from schedulers.candidate import Candidate
 from schedulers.forecast import Forecast, JointForecaster
 
-#: A fit needs so many reports, however short the later half of the run is.
+#: Minimum number of reports in a fit.
 _MIN_REPORTS = 8
-#: How far a log rate wanders: standard deviation per unit of sqrt(ln(samples now / when it was measured)).
-_WANDER = 0.3
+#: Drift of a log efficiency: standard deviation per unit of sqrt(ln(samples now / when it was measured)).
+_DRIFT = 0.3
 
 
 @dataclass(frozen=True)
 class SwapDecision:
-    """A decision about the loader, with the numbers it was taken on.
+    """A decision on the candidate to train with, and the numbers that it is based on.
 
     Args:
         samples: Samples seen.
-        candidate: Key of the candidate that was trained with until now.
-        chosen: Key of the one to train with from now on.
-        action: ``keep``, ``swap`` (try another), ``confirm`` (it stays) or ``return`` (it does not).
-        reason: Why, in words.
-        forecast: What the loss was expected to be here when the last decision was taken; None before the first.
+        candidate: Key of the previous candidate.
+        chosen: Key of the next candidate.
+        action: ``keep``, ``swap`` (try another), ``confirm`` (keep it after the trial) or ``return`` (go back).
+        reason: The reason, for users.
+        forecast: The loss that was forecast for this point at the last decision; None at the first.
         actual: The loss.
-        deviation: (forecast - actual) / standard deviation, mean since the last decision; nan before the first.
-        rates: The candidates' log progress rates and standard deviations.
+        deviation: (forecast - actual) / standard deviation, mean since the last decision; nan at the first.
+        rates: The candidates' log efficiencies and standard deviations.
     """
 
     samples: float
@@ -46,7 +46,7 @@ class SwapDecision:
     rates: Mapping[str, tuple[float, float]]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-like: numbers that are not finite become None."""
+        """Returns a dictionary for JSON, with None for numbers that are not finite."""
         forecast = self.forecast or Forecast(math.nan, math.nan)
         return {
             "samples": self.samples,
@@ -63,15 +63,15 @@ class SwapDecision:
 
 
 class LoaderPolicy(ABC):
-    """Decides after every report which candidate's loader a run goes on with. Pure: the reports decide, nothing else.
+    """Decides after every report which candidate a run continues with. Decisions depend only on the reports.
 
     Args:
         candidates: At least one, all different; the run starts with the first.
         budget: Samples of the whole run.
-        start: Samples and seconds at which this history begins (the race's end, say).
-        axis: What is scarce: with ``seconds`` rates count times throughput.
-        rates: What a race has found: each key's log progress rate and its standard deviation.
-        throughputs: Samples per second by key, until they are measured here.
+        start: Samples and seconds at which the history starts, such as the end of a race.
+        axis: ``samples``, or ``seconds`` to compare candidates by goodput (efficiency times throughput).
+        rates: Log efficiency and standard deviation of each key, from a race.
+        throughputs: Samples per second by key, used until they are measured in this run.
 
     Raises:
         ValueError: There is no candidate, one appears twice, or the axis is unknown.
@@ -88,9 +88,9 @@ class LoaderPolicy(ABC):
         throughputs: Mapping[str, float] | None = None,
     ) -> None:
         if not candidates:
-            raise ValueError("name at least one candidate to train with")
+            raise ValueError("give at least one candidate to train with")
         if len(set(candidates)) < len(candidates):
-            raise ValueError(f"a candidate appears twice in {', '.join(c.key for c in candidates)}")
+            raise ValueError(f"a candidate appears twice in {', '.join(map(str, candidates))}")
         if axis not in ("samples", "seconds"):
             raise ValueError(f"axis {axis!r} is unknown: use 'samples' or 'seconds'")
         self.candidates = tuple(candidates)
@@ -105,14 +105,14 @@ class LoaderPolicy(ABC):
 
     @property
     def current(self) -> Candidate:
-        """What to train with now."""
+        """The candidate to train with."""
         return self.candidates[self._now]
 
     def report(self, samples: float, loss: float, seconds: float) -> SwapDecision | None:
-        """Takes the loss after ``samples`` samples and ``seconds`` of the run; may change ``current``.
+        """Adds the loss after ``samples`` samples and ``seconds`` of the run.
 
         Returns:
-            The decision, when this report led to one.
+            The decision, if this report leads to one. It may change ``current``.
         """
         samples_before, seconds_before = self._reports[-1][:2] if self._reports else self._start
         exposure = list(self._exposure[-1]) if self._exposure else [0.0] * len(self.candidates)
@@ -124,31 +124,31 @@ class LoaderPolicy(ABC):
         return self._decide()
 
     def state(self) -> dict[str, Any]:
-        """The history, as lists of numbers."""
+        """Returns the history as lists of numbers."""
         return {"reports": [list(report) for report in self._reports]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes up the history of ``state()``: the same reports lead to the same decisions."""
+        """Restores the result of ``state()`` by repeating its reports."""
         for samples, seconds, loss in state["reports"]:
             self.report(samples, loss, seconds)
 
     @abstractmethod
     def _decide(self) -> SwapDecision | None:
-        """What follows from the last report."""
+        """Returns the decision that follows from the last report."""
 
-    def _refit(self, since: float, *, afresh: bool = False) -> None:
+    def _refit(self, since: float, *, forget: bool = False) -> None:
         """Fits the reports after ``since`` samples.
 
-        What lies further back is forgotten but for the rates, which grow uncertain: gradient noise rises as training
-        goes on, and a rate is not the rate for ever. ``afresh`` forgets these, too.
+        Earlier reports only contribute priors of the efficiencies. Their standard deviation grows with the distance,
+        because gradient noise increases during training. With ``forget`` there are no such priors.
         """
         now = self._reports[-1][0]
         first = sum(samples <= since for samples, _, _ in self._reports)
         base = np.array(self._exposure[first - 1]) if first else np.zeros(len(self.candidates))
         self._fit_from = self._start[0] + float(base.sum())
         prior = {
-            key: (mean, math.hypot(std, _WANDER * math.sqrt(math.log(max(now / max(then, 1.0), 1.0)))))
-            for key, (mean, std, then) in ({} if afresh else self._known).items()
+            key: (mean, math.hypot(std, _DRIFT * math.sqrt(math.log(max(now / max(then, 1.0), 1.0)))))
+            for key, (mean, std, then) in ({} if forget else self._known).items()
         }
         self._forecaster = JointForecaster(head_start=self._fit_from, rates=prior)
         exposure = np.array(self._exposure[first:]) - base
@@ -157,27 +157,27 @@ class LoaderPolicy(ABC):
         self._forecaster.fit_run(keys, exposure, losses, end=self._budget)
 
     def _later_half(self) -> float:
-        """Samples after which a fit looks at the run, unless there is a reason to look less far back."""
+        """Returns the samples after which reports are fitted by default."""
         return min(self._reports[-1][0] / 2, self._earliest_of_last(_MIN_REPORTS))
 
     def _earliest_of_last(self, count: int) -> float:
-        """Samples just before the last ``count`` reports."""
+        """Returns the samples just before the last ``count`` reports."""
         return self._reports[-count - 1][0] if len(self._reports) > count else self._start[0]
 
     def _remember(self) -> None:
-        """Keeps the current candidate's rate for the time when its reports are forgotten."""
+        """Stores the efficiency of the current candidate as a prior for later fits."""
         rate = self._forecaster.rates().get(self.current.key)
         if rate is not None:
             self._known[self.current.key] = (*rate, self._reports[-1][0])
 
     def _forecast(self, key: str, samples: float) -> Forecast:
-        """The loss once the run has seen ``samples`` samples, if it goes on under ``key`` from the last fit's end."""
+        """Forecasts the loss after ``samples`` samples if the run continues with ``key`` from the last fit on."""
         return self._forecaster.forecast(key, samples - self._fit_from)
 
     def _worth(self, key: str) -> tuple[float, float]:
-        """Logarithm of the progress that a unit of what is scarce brings under a candidate, and its deviation.
+        """Returns mean and standard deviation of a candidate's log efficiency or, with ``seconds``, log goodput.
 
-        A candidate of unknown throughput is taken to be as fast as the current one.
+        A candidate of unknown throughput is assumed to be as fast as the current one.
         """
         rate, std = self._forecaster.rates().get(key, (0.0, 1.0))
         if self._axis == "seconds":
@@ -191,7 +191,7 @@ class LoaderPolicy(ABC):
     def _choose(
         self, chosen: int, action: str, reason: str, forecast: Forecast | None, deviation: float
     ) -> SwapDecision:
-        """Switches to candidate ``chosen``, and says so."""
+        """Switches to candidate ``chosen`` and returns the decision."""
         samples, _, loss = self._reports[-1]
         before, self._now = self.current.key, chosen
         rates = {str(key): rate for key, rate in self._forecaster.rates().items()}

@@ -14,12 +14,12 @@ def expecting(mean: float, std: float, **settings: float) -> Deviation:
     return deviation
 
 
-def test_a_loss_below_its_forecast_is_a_positive_surprise_in_standard_deviations() -> None:
+def test_loss_below_forecast_is_a_positive_deviation() -> None:
     assert expecting(2.0, 0.5).report(100, 1.0) == 2.0
     assert expecting(2.0, 0.5).report(100, 2.25) == -0.5
 
 
-def test_nothing_surprises_before_a_forecast() -> None:
+def test_no_deviation_without_a_forecast() -> None:
     deviation = Deviation()
     assert math.isnan(deviation.report(100, 1.0))
     assert deviation.forecast_at(100) is None
@@ -27,7 +27,7 @@ def test_nothing_surprises_before_a_forecast() -> None:
     assert math.isnan(deviation.mean)
 
 
-def test_only_bad_reports_in_a_row_underperform() -> None:
+def test_underperforms_after_consecutive_bad_reports() -> None:
     deviation = expecting(2.0, 0.1, patience=3)
     for loss in (2.5, 2.5, 2.0, 2.5, 2.5):
         deviation.report(100, loss)
@@ -37,7 +37,7 @@ def test_only_bad_reports_in_a_row_underperform() -> None:
     assert deviation.mean == pytest.approx(-5)
 
 
-def test_a_new_forecast_forgets_what_was_before() -> None:
+def test_new_forecast_clears_earlier_deviations() -> None:
     deviation = expecting(2.0, 0.1, patience=2)
     deviation.report(100, 3.0)
     deviation.report(200, 3.0)
@@ -46,13 +46,13 @@ def test_a_new_forecast_forgets_what_was_before() -> None:
     assert not deviation.settled
 
 
-def test_a_loss_that_is_no_number_counts_for_nothing() -> None:
+def test_nan_loss_is_ignored() -> None:
     deviation = expecting(2.0, 0.1, patience=1)
     assert math.isnan(deviation.report(100, math.nan))
     assert not deviation.settled
 
 
 @pytest.mark.parametrize("settings", [{"patience": 0}, {"threshold": -1.0}, {"threshold": math.nan}])
-def test_settings_out_of_range(settings: dict[str, float]) -> None:
+def test_rejects_settings_out_of_range(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Deviation(**settings)  # type: ignore[arg-type]

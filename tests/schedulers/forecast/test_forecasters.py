@@ -22,9 +22,11 @@ def relative(rates: dict[str, float]) -> dict[str, float]:
     return {key: math.log(rate) - float(mean) for key, rate in rates.items()}
 
 
-@pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
-def test_joint_recovers_rates_and_order_early(share: float) -> None:
-    curves = {key: walk(rate, share * BUDGET, noise=0.01, seed=seed) for seed, (key, rate) in enumerate(RATES.items())}
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.3])
+def test_joint_recovers_efficiencies_early(fraction: float) -> None:
+    curves = {
+        key: walk(rate, fraction * BUDGET, noise=0.01, seed=seed) for seed, (key, rate) in enumerate(RATES.items())
+    }
     joint = fitted(JointForecaster(), curves)
     for key, expected in relative(RATES).items():
         log_rate, std = joint.rates()[key]
@@ -35,7 +37,7 @@ def test_joint_recovers_rates_and_order_early(share: float) -> None:
     assert max(joint.probability_best(dict.fromkeys(RATES, BUDGET)), key=lambda k: RATES[k]) == "d"
 
 
-def test_joint_forecast_lies_within_its_interval_around_the_truth() -> None:
+def test_joint_interval_covers_the_final_loss() -> None:
     curves = {key: walk(rate, 0.3 * BUDGET, noise=0.01, seed=7) for key, rate in RATES.items()}
     joint = fitted(JointForecaster(), curves)
     for key, rate in RATES.items():
@@ -43,8 +45,8 @@ def test_joint_forecast_lies_within_its_interval_around_the_truth() -> None:
         assert abs(forecast.mean - float(shared_curve(np.array(rate * BUDGET)))) < 2 * forecast.std < 1.0
 
 
-def test_fitting_each_curve_alone_prefers_the_steepest_where_the_joint_fit_does_not() -> None:
-    # The slow walker is still on the steep part of the shared curve; the fast one has left it behind.
+def test_joint_does_not_prefer_the_steepest_curve() -> None:
+    # The slow candidate is still on the steep part of the shared curve.
     curves = {"slow": walk(0.25, 8_000), "fast": walk(4.0, 8_000)}
     slopes = {key: (loss[-4] - loss[-1]) for key, (_, loss) in curves.items()}
     assert slopes["slow"] > slopes["fast"]
@@ -55,9 +57,9 @@ def test_fitting_each_curve_alone_prefers_the_steepest_where_the_joint_fit_does_
 
 @st.composite
 def races(draw):  # type: ignore[no-untyped-def]
-    """Curves of two to five candidates on one grid, with rates within a factor of four and noise of up to 5 %.
+    """Curves of two to five candidates on one grid, with efficiencies within a factor of four and noise of up to 5 %.
 
-    Without any noise, and a fiftieth of the way, there are ends of the valley that rounding chooses between.
+    Shorter curves or curves without noise have several minima, between which rounding decides.
     """
     keys = "abcde"[: draw(st.integers(2, 5))]
     until, points = draw(st.floats(2_000, BUDGET)), draw(st.integers(6, 50))
@@ -68,7 +70,7 @@ def races(draw):  # type: ignore[no-untyped-def]
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(curves=races(), factor=st.floats(1.1, 3.0))
-def test_a_curve_sped_up_by_a_factor_gains_its_logarithm(curves, factor: float) -> None:  # type: ignore[no-untyped-def]
+def test_scaled_samples_shift_the_log_efficiency(curves, factor: float) -> None:  # type: ignore[no-untyped-def]
     samples, losses = curves["a"]
     joint = fitted(JointForecaster(), {"one": (samples, losses), "faster": (samples / factor, losses)})
     (one, std), (faster, _) = joint.rates()["one"], joint.rates()["faster"]
@@ -77,7 +79,7 @@ def test_a_curve_sped_up_by_a_factor_gains_its_logarithm(curves, factor: float) 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(curves=races())
-def test_identical_curves_have_identical_rates_and_chances(curves) -> None:  # type: ignore[no-untyped-def]
+def test_identical_curves_have_identical_results(curves) -> None:  # type: ignore[no-untyped-def]
     joint = fitted(JointForecaster(), {**curves, "twin": curves["a"]})
     assert joint.rates()["twin"][0] == pytest.approx(joint.rates()["a"][0], abs=1e-4)
     assert joint.forecast("twin", BUDGET).mean == pytest.approx(joint.forecast("a", BUDGET).mean, abs=1e-3)
@@ -87,34 +89,34 @@ def test_identical_curves_have_identical_rates_and_chances(curves) -> None:  # t
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(curves=races(), unit=st.sampled_from([1e-3, 1.0 / 256, 2.0, 1e4]))
-def test_order_of_candidates_and_unit_of_samples_do_not_matter(curves, unit: float) -> None:  # type: ignore[no-untyped-def]
+def test_independent_of_order_and_unit(curves, unit: float) -> None:  # type: ignore[no-untyped-def]
     plain = fitted(JointForecaster(), curves)
     backwards = fitted(JointForecaster(), dict(reversed(curves.items())))
     scaled = fitted(JointForecaster(), {key: (s * unit, y) for key, (s, y) in curves.items()})
     for key in curves:
         forecast = plain.forecast(key, BUDGET)
-        # Rounding may end the search a step earlier or later, in a flat valley.
+        # Rounding may end the search a step earlier or later.
         for other in (backwards.forecast(key, BUDGET), scaled.forecast(key, unit * BUDGET)):
             assert abs(other.mean - forecast.mean) < 0.5 * forecast.std
         for other_rate, _ in (backwards.rates()[key], scaled.rates()[key]):
             assert other_rate == pytest.approx(plain.rates()[key][0], abs=0.02)
 
 
-def test_an_outlier_does_not_turn_the_order() -> None:
+def test_robust_to_outliers() -> None:
     curves = {key: walk(rate, 20_000, noise=0.01, seed=5) for key, rate in RATES.items()}
     curves["d"][1][10] += 3.0
     probabilities = fitted(JointForecaster(), curves).probability_best(dict.fromkeys(RATES, BUDGET))
     assert max(probabilities, key=lambda key: probabilities[key]) == "d"
 
 
-def test_last_value_says_what_was_last_and_is_less_sure_further_on() -> None:
+def test_last_value_is_less_certain_further_ahead() -> None:
     last = fitted(LastValueForecaster(), {"a": walk(1.0, 20_000, noise=0.01)})
     near, far = last.forecast("a", 21_000), last.forecast("a", BUDGET)
     assert near.mean == far.mean == walk(1.0, 20_000, noise=0.01)[1][-1]
     assert far.std > near.std
 
 
-def test_per_curve_does_not_look_at_the_others() -> None:
+def test_per_curve_is_independent_of_other_curves() -> None:
     curve = walk(1.0, 20_000, noise=0.01)
     alone = fitted(PerCurveForecaster(), {"a": curve}).forecast("a", BUDGET)
     beside = fitted(PerCurveForecaster(), {"a": curve, "b": walk(3.0, 20_000)}).forecast("a", BUDGET)
@@ -122,7 +124,7 @@ def test_per_curve_does_not_look_at_the_others() -> None:
 
 
 @pytest.mark.parametrize("name", PREDICTORS)
-def test_too_few_points_give_the_last_value_with_a_wide_deviation(name: str) -> None:
+def test_short_curves_give_the_last_value(name: str) -> None:
     forecaster = fitted(PREDICTORS[name](), {"short": ([1, 2], [5.0, 4.0]), "empty": ([], [])})
     assert forecaster.forecast("short", 100).mean == 4.0
     assert forecaster.forecast("short", 100).std >= 4.0
@@ -144,7 +146,7 @@ ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
     )
 )
 @example(curves={"a": [(1.2392514401631909e-306, 0.0)] * 3})
-def test_never_raises_on_anything_reported(name: str, curves: dict[str, list[tuple[float, float]]]) -> None:
+def test_never_raises(name: str, curves: dict[str, list[tuple[float, float]]]) -> None:
     forecaster = PREDICTORS[name]()
     with np.errstate(all="ignore"):
         forecaster.fit({key: ([s for s, _ in points], [y for _, y in points]) for key, points in curves.items()})

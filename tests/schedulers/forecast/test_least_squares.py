@@ -6,7 +6,7 @@ import pytest
 from schedulers.forecast.least_squares import levenberg_marquardt
 
 
-def test_a_linear_problem_has_the_normal_equations_solution() -> None:
+def test_solves_linear_problem() -> None:
     rng = np.random.default_rng(0)
     matrix, target = rng.standard_normal((30, 3)), rng.standard_normal(30)
     weight, prior, precision = rng.uniform(0.5, 2, 30), rng.standard_normal(3), np.diag([0.1, 1.0, 10.0])
@@ -18,7 +18,7 @@ def test_a_linear_problem_has_the_normal_equations_solution() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_finds_the_parameters_of_an_exponential() -> None:
+def test_fits_exponential() -> None:
     t, truth = np.linspace(0, 3, 40), np.array([2.0, -1.3])
 
     def linearise(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +31,7 @@ def test_finds_the_parameters_of_an_exponential() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])
-def test_never_ends_worse_than_it_started(steps: int) -> None:
+def test_cost_never_increases(steps: int) -> None:
     def linearise(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # Rosenbrock's valley
         x, y = theta
         return np.array([10 * (y - x * x), 1 - x]), np.array([[-20 * x, 10.0], [-1.0, 0.0]])

@@ -1,4 +1,4 @@
-"""Made-up runs under a policy that changes the loader: the network walks down the shared curve at known rates."""
+"""Synthetic runs under a policy, with known efficiencies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Rates = Callable[[float], dict[str, float]]
 
 
 def constant(small: float, middle: float, large: float) -> Rates:
-    """Rates by share of the budget, which do not change."""
-    return lambda share: {"32": small, "128": middle, "512": large}
+    """Returns constant efficiencies by fraction of the budget."""
+    return lambda fraction: {"32": small, "128": middle, "512": large}
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
     throughputs: dict[str, float] | None = None,
     samples: tuple[int, int] = (0, BUDGET),
 ) -> tuple[Counter[str], list[SwapDecision], float]:
-    """Reports by candidate, decisions, and the progress at the end relative to the budget."""
+    """Returns the reports by candidate, the decisions, and the final progress relative to the budget."""
     rng, progress, seconds = np.random.default_rng(seed), 0.0, 0.0
     reports, decisions = Counter[str](), []
     for at in range(EVERY, samples[1] + 1, EVERY):

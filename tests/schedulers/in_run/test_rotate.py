@@ -16,16 +16,16 @@ def rotation(**settings: Any) -> Rotation:
     return Rotation(CANDIDATES, **{"budget": BUDGET, "turn": TURN, **settings})
 
 
-def test_everybody_has_its_turns_before_the_rates_decide() -> None:
+def test_every_candidate_has_its_turns_first() -> None:
     _, decisions, _ = run(rotation(rounds=2), constant(1.0, 1.5, 0.6))
     assert [decision.candidate for decision in decisions[:6]] == ["32", "128", "512"] * 2
     assert [decision.samples for decision in decisions] == list(range(TURN, BUDGET + 1, TURN))
 
 
 @pytest.mark.parametrize(("best", "seed"), [("32", 0), ("128", 1), ("512", 2)])
-def test_the_best_rate_gets_most_turns(best: str, seed: int) -> None:
+def test_most_efficient_candidate_gets_most_turns(best: str, seed: int) -> None:
     rates = {"32": 0.7, "128": 0.7, "512": 0.7} | {best: 1.3}
-    reports, decisions, _ = run(rotation(), lambda share: rates, seed=seed)
+    reports, decisions, _ = run(rotation(), lambda fraction: rates, seed=seed)
     assert max(reports, key=lambda key: reports[key]) == best
     assert reports[best] > 0.5 * reports.total()
     found = decisions[8].rates
@@ -33,16 +33,16 @@ def test_the_best_rate_gets_most_turns(best: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_rate_that_changes_is_noticed(seed: int) -> None:
-    def turning(share: float) -> dict[str, float]:
-        return {"32": 1.0 if share <= 0.4 else 0.3, "128": 0.9, "512": 0.5}
+def test_adapts_to_changing_efficiency(seed: int) -> None:
+    def turning(fraction: float) -> dict[str, float]:
+        return {"32": 1.0 if fraction <= 0.4 else 0.3, "128": 0.9, "512": 0.5}
 
     reports, _, progress = run(rotation(), turning, seed=seed)
     assert progress > 0.7  # 0.58 with 32 alone
     assert reports["512"] < reports["128"]
 
 
-def test_with_seconds_scarce_goodput_decides() -> None:
+def test_axis_seconds_compares_goodput() -> None:
     throughputs = {"32": 500.0, "128": 1000.0, "512": 3000.0}
     by_seconds, _, _ = run(rotation(axis="seconds"), constant(1.2, 1.0, 0.8), throughputs=throughputs)
     by_samples, _, _ = run(rotation(), constant(1.2, 1.0, 0.8), throughputs=throughputs)
@@ -50,13 +50,13 @@ def test_with_seconds_scarce_goodput_decides() -> None:
     assert by_samples.most_common(1)[0][0] == "32"
 
 
-def test_curiosity_keeps_trying_what_is_little_known() -> None:
+def test_exploration_gives_more_turns_to_others() -> None:
     greedy, _, _ = run(rotation(exploration=0.0), constant(1.0, 1.1, 0.9))
     curious, _, _ = run(rotation(exploration=3.0), constant(1.0, 1.1, 0.9))
     assert min(curious.values()) > min(greedy.values())
 
 
-def test_a_restored_history_leads_to_the_same_choices() -> None:
+def test_restore_gives_the_same_choices() -> None:
     whole = rotation()
     run(whole, constant(1.0, 1.5, 0.6))
     restored = rotation()
@@ -68,6 +68,6 @@ def test_a_restored_history_leads_to_the_same_choices() -> None:
 @pytest.mark.parametrize(
     "settings", [{"turn": 0}, {"turn": math.inf}, {"rounds": 0}, {"exploration": -1.0}, {"exploration": math.nan}]
 )
-def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+def test_rejects_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         rotation(**settings)

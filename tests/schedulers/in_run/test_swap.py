@@ -10,7 +10,7 @@ from schedulers import Candidate
 from schedulers.in_run.swap import SwapOnDeviation
 from tests.schedulers.in_run.runs import BUDGET, CANDIDATES, EVERY, constant, run
 
-#: What a race has found: 32 is the best and 128 close behind.
+#: Efficiencies from a race: 32 is the best, 128 is close.
 RACED = {"32": (0.2, 0.2), "128": (0.1, 0.2), "512": (-0.3, 0.2)}
 
 
@@ -18,20 +18,20 @@ def policy(**settings: Any) -> SwapOnDeviation:
     return SwapOnDeviation(CANDIDATES, **{"budget": BUDGET, "rates": RACED, **settings})
 
 
-def turning(share: float) -> dict[str, float]:
-    """At 40 % of the run the smallest batch becomes three times worse than the next."""
-    return {"32": 1.0 if share <= 0.4 else 0.3, "128": 0.9, "512": 0.6}
+def turning(fraction: float) -> dict[str, float]:
+    """From 40 % of the run on, the smallest batch size is three times less efficient than the next."""
+    return {"32": 1.0 if fraction <= 0.4 else 0.3, "128": 0.9, "512": 0.6}
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_run_that_goes_as_forecast_keeps_its_loader(seed: int) -> None:
+def test_run_as_forecast_keeps_its_candidate(seed: int) -> None:
     reports, decisions, _ = run(policy(), constant(1.0, 0.9, 0.6), seed=seed)
     assert set(reports) == {"32"}
     assert {decision.action for decision in decisions} == {"keep"}
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_loader_that_becomes_worse_is_swapped_for_the_next_best_which_stays(seed: int) -> None:
+def test_underperforming_candidate_is_swapped_for_the_next_best(seed: int) -> None:
     _, decisions, progress = run(policy(), turning, seed=seed)
     swap, verdict = [decision for decision in decisions if decision.action != "keep"][:2]
     assert (swap.action, swap.candidate, swap.chosen) == ("swap", "32", "128")
@@ -39,12 +39,12 @@ def test_a_loader_that_becomes_worse_is_swapped_for_the_next_best_which_stays(se
     assert swap.samples > 0.4 * BUDGET
     assert (verdict.action, verdict.chosen) == ("confirm", "128")
     assert verdict.samples - swap.samples == 4 * EVERY
-    assert progress > 0.85  # 0.58 had it stayed, 0.94 had it known
+    assert progress > 0.85  # 0.58 without a swap, 0.94 with an immediate one
 
 
-def test_a_candidate_that_does_no_better_is_given_back_and_another_is_tried_next() -> None:
-    def worsening(share: float) -> dict[str, float]:  # everything becomes worse, and the rest more so
-        return {"32": 1.0, "128": 0.9, "512": 0.6} if share <= 0.4 else {"32": 0.3, "128": 0.05, "512": 0.04}
+def test_returns_from_a_worse_candidate_and_tries_the_next() -> None:
+    def worsening(fraction: float) -> dict[str, float]:  # all get worse, the others more
+        return {"32": 1.0, "128": 0.9, "512": 0.6} if fraction <= 0.4 else {"32": 0.3, "128": 0.05, "512": 0.04}
 
     _, decisions, _ = run(policy(), worsening, noise=0.001)
     actions = [(decision.action, decision.chosen) for decision in decisions if decision.action != "keep"]
@@ -52,7 +52,7 @@ def test_a_candidate_that_does_no_better_is_given_back_and_another_is_tried_next
     assert [chosen for action, chosen in actions if action == "swap"][1:2] in ([], ["512"])
 
 
-def test_every_decision_tells_what_it_was_taken_on() -> None:
+def test_decisions_contain_their_numbers() -> None:
     _, decisions, _ = run(policy(), turning)
     for decision in decisions[1:]:
         told = decision.as_dict()
@@ -66,7 +66,7 @@ def test_every_decision_tells_what_it_was_taken_on() -> None:
     assert decisions[0].as_dict()["forecast"] is None
 
 
-def test_a_restored_history_leads_to_the_same_decisions() -> None:
+def test_restore_gives_the_same_decisions() -> None:
     whole, restored = policy(), policy()
     _, expected, _ = run(whole, turning)
     middle = BUDGET // 2
@@ -74,7 +74,7 @@ def test_a_restored_history_leads_to_the_same_decisions() -> None:
     run(first, turning, samples=(0, middle))
     restored.restore(json.loads(json.dumps(first.state())))
     assert restored.current == first.current
-    # The made-up run knows no checkpoint: it is walked again, and reports only what follows.
+    # The synthetic run has no checkpoint: it is repeated, and only the later part is reported.
     again = policy()
     for samples, seconds, loss in whole.state()["reports"]:
         if samples <= middle:
@@ -86,9 +86,9 @@ def test_a_restored_history_leads_to_the_same_decisions() -> None:
     assert expected
 
 
-def test_with_seconds_scarce_the_faster_of_two_alike_is_tried_first() -> None:
-    def failing(share: float) -> dict[str, float]:
-        return {"32": 1.0 if share <= 0.4 else 0.2, "128": 0.9, "512": 0.9}
+def test_axis_seconds_tries_the_faster_of_equals_first() -> None:
+    def failing(fraction: float) -> dict[str, float]:
+        return {"32": 1.0 if fraction <= 0.4 else 0.2, "128": 0.9, "512": 0.9}
 
     alike = {"32": (0.2, 0.2), "128": (0.0, 0.2), "512": (0.0, 0.2)}
     throughputs = {"32": 1000.0, "128": 1000.0, "512": 3000.0}
@@ -102,23 +102,23 @@ def test_with_seconds_scarce_the_faster_of_two_alike_is_tried_first() -> None:
     assert first_swap("samples") == "128"
 
 
-def test_nothing_is_tried_when_the_end_is_near() -> None:
-    def failing_late(share: float) -> dict[str, float]:
-        return {"32": 1.0 if share <= 0.75 else 0.0, "128": 0.9, "512": 0.6}
+def test_no_swap_near_the_end() -> None:
+    def failing_late(fraction: float) -> dict[str, float]:
+        return {"32": 1.0 if fraction <= 0.75 else 0.0, "128": 0.9, "512": 0.6}
 
     reports, decisions, _ = run(policy(), failing_late, noise=0.0005)
     assert set(reports) == {"32"}
-    assert any("end is too close" in decision.reason for decision in decisions)
+    assert any("too little of the budget" in decision.reason for decision in decisions)
 
 
-def test_one_candidate_has_nothing_to_swap_to() -> None:
+def test_single_candidate_is_kept() -> None:
     alone = SwapOnDeviation([Candidate(32)], budget=BUDGET)
     reports, decisions, _ = run(alone, turning)
     assert set(reports) == {"32"}
-    assert any("nothing else to try" in decision.reason for decision in decisions)
+    assert any("no other candidate" in decision.reason for decision in decisions)
 
 
-def test_a_loss_that_is_no_number_does_not_raise() -> None:
+def test_non_finite_losses_do_not_raise() -> None:
     swapping = policy()
     for at in range(EVERY, BUDGET, EVERY):
         swapping.report(at, math.nan if at % 3 else 5.0 - at / BUDGET, at / 1000)
@@ -134,6 +134,6 @@ def test_a_loss_that_is_no_number_does_not_raise() -> None:
         (CANDIDATES, {"threshold": -1.0}, "threshold"),
     ],
 )
-def test_settings_out_of_range(candidates: Any, settings: dict[str, Any], named: str) -> None:
+def test_rejects_settings_out_of_range(candidates: Any, settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         SwapOnDeviation(candidates, budget=BUDGET, **settings)
