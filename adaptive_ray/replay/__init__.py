@@ -1,1 +1,1 @@
-"""What a policy would have chosen, and what it would have cost: decisions replayed on recorded runs."""
+"""Replays batch-size policies on recorded runs."""

@@ -1,4 +1,4 @@
-"""A recorded sweep played to any Tune scheduler: Ray's own classes decide on recorded results, in milliseconds."""
+"""Replays a recorded sweep to any scheduler of Ray Tune, in milliseconds."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from ray.tune.schedulers import TrialScheduler
 from adaptive_ray.replay.recordings import Axis, Sweep
 from schedulers.tune.ray_compat import detached_trial
 
-#: What schedulers are told: the share of the budget that is spent, in percent, and the loss.
+#: Entries of the results: the percentage of the budget that is spent, and the loss.
 TIME, METRIC, WHOLE = "percent", "loss", 100.0
 
-#: Every trial reports, pauses and stops once a report at most; a scheduler that asks for more is caught in a loop.
+#: Upper limit of results; a scheduler that exceeds it never ends.
 _MAX_ROUNDS = 100_000
 
 
 @dataclass
 class Playback:
-    """The part of Tune's controller that schedulers talk to, over trials that walk along recorded curves.
+    """A replacement of Tune's controller whose trials report recorded results.
 
-    All trials start together, and the one whose next report comes first reports first; ties are broken by the seed.
+    All trials start together and report in the order of time; ties are broken by the seed.
     """
 
     sweep: Sweep
     axis: Axis
     scheduler: TrialScheduler
-    seconds: float = 0.0  # that the scheduler took
+    seconds: float = 0.0  # spent in the scheduler
     calls: int = 0
     trials: dict[str, Trial] = field(default_factory=dict)
     reported: dict[str, int] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Plays the sweep to its end."""
+        """Replays the whole sweep."""
         for key in self.sweep.by_key:
             trial = detached_trial(key, {"candidate": key})
             self.trials[key], self.reported[key] = trial, 0
@@ -51,8 +51,8 @@ class Playback:
             if not running:
                 return
             key = min(running, key=lambda key: (self._next(key), first[key]))
-            self._report(key, last=self.reported[key] + 1 >= ends[key], share=WHOLE / budget)
-        raise RuntimeError(f"{type(self.scheduler).__name__} does not come to an end")
+            self._report(key, last=self.reported[key] + 1 >= ends[key], scale=WHOLE / budget)
+        raise RuntimeError(f"{type(self.scheduler).__name__} does not terminate")
 
     def _next(self, key: str) -> float:
         return float(self.sweep.by_key[key].time(self.axis)[self.reported[key]])
@@ -64,10 +64,10 @@ class Playback:
                 return
             trial.status = Trial.RUNNING
 
-    def _report(self, key: str, *, last: bool, share: float) -> None:
+    def _report(self, key: str, *, last: bool, scale: float) -> None:
         trial, run, index = self.trials[key], self.sweep.by_key[key], self.reported[key]
         result = {
-            TIME: share * float(run.time(self.axis)[index]),
+            TIME: scale * float(run.time(self.axis)[index]),
             METRIC: run.reference_loss[index],
             "training_iteration": index + 1,
             "time_total_s": run.seconds[index],
@@ -78,14 +78,14 @@ class Playback:
         action = self.scheduler.on_trial_result(self, trial, result)
         self.seconds, self.calls = self.seconds + time.perf_counter() - started, self.calls + 1
         trial.update_last_result(result)
-        if trial.status != Trial.RUNNING:  # the scheduler has stopped it itself
+        if trial.status != Trial.RUNNING:  # stopped by the scheduler
             return
         if last or action == TrialScheduler.STOP:
             self.stop_trial(trial)
         elif action == TrialScheduler.PAUSE:
             trial.status = Trial.PAUSED
 
-    # --- what schedulers ask of their controller ----------------------------------------------------------------
+    # --- called by schedulers -----------------------------------------------------------------------------------
 
     def get_trials(self) -> list[Trial]:
         return list(self.trials.values())
@@ -94,7 +94,7 @@ class Playback:
         return [trial for trial in self.trials.values() if trial.status != Trial.TERMINATED]
 
     def stop_trial(self, trial: Trial) -> None:
-        """As ``TuneController.stop_trial``: one that ran completes, one that waited is removed."""
+        """Like ``TuneController.stop_trial``: completes a running trial, and removes a waiting one."""
         before: Any = trial.status
         if before == Trial.TERMINATED:
             return

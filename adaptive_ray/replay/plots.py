@@ -1,4 +1,4 @@
-"""A replay in pictures: what policies cost and lose, how good forecasts are, and the recorded curves. PNG files."""
+"""Plots a replay: cost and regret of policies, quality of forecasts, and recorded curves."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from adaptive_ray.replay.recordings import Axis, Sweep
-from adaptive_ray.replay.replay import SHARES, Row, seed_noise
+from adaptive_ray.replay.replay import FRACTIONS, Row, seed_noise
 from adaptive_ray.report.curves import STYLE, colours
 
-#: More sweeps than these are not drawn: the page would show none of them well.
+#: Maximum number of sweeps that are drawn.
 _MAX_SWEEPS = 12
 
 
@@ -38,7 +38,7 @@ def write_plots(
 
 
 def _policies(rows: Sequence[Row], sweeps: Sequence[Sweep], axis: Axis) -> Figure:
-    """What every policy costs and loses: bars for the mean, a tick for the worst sweep. Short bars are good."""
+    """Plots cost and regret of every policy: bars for the mean, ticks for the worst sweep. Lower is better."""
     names = list(dict.fromkeys(row["policy"] for row in rows))
     accuracy, loss = seed_noise(sweeps, axis)
     sides = (
@@ -52,7 +52,7 @@ def _policies(rows: Sequence[Row], sweeps: Sequence[Sweep], axis: Axis) -> Figur
         for panel, (column, scale, label, noise) in zip(panels, sides, strict=True):
             values = [[scale * row[column] for row in rows if row["policy"] == name] for name in names]
             if np.isfinite(noise):
-                panel.axvspan(0, scale * noise, color="#eeeeee", zorder=0, label="spread between seeds")
+                panel.axvspan(0, scale * noise, color="#eeeeee", zorder=0, label="standard deviation over seeds")
                 panel.legend(loc="lower right", fontsize=8)
             panel.barh(names, [np.mean(v) for v in values], color=colours(1)[0], height=0.6)
             panel.plot([max(v) for v in values], names, "|", color="#444444", markersize=11)
@@ -64,28 +64,28 @@ def _policies(rows: Sequence[Row], sweeps: Sequence[Sweep], axis: Axis) -> Figur
 
 
 def _forecasts(rows: Sequence[Row]) -> Figure:
-    """Error, and coverage of the 80 % interval, over the share of the run that was known."""
+    """Plots error and coverage of the 80 % interval over the observed fraction of the run."""
     names = list(dict.fromkeys(row["predictor"] for row in rows))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 4), layout="constrained")
         panels: Any = figure.subplots(1, 2)
         for name, colour in zip(names, colours(len(names)), strict=True):
             own = [row for row in rows if row["predictor"] == name]
-            panels[0].plot(SHARES, [row["error"] for row in own], color=colour, marker="o", label=name)
-            panels[1].plot(SHARES, [100 * row["coverage_80%"] for row in own], color=colour, marker="o", label=name)
-        panels[1].axhspan(75, 85, color="#eeeeee", zorder=0, label="wanted")
-        panels[0].set_ylabel("mean error of the final loss")
-        panels[1].set_ylabel("finals within the 80 % interval, %")
+            panels[0].plot(FRACTIONS, [row["error"] for row in own], color=colour, marker="o", label=name)
+            panels[1].plot(FRACTIONS, [100 * row["coverage_80%"] for row in own], color=colour, marker="o", label=name)
+        panels[1].axhspan(75, 85, color="#eeeeee", zorder=0, label="nominal")
+        panels[0].set_ylabel("mean absolute error of the final loss")
+        panels[1].set_ylabel("coverage of the 80 % interval, %")
         panels[1].set_ylim(0, 104)
         for panel in panels:
-            panel.set_xlabel("share of the run that was known")
+            panel.set_xlabel("observed fraction of the run")
             panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             panel.legend()
     return figure
 
 
 def _curves(sweeps: Sequence[Sweep], axis: Axis) -> Figure:
-    """Every sweep's reference losses."""
+    """Plots the reference losses of every sweep."""
     drawn = sweeps[:_MAX_SWEEPS]
     columns = min(len(drawn), 4)
     lines = -(-len(drawn) // columns)

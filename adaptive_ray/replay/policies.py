@@ -1,6 +1,6 @@
-"""Ways to find a batch size, each replayed on a recorded sweep: what it chooses, and what it spends on every candidate.
+"""Policies that choose a batch size, replayed on recorded sweeps.
 
-A policy sees what it would have seen in a run and nothing else: reports up to the moment at which it decides.
+A policy sees only the reports up to the point at which it decides, as in a run.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from adaptive_ray.replay.recordings import Axis, Sweep
 from schedulers import PREDICTORS, Race, State
 from schedulers.race import PRUNE_BELOW
 
-#: Share of the budget that a race's candidates, or those that are compared once, may spend.
+#: Fraction of the budget that each candidate may spend before the choice.
 WINDOW = 0.1
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A policy's choice on one sweep.
+    """The choice of a policy on one sweep.
 
     Args:
-        chosen: The candidate's key.
-        reports: How many reports of each candidate were bought; the chosen one's are all, for it is trained to its end.
+        chosen: Key of the candidate.
+        reports: Number of reports of each candidate; the chosen one is trained to the end.
         milliseconds: Mean time of a decision.
     """
 
@@ -41,7 +41,7 @@ Policy = Callable[[Sweep, Axis], Outcome]
 def race(
     sweep: Sweep, axis: Axis, *, predictor: str, prune_below: float = PRUNE_BELOW, window: float = WINDOW
 ) -> Outcome:
-    """A race of this project: forecasts after every report, hopeless candidates stopped at once."""
+    """Runs a ``Race``."""
     budget = sweep.budget(axis)
     series = Race(
         sweep.by_key,
@@ -68,10 +68,10 @@ def race(
     return Outcome(winner, _trained_to_the_end(reports, winner, sweep, axis), 1000 * seconds / max(calls, 1))
 
 
-def discard(sweep: Sweep, axis: Axis, *, share: float = WINDOW) -> Outcome:
-    """Everybody trains for a constant share of the budget; the lowest loss then continues (Egele et al. 2024)."""
-    until = share * sweep.budget(axis)
-    # The first report at or after that point: nobody can be compared before it has said anything.
+def discard(sweep: Sweep, axis: Axis, *, fraction: float = WINDOW) -> Outcome:
+    """Trains all candidates for a fraction of the budget; the lowest loss continues (Egele et al. 2024)."""
+    until = fraction * sweep.budget(axis)
+    # The first report at or after that point.
     reports = {key: int(np.sum(run.time(axis) < until)) + 1 for key, run in sweep.by_key.items()}
     started = time.perf_counter()
     chosen = min(reports, key=lambda key: sweep.by_key[key].reference_loss[reports[key] - 1])
@@ -80,7 +80,7 @@ def discard(sweep: Sweep, axis: Axis, *, share: float = WINDOW) -> Outcome:
 
 
 def random_choice(sweep: Sweep, axis: Axis) -> Outcome:
-    """One candidate, drawn by the sweep's seed, data set and rule; nothing is explored."""
+    """Chooses at random, seeded by the sweep's seed, data set and rule."""
     name = f"{sweep.dataset}/{sweep.learning_rate_rule}".encode()
     drawn = np.random.default_rng([sweep.seed, *name]).integers(len(sweep.runs))
     chosen = sweep.runs[int(drawn)].key
@@ -88,17 +88,17 @@ def random_choice(sweep: Sweep, axis: Axis) -> Outcome:
 
 
 def full_sweep(sweep: Sweep, axis: Axis) -> Outcome:
-    """Everybody trains to the end; the lowest reference loss wins."""
+    """Trains all candidates to the end; the lowest reference loss wins."""
     losses = sweep.final_losses(axis)
     everything = {key: _until(sweep, axis, key, sweep.budget(axis)) for key in losses}
     return Outcome(min(losses, key=losses.__getitem__), everything, 0.0)
 
 
 def ray_scheduler(sweep: Sweep, axis: Axis, *, name: str) -> Outcome:
-    """A scheduler of Ray Tune's with its own defaults, for a run of 100 (percent of the budget).
+    """Runs a scheduler of Ray Tune with its defaults, for a run of length 100 (percent of the budget).
 
-    The choice is ``ResultGrid.get_best_result``'s: the lowest last loss of all trials. If that trial was stopped it is
-    trained to its end afterwards.
+    Chooses the lowest last loss of all trials, as ``ResultGrid.get_best_result`` does. If that trial was stopped, it is
+    trained to the end afterwards.
     """
     from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, MedianStoppingRule
 
@@ -108,7 +108,7 @@ def ray_scheduler(sweep: Sweep, axis: Axis, *, name: str) -> Outcome:
     scheduler = {
         "asha": lambda: ASHAScheduler(**common, max_t=int(WHOLE)),
         "hyperband": lambda: HyperBandScheduler(**common, max_t=int(WHOLE)),
-        # Its own grace is 60 seconds: here, what the other policies may spend before they decide.
+        # The default is 60 seconds; here, the window of the other policies.
         "median_stopping": lambda: MedianStoppingRule(**common, grace_period=WINDOW * WHOLE),
     }[name]()
     playback = Playback(sweep, axis, scheduler)
@@ -119,7 +119,7 @@ def ray_scheduler(sweep: Sweep, axis: Axis, *, name: str) -> Outcome:
     return Outcome(chosen, reports, 1000 * playback.seconds / max(playback.calls, 1))
 
 
-#: ``default`` is what an experiment does unless told otherwise (``RaceSettings``).
+#: ``default`` has the defaults of an experiment (``RaceSettings``).
 POLICIES: dict[str, Policy] = {
     "default": partial(race, predictor="joint"),
     "joint": partial(race, predictor="joint", prune_below=0.0),
@@ -135,7 +135,7 @@ POLICIES: dict[str, Policy] = {
 
 
 def _until(sweep: Sweep, axis: Axis, key: str, until: float) -> int:
-    """Reports of a candidate up to a point of the axis."""
+    """Returns the number of reports of a candidate up to a point of the axis."""
     return int(np.sum(sweep.by_key[key].time(axis) <= until))
 
 

@@ -1,4 +1,4 @@
-"""Recorded whole runs, one JSON file each, and the sweeps that they form."""
+"""Recorded runs, one JSON file each, and the sweeps that they form."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from adaptive_ray.errors import UserError
 from schedulers import Candidate
 
-#: A curve shorter than this shows nothing of where it is going.
+#: Minimum length of a curve.
 MIN_POINTS = 4
 
 Axis = str  # "samples" or "seconds"
 
 
 class Recording(BaseModel):
-    """One run at a fixed batch size, from start to end. Other entries of its file are ignored."""
+    """A complete run with a fixed batch size. Other entries of its file are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -47,7 +47,7 @@ class Recording(BaseModel):
         for name in ("samples", "seconds"):
             values = getattr(self, name)
             if any(after <= before for before, after in itertools.pairwise(values)):
-                raise ValueError(f"{name} must rise from entry to entry")
+                raise ValueError(f"{name} must be strictly increasing")
         return self
 
     @property
@@ -59,17 +59,17 @@ class Recording(BaseModel):
         return self.candidate.key
 
     def time(self, axis: Axis) -> NDArray[np.float64]:
-        """The reports' samples or seconds."""
+        """Returns the samples or seconds of the reports."""
         return np.asarray(self.samples if axis == "samples" else self.seconds, dtype=float)
 
     def loss_at(self, axis: Axis, at: float) -> float:
-        """The reference loss there, interpolated."""
+        """Returns the reference loss at a point of the axis, interpolated."""
         return float(np.interp(at, self.time(axis), self.reference_loss))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of one data set, learning-rate rule and seed: everything that a policy could have chosen."""
+    """The runs of one data set, learning-rate rule and seed, one per candidate."""
 
     dataset: str
     learning_rate_rule: str
@@ -81,13 +81,11 @@ class Sweep:
         return {run.key: run for run in self.runs}
 
     def budget(self, axis: Axis) -> float:
-        """A whole run: the samples, or the seconds, that every recording reaches."""
+        """Returns the samples or seconds that every recording reaches."""
         return float(min(run.time(axis)[-1] for run in self.runs))
 
     def check(self, axis: Axis) -> None:
-        """Raises:
-        UserError: A candidate has not reported once when the budget is spent.
-        """
+        """Raises ``UserError`` if a candidate has no report within the budget."""
         for run in self.runs:
             if run.time(axis)[0] > self.budget(axis):
                 raise UserError(
@@ -97,21 +95,21 @@ class Sweep:
                 )
 
     def final_losses(self, axis: Axis) -> dict[str, float]:
-        """Each candidate's reference loss once it has spent the budget."""
+        """Returns the reference loss of each candidate at the end of the budget."""
         return {run.key: run.loss_at(axis, self.budget(axis)) for run in self.runs}
 
 
 def load_sweeps(directory: Path) -> list[Sweep]:
-    """Reads every ``*.json`` below a directory.
+    """Loads every ``*.json`` file below a directory.
 
     Raises:
-        UserError: There is none, one is no recording, a run was recorded twice, or no sweep has two candidates.
+        UserError: There is no file, one is not a recording, a run was recorded twice, or no sweep has two candidates.
     """
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory; give one that holds recorded runs")
+        raise UserError(f"{directory}: no such directory; give one with recorded runs")
     runs = [_read(file) for file in sorted(directory.rglob("*.json"))]
     if not runs:
-        raise UserError(f"{directory} holds no recorded runs (*.json); record some with benchmarks/record_curves.py")
+        raise UserError(f"{directory} contains no recorded runs (*.json); record some with benchmarks/record_curves.py")
     sweeps: dict[tuple[str, str, int], list[Recording]] = {}
     for run in runs:
         sweeps.setdefault((run.dataset, run.learning_rate_rule, run.seed), []).append(run)
@@ -127,7 +125,7 @@ def load_sweeps(directory: Path) -> list[Sweep]:
         if len(members) > 1
     ]
     if not whole:
-        raise UserError(f"{directory}: no data set, rule and seed has two batch sizes, so there is nothing to choose")
+        raise UserError(f"{directory}: no data set, rule and seed has two batch sizes, so there is no choice to replay")
     return whole
 
 
@@ -140,4 +138,4 @@ def _read(file: Path) -> Recording:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{file} is no recorded run: {f'{place}: ' if place else ''}{message}") from None
+        raise UserError(f"{file} is not a recorded run: {f'{place}: ' if place else ''}{message}") from None

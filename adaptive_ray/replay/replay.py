@@ -1,4 +1,4 @@
-"""Policies on recorded sweeps: what each chose, what that cost, and how good the forecasts behind it were."""
+"""Scores policies on recorded sweeps: regret, cost, and quality of the forecasts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from adaptive_ray.replay.policies import POLICIES, Outcome
 from adaptive_ray.replay.recordings import Axis, Sweep
 from schedulers import PREDICTORS
 
-#: Shares of a run after which forecasts are judged.
-SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
-#: Central intervals whose coverage is judged.
+#: Observed fractions of a run at which forecasts are scored.
+FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5)
+#: Central intervals whose coverage is computed.
 LEVELS = (0.5, 0.8, 0.95)
 
 Row = dict[str, Any]
 
 
 def known_policies(names: Sequence[str]) -> list[str]:
-    """The names, or all there are.
+    """Returns the given names; without any, those of all policies.
 
     Raises:
-        UserError: One is unknown.
+        UserError: A name is unknown.
     """
     for name in names:
         if name not in POLICIES:
@@ -36,13 +36,14 @@ def known_policies(names: Sequence[str]) -> list[str]:
 
 
 def replay(sweeps: Sequence[Sweep], policies: Sequence[str], axis: Axis) -> list[Row]:
-    """One row per policy and sweep; regrets are what the best candidate has more than the chosen one, at least 0.
+    """Returns a row per policy and sweep.
 
-    ``cost`` is what was spent on ``axis`` relative to one full run, ``cost_samples`` and ``cost_seconds`` on either.
-    With ``axis`` seconds the reference loss counts where the budget of seconds ends; the probe is the recording's end.
+    Regrets are the difference between the best candidate and the chosen one. ``cost`` is in units of full runs along
+    ``axis``; ``cost_samples`` and ``cost_seconds`` along either. With ``axis="seconds"`` the reference loss is taken at
+    the end of the budget; the probe accuracy is always that of the whole recording.
 
     Raises:
-        UserError: A candidate has not reported once when the budget is spent.
+        UserError: A candidate has no report within the budget.
     """
     for sweep in sweeps:
         sweep.check(axis)
@@ -71,16 +72,16 @@ def _row(policy: str, outcome: Outcome, sweep: Sweep, axis: Axis) -> Row:
 
 
 def _spent(outcome: Outcome, sweep: Sweep, axis: Axis, unit: Axis) -> float:
-    """What all candidates together cost, in full runs: a run to the end of the budget, the mean of the candidates."""
+    """Returns the total cost of all candidates in units of a full run (mean over the candidates)."""
     ends = [run.time(unit)[run.time(axis) <= sweep.budget(axis)][-1] for run in sweep.runs]
     spent = sum(sweep.by_key[key].time(unit)[count - 1] for key, count in outcome.reports.items() if count)
     return float(spent / np.mean(ends))
 
 
 def _rank_correlation(outcome: Outcome, sweep: Sweep, losses: dict[str, float]) -> float | None:
-    """Spearman's, between the losses last seen of the candidates and the final ones; None: no two were seen.
+    """Returns Spearman's correlation between the last observed and the final losses; None with fewer than two.
 
-    The chosen one is ranked first, whatever it was trained to after the choice.
+    The chosen candidate is ranked first.
     """
     seen = {key: count for key, count in outcome.reports.items() if count}
     if len(seen) < 2:
@@ -93,14 +94,14 @@ def _rank_correlation(outcome: Outcome, sweep: Sweep, losses: dict[str, float]) 
 
 
 def forecast_rows(sweeps: Sequence[Sweep]) -> list[Row]:
-    """Per predictor and share of the run: mean absolute error of the final loss, and the intervals' coverage."""
+    """Returns mean absolute error and interval coverage per predictor and observed fraction of the run."""
     rows = []
     for name in PREDICTORS:
-        for share in SHARES:
+        for fraction in FRACTIONS:
             errors, scores = [], []
             for sweep in sweeps:
                 budget, forecaster = sweep.budget("samples"), PREDICTORS[name]()
-                known = {run.key: int(np.sum(run.time("samples") <= share * budget)) for run in sweep.runs}
+                known = {run.key: int(np.sum(run.time("samples") <= fraction * budget)) for run in sweep.runs}
                 forecaster.fit(
                     {r.key: (r.samples[: known[r.key]], r.reference_loss[: known[r.key]]) for r in sweep.runs},
                     dict.fromkeys(known, budget),
@@ -111,7 +112,7 @@ def forecast_rows(sweeps: Sequence[Sweep]) -> list[Row]:
                         errors.append(abs(forecast.mean - actual))
                         scores.append((actual - forecast.mean) / forecast.std)
             coverage = {f"coverage_{level:.0%}": float(np.mean(np.abs(scores) <= _width(level))) for level in LEVELS}
-            rows.append({"predictor": name, "share": share, "error": float(np.mean(errors)), **coverage})
+            rows.append({"predictor": name, "share": fraction, "error": float(np.mean(errors)), **coverage})
     return rows
 
 
@@ -120,7 +121,7 @@ def _width(level: float) -> float:
 
 
 def seed_noise(sweeps: Sequence[Sweep], axis: Axis) -> tuple[float, float]:
-    """Standard deviation over seeds of one candidate's probe accuracy and final loss, averaged; nan for one seed."""
+    """Returns the mean standard deviation over seeds of probe accuracy and final loss; nan for one seed."""
     groups: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for sweep in sweeps:
         losses = sweep.final_losses(axis)
@@ -133,12 +134,12 @@ def seed_noise(sweeps: Sequence[Sweep], axis: Axis) -> tuple[float, float]:
 
 
 def policy_table(rows: Sequence[Row], sweeps: Sequence[Sweep], axis: Axis) -> Table:
-    """The mean of each policy's rows over all sweeps."""
+    """Returns the mean of each policy over all sweeps."""
     accuracy, loss = seed_noise(sweeps, axis)
     candidates = sorted({len(sweep.runs) for sweep in sweeps})
     table = Table(
         title=f"{len(sweeps)} sweeps of {' to '.join(map(str, candidates))} candidates, budget in {axis}",
-        caption=f"regret: best candidate less the chosen one. Spread between seeds of one candidate: probe "
+        caption=f"regret: best candidate minus the chosen one. Standard deviation over seeds: probe "
         f"{100 * accuracy:.2f} points, loss {loss:.4f}",
     )
     for title in ("policy", "samples", "seconds", "regret, points", "worst", "loss regret", "worst", "rank", "ms"):
@@ -161,11 +162,11 @@ def policy_table(rows: Sequence[Row], sweeps: Sequence[Sweep], axis: Axis) -> Ta
 
 
 def forecast_table(rows: Sequence[Row]) -> Table:
-    """Errors and coverage by the share of the run that was known."""
+    """Returns errors and coverage by the observed fraction of the run."""
     table = Table(title="Forecasts of the final reference loss", caption="coverage of the 50 / 80 / 95 % intervals, %")
     table.add_column("predictor")
-    for share in SHARES:
-        table.add_column(f"error at {share:.0%}", justify="right")
+    for fraction in FRACTIONS:
+        table.add_column(f"error at {fraction:.0%}", justify="right")
         table.add_column("coverage", justify="right")
     for name in dict.fromkeys(row["predictor"] for row in rows):
         cells = []

@@ -1,4 +1,4 @@
-"""Made-up recordings with known answers."""
+"""Synthetic recordings with known best candidates."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from adaptive_ray.replay.recordings import Recording, Sweep
 from tests.schedulers.curves import walk
 
-#: Progress rates; the best one per sample is neither the smallest nor the largest batch.
+#: Statistical efficiencies; the best batch size is neither the smallest nor the largest.
 RATES = {64: 1.0, 128: 1.5, 256: 0.9, 512: 0.5}
-#: Samples per second; the best one per second is 256.
+#: Samples per second; 256 has the highest goodput.
 PACE = {64: 200.0, 128: 300.0, 256: 900.0, 512: 950.0}
 
 
 def recorded(batch_size: int, seed: int = 0, *, rates: dict[int, float] = RATES, **changes: Any) -> dict[str, Any]:
-    """The content of one file."""
+    """Returns the content of one file."""
     samples, losses = walk(rates[batch_size], 40_000, points=40, noise=0.005, seed=100 * seed + batch_size, end=40_000)
     return {
         "dataset": "made",

@@ -12,7 +12,7 @@ from schedulers import Race
 from schedulers.race import MIN_REPORTS
 from tests.adaptive_ray.replay.sweeps import sweep
 
-#: These see enough to find the best of four clear candidates.
+#: Policies that find the best of four clearly different candidates.
 INFORMED = sorted(set(POLICIES) - {"random", "per_curve"})
 
 
@@ -27,7 +27,7 @@ def test_finds_the_best_per_second(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_the_chosen_one_is_paid_for_to_its_end_and_nobody_further(name: str) -> None:
+def test_only_the_chosen_candidate_is_trained_to_the_end(name: str) -> None:
     made = sweep()
     outcome = POLICIES[name](made, "samples")
     assert outcome.reports[outcome.chosen] == 40
@@ -35,7 +35,7 @@ def test_the_chosen_one_is_paid_for_to_its_end_and_nobody_further(name: str) -> 
     assert all(0 <= count <= 40 for count in outcome.reports.values())
 
 
-def test_what_exploring_costs() -> None:
+def test_exploration_cost() -> None:
     explored = {name: sum(policy(sweep(), "samples").reports.values()) - 40 for name, policy in POLICIES.items()}
     assert explored["random"] == 0
     assert explored["sweep"] == 3 * 40
@@ -44,7 +44,7 @@ def test_what_exploring_costs() -> None:
     assert 0 < explored["asha"] < explored["sweep"]
 
 
-def test_a_choice_depends_on_what_was_seen_alone() -> None:
+def test_choice_depends_only_on_observed_reports() -> None:
     early = sweep()
     bent = [
         run.model_copy(update={"reference_loss": [*run.reference_loss[:8], *([9.0] * 32)]}) if run.key == "128" else run
@@ -56,7 +56,7 @@ def test_a_choice_depends_on_what_was_seen_alone() -> None:
     assert POLICIES["sweep"](later, "samples").chosen != "128"
 
 
-def test_random_differs_between_seeds_and_not_between_calls() -> None:
+def test_random_depends_only_on_the_seed() -> None:
     drawn = [POLICIES["random"](sweep(seed), "samples").chosen for seed in range(8)]
     assert len(set(drawn)) > 1
     assert drawn == [POLICIES["random"](sweep(seed), "samples").chosen for seed in range(8)]
@@ -73,14 +73,14 @@ def test_random_differs_between_seeds_and_not_between_calls() -> None:
     ],
     ids=lambda scheduler: type(scheduler).__name__,
 )
-def test_ray_schedulers_are_played_to_their_end(scheduler: FIFOScheduler, axis: str) -> None:
+def test_ray_schedulers_terminate(scheduler: FIFOScheduler, axis: str) -> None:
     playback = Playback(sweep(), axis, scheduler)
     playback.run()
     assert all(trial.status == "TERMINATED" for trial in playback.trials.values())
     assert playback.calls == sum(playback.reported.values()) > 0
     if axis == "samples":
         assert playback.reported["128"] == max(playback.reported.values())
-    if type(scheduler) is FIFOScheduler:  # nobody is stopped: everybody comes to the end of the budget
+    if type(scheduler) is FIFOScheduler:  # no trial is stopped
         made = sweep()
         ends = {run.key: int((run.time(axis) <= made.budget(axis)).sum()) for run in made.runs}
         assert playback.reported == ends
@@ -88,7 +88,7 @@ def test_ray_schedulers_are_played_to_their_end(scheduler: FIFOScheduler, axis: 
         assert sum(playback.reported.values()) < 4 * 40
 
 
-def test_the_default_policy_is_an_experiments_default() -> None:
+def test_default_policy_matches_the_experiment() -> None:
     race, settings = POLICIES["default"], RaceSettings()
     defaults = inspect.signature(race).parameters
     assert defaults["predictor"].default == settings.predictor

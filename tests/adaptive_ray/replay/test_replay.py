@@ -21,7 +21,7 @@ def rows_of(axis: str) -> dict[str, dict[str, float]]:
     return {row["policy"]: row for row in replay([sweep()], list(POLICIES), axis)}
 
 
-def test_regret_is_measured_against_the_best_recording() -> None:
+def test_regret_is_relative_to_the_best_recording() -> None:
     made = sweep()
     best = max(run.probe_accuracy for run in made.runs)
     for row in replay([made], list(POLICIES), "samples"):
@@ -34,7 +34,7 @@ def test_regret_is_measured_against_the_best_recording() -> None:
 
 
 @pytest.mark.parametrize("axis", ["samples", "seconds"])
-def test_costs_are_in_full_runs(axis: str) -> None:
+def test_costs_are_in_units_of_full_runs(axis: str) -> None:
     rows = rows_of(axis)
     assert rows["sweep"]["cost"] == pytest.approx(4)
     assert rows["random"]["cost"] == pytest.approx(1, abs=0.05)
@@ -42,7 +42,7 @@ def test_costs_are_in_full_runs(axis: str) -> None:
     assert all(row["cost"] == row[f"cost_{axis}"] for row in rows.values())
 
 
-def test_the_joint_forecast_covers_the_end_of_curves_that_follow_its_model() -> None:
+def test_joint_intervals_cover_final_losses() -> None:
     rows = [row for row in forecast_rows([sweep(seed) for seed in range(4)]) if row["predictor"] == "joint"]
     assert rows[-1]["share"] == 0.5
     assert rows[-1]["error"] < 0.03
@@ -57,12 +57,12 @@ def test_seed_noise_needs_two_seeds() -> None:
     assert 0 < loss < 0.05
 
 
-def test_an_unknown_policy_is_told_what_there_is() -> None:
+def test_unknown_policy_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="--policy grid: unknown; use default, joint"):
         known_policies(["grid"])
 
 
-def test_a_candidate_that_says_nothing_in_time_is_named() -> None:
+def test_candidate_without_reports_in_the_budget_is_named() -> None:
     made = sweep()
     late = made.by_key["64"].model_copy(update={"seconds": [1e6 + second for second in made.by_key["64"].seconds]})
     slow = dataclasses.replace(made, runs=(late, *made.runs[1:]))
@@ -71,7 +71,7 @@ def test_a_candidate_that_says_nothing_in_time_is_named() -> None:
         replay([slow], list(POLICIES), "seconds")
 
 
-def test_the_command_prints_a_table_and_writes_rows(tmp_path: Path) -> None:
+def test_command_prints_a_table_and_writes_rows(tmp_path: Path) -> None:
     curves = write(tmp_path / "curves", [recorded(size, seed) for seed in (0, 1) for size in RATES])
     out = tmp_path / "out.json"
     done = CliRunner().invoke(
@@ -91,7 +91,7 @@ def test_the_command_prints_a_table_and_writes_rows(tmp_path: Path) -> None:
     assert {row["chosen_batch_size"] for row in rows} == {128}
 
 
-def test_the_same_as_pictures(tmp_path: Path) -> None:
+def test_command_writes_plots(tmp_path: Path) -> None:
     curves = write(tmp_path / "curves", [recorded(size, seed) for seed in (0, 1) for size in RATES])
     done = CliRunner().invoke(app, ["replay", str(curves), "--axis", "seconds", "--plots", str(tmp_path / "plots")])
     assert done.exit_code == 0, done.output
@@ -104,9 +104,9 @@ def test_the_same_as_pictures(tmp_path: Path) -> None:
         assert (pixels < 128).any()  # something is drawn
 
 
-def test_bad_input_is_one_line_before_anything_is_replayed(tmp_path: Path) -> None:
+def test_invalid_arguments(tmp_path: Path) -> None:
     curves = write(tmp_path / "curves", [recorded(64), recorded(128)])
-    for arguments, complaint in (
+    for arguments, message in (
         ([str(curves), "--axis", "steps"], "--axis steps: use samples or seconds"),
         ([str(tmp_path / "none")], "no such directory"),
         ([str(curves), "--json", str(tmp_path / "no" / "out.json")], "no does not exist; create it first"),
@@ -114,4 +114,4 @@ def test_bad_input_is_one_line_before_anything_is_replayed(tmp_path: Path) -> No
     ):
         done = CliRunner().invoke(app, ["replay", *arguments])
         assert isinstance(done.exception, UserError)
-        assert complaint in str(done.exception)
+        assert message in str(done.exception)
