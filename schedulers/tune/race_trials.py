@@ -77,6 +77,7 @@ class RaceTrials:
             if trial is but or trial.is_finished() or self.series.state(key) is not State.PRUNED:
                 continue
             if not self.series.comes_back(key) or trial.status == Trial.PENDING:
+                trial.init_local_path()  # Tune reads the directory at the end, even if the trial never started
                 controller.stop_trial(trial)
             elif trial.status == Trial.RUNNING:
                 trials.pause_pruned(controller, trial)

@@ -94,7 +94,7 @@ def test_what_others_use_on_a_node_does_not_count(address: str, tmp_path: Path) 
             Layout.of(configured(tmp_path, trial={"cpus_per_worker": 2}), nodes)  # three are free, but on three nodes
 
 
-def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run_and_prunes_nobody(
+def test_run_that_finds_no_place_prunes_no_candidate_and_can_be_resumed(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(tmp_path, max_concurrent=1, trial={"cpus_per_worker": 2})  # only one node has room for a worker
@@ -118,6 +118,15 @@ def test_candidates_wait_for_their_turn_and_one_that_finds_no_place_ends_the_run
         assert part in str(caught.value)
     assert reached(directory) == [("16", samples) for samples in (128, 256, 384, 512)]
     assert not [entry for entry in directory.decisions() if entry["state"] == "pruned"]
+
+    # What took the core has ended with the job; on the same cluster the run is resumed and finishes.
+    result = Experiment(config, address=address).run(directory, Console(file=io.StringIO()))
+    assert reached(directory)[:4] == [("16", samples) for samples in (128, 256, 384, 512)]
+    assert sorted(entry["state"] for entry in directory.decisions() if entry["state"] in ("won", "pruned")) == [
+        "pruned",
+        "won",
+    ]
+    assert result["samples_seen"] == 2048
 
 
 def held_by_others(_: dict[str, Any]) -> None:
