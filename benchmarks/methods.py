@@ -33,7 +33,7 @@ from sampling import chosen
 
 from adaptive_ray.config.clusters import AlphaM
 from schedulers import Race
-from trainables.training.micro_batch import KEEP_MEMORY
+from trainables.training.memory_limits import KEEP_MEMORY
 
 #: Share of the budget that a race's candidates may spend.
 WINDOW = 0.2

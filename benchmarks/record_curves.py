@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from trainables.training.micro_batch import KEEP_MEMORY
+from trainables.training.memory_limits import KEEP_MEMORY
 
 #: Held-out images of the reference loss.
 REFERENCE = 512

@@ -24,7 +24,7 @@ from record_curves import run_settings
 from rich.console import Console
 from rich.table import Table
 
-from trainables.training.micro_batch import KEEP_MEMORY
+from trainables.training.memory_limits import KEEP_MEMORY
 
 #: Images of the largest class over those of the smallest.
 RATIO = 100

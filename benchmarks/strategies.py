@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schedulers import JointForecaster, Race, State
-from trainables.training.micro_batch import KEEP_MEMORY
+from trainables.training.memory_limits import KEEP_MEMORY
 
 #: Share of the budget that a race's candidates may spend, and where the second race begins.
 WINDOW, AGAIN = 0.1, 0.3

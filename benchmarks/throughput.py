@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from stopwatch import PHASES, Split
 
-from trainables.training.micro_batch import KEEP_MEMORY
+from trainables.training.memory_limits import KEEP_MEMORY
 
 
 class Row:

@@ -14,7 +14,7 @@ from adaptive_ray.clusters.vectors import Points, Projection, chunks
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.errors import UserError
 from schedulers import Candidate
-from trainables.batches import CLUSTER_ORDERS, InformedUpdates, SampleStream, batch_score
+from trainables.batches import CLUSTER_ORDERS, AdaptiveAccumulation, SampleStream, batch_score
 from trainables.batches.sampling import repeats
 from trainables.batches.scores import OF_FEATURES
 
@@ -60,7 +60,7 @@ def images_per_update(
     if needed is None and informed.score in OF_FEATURES:
         return None
     score = batch_score(informed.score, found.labels, needed, config.seed)
-    updates = InformedUpdates(informed, stream, score, config.budget.of(n))
+    updates = AdaptiveAccumulation(informed, stream, score, config.budget.of(n))
     try:
         return {candidate: round(updates.mean_images(candidate.batch_size)) for candidate in config.choices}
     except ValueError as error:

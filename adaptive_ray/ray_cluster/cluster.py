@@ -17,7 +17,7 @@ from adaptive_ray.ray_cluster.placement_groups import release_places
 from adaptive_ray.ray_cluster.private_directory import private_directory
 from adaptive_ray.ray_cluster.ray_compat import RayParams, utils, worker
 from adaptive_ray.ray_cluster.signals import ended_once, held_back, taken_over_again
-from trainables.training.micro_batch import KEEP_MEMORY
+from trainables.training.memory_limits import KEEP_MEMORY
 
 #: Interval in seconds at which Ray Train's controller polls reports of workers (default: 2).
 _POLL_SECONDS = "0.2"

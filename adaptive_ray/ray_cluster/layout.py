@@ -11,7 +11,7 @@ from typing import Any
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.errors import UserError
 from adaptive_ray.ray_cluster.nodes import Node, described
-from trainables.training.micro_batch import MARGIN
+from trainables.training.memory_limits import MARGIN
 
 #: Maximum number of workers per core and per GPU; more candidates wait until these finish.
 _PER_CORE, _PER_GPU = 2, 4

@@ -3,20 +3,20 @@
 from trainables.batches.feed import Feed
 from trainables.batches.files import ImageFiles
 from trainables.batches.information import InformationAccumulator
-from trainables.batches.order import EpochOrder, SampleStream, share
+from trainables.batches.order import EpochOrder, SampleStream, shard_rows
 from trainables.batches.sampling import CLUSTER_ORDERS, balanced_order, clustered_order, stratified_order
 from trainables.batches.scores import BatchScore, batch_score
-from trainables.batches.updates import InformedUpdates, Update
+from trainables.batches.updates import AdaptiveAccumulation, Update
 from trainables.batches.weighting import percentiles, sample_weights
 
 __all__ = [
     "CLUSTER_ORDERS",
+    "AdaptiveAccumulation",
     "BatchScore",
     "EpochOrder",
     "Feed",
     "ImageFiles",
     "InformationAccumulator",
-    "InformedUpdates",
     "SampleStream",
     "Update",
     "balanced_order",
@@ -24,6 +24,6 @@ __all__ = [
     "clustered_order",
     "percentiles",
     "sample_weights",
-    "share",
+    "shard_rows",
     "stratified_order",
 ]

@@ -81,6 +81,6 @@ class SampleStream:
         return self._orders[epoch]
 
 
-def share(count: int, worker: int, workers: int) -> slice:
+def shard_rows(count: int, rank: int, world_size: int) -> slice:
     """The rows of a global batch of ``count`` that fall to one worker; shares differ by one row at most."""
-    return slice(count * worker // workers, count * (worker + 1) // workers)
+    return slice(count * rank // world_size, count * (rank + 1) // world_size)

@@ -49,7 +49,7 @@ class Update:
         return [range(count)] if self.shared else [range(number, number + 1) for number in range(count)]
 
 
-class InformedUpdates:
+class AdaptiveAccumulation:
     """Which micro-batches make the update that begins at a position.
 
     Args:

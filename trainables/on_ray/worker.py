@@ -17,7 +17,7 @@ import torch.distributed as dist
 from trainables.batches import EpochOrder
 from trainables.on_ray.process_group import PeerLostError
 from trainables.training.loop import train
-from trainables.training.micro_batch import share_gpu
+from trainables.training.memory_limits import share_gpu
 
 #: Times that an array is asked for: nodes may die one after the other.
 _ATTEMPTS = 5

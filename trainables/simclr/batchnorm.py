@@ -1,7 +1,7 @@
-"""Batch normalisation with the statistics of the global batch, on the CPU as well as on GPUs.
+"""Batch normalisation with the statistics of the global batch, on CPUs and GPUs.
 
-``torch.nn.SyncBatchNorm`` refuses CPU tensors. Without global statistics a run on two workers is not the run on one,
-and a batch split over workers leaks which images share a worker (He et al., MoCo, 3.3).
+``torch.nn.SyncBatchNorm`` does not support CPU tensors. With statistics of each shard, results would depend on the
+number of workers, and the network could tell which images share a worker (He et al., MoCo, 3.3).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` over all workers of the default process group; workers may hold unequal shares.
+    """Normalises over all workers of the default process group, whose shards may differ in size.
 
-    With ``alone`` set it is ``nn.BatchNorm2d``: for a copy that one worker evaluates while the others do not.
+    With ``alone`` set it behaves as ``nn.BatchNorm2d``, for a model that only one worker evaluates.
     """
 
     alone = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [b, C, H, W] -> [b, C, H, W]"""
+        """Maps x [b, C, H, W] to [b, C, H, W]."""
         if self.alone or not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
         assert self.running_mean is not None
@@ -41,10 +41,10 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
-    """Sets a model's running statistics to those of ``batches`` under its present weights, and evaluation mode.
+    """Recomputes a model's running statistics from ``batches`` and sets it to evaluation mode.
 
-    Running statistics lag behind the weights by a number of **steps**, so they are staler the larger the batch is, and
-    those of averaged weights belong to no network at all (Izmailov et al. 2018, 3.2). Workers are not synchronised.
+    Running statistics lag behind the weights by a number of **steps**, hence by more samples the larger the batch is,
+    and an EMA model has none of its own (Izmailov et al. 2018, 3.2). Workers are not synchronised.
 
     Returns:
         The model's outputs, each batch normalised by its own statistics.
@@ -52,7 +52,7 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
     norms = [module for module in model.modules() if isinstance(module, GlobalBatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.alone, norm.momentum = True, None  # None: a plain mean over the batches
+        norm.alone, norm.momentum = True, None  # None: the mean over the batches
     model.train()
     outputs = [model(batch) for batch in batches]
     model.eval()
@@ -64,10 +64,10 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, eps: float
     ) -> tuple[Tensor, ...]:
-        # Moments around the running mean, which all workers share: one message, and no cancellation of large squares.
+        # Moments around the running mean, which is equal on all workers: one message, and no cancellation.
         shift = running_mean.clone()
         centred = x.to(shift.dtype) - shift[:, None, None]
-        count = centred.new_full((1,), x.numel() / x.shape[1])  # new_tensor would wait for the device
+        count = centred.new_full((1,), x.numel() / x.shape[1])  # new_tensor would synchronise with the device
         sums = torch.cat(
             [centred.sum((0, 2, 3)), centred.square_().sum((0, 2, 3)), count]
         )  # var_mean is 6 times slower

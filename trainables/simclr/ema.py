@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, in units of samples."""
+"""Exponential moving average (EMA) of the weights, in units of samples."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainables.simclr.encoder import Encoder, SimCLR
 class WeightEMA:
     """Averages a model's parameters over about the last ``horizon`` samples.
 
-    The decay of a step is exp(-B / horizon): it depends on the samples of the step and not on the number of steps, so
-    the averages of different batch sizes look equally far back. Early on it is a plain mean.
+    The decay of a step of B images is exp(-B / horizon), so that the horizon does not depend on the batch size. At
+    first the EMA is the mean of all weights so far.
 
-    The average replaces the learning rate's later decay (Sandler et al. 2023), which is what makes the losses of
-    runs that are still at a high learning rate comparable. Batch statistics are not averaged: ``calibrate`` sets them.
+    The EMA has a similar effect as decaying the learning rate (Sandler et al. 2023) and makes runs comparable while
+    their learning rate is still high. Batch statistics are not averaged; ``calibrate`` recomputes them.
     """
 
     def __init__(self, model: SimCLR, horizon: float) -> None:
@@ -33,6 +33,6 @@ class WeightEMA:
 
     @torch.no_grad()
     def update(self, batch_size: int, samples_seen: int) -> None:
-        """Takes in the weights after a step of ``batch_size`` images, the ``samples_seen``-th sample being its last."""
+        """Adds the weights after a step of ``batch_size`` images; ``samples_seen`` includes them."""
         keep = min(math.exp(-batch_size / self._horizon), 1 - batch_size / samples_seen)
         torch._foreach_lerp_(self._averages, self._weights, 1 - keep)

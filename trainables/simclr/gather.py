@@ -1,4 +1,4 @@
-"""Rows of all workers on each of them."""
+"""Gathers rows of unequal numbers from all workers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from torch import Tensor
 def gather_rows(
     rows: Tensor, sizes: Sequence[int] | None, group: dist.ProcessGroup | None = None
 ) -> tuple[Tensor, int]:
-    """All workers' rows, worker after worker [sum, d], and where this worker's begin; without a gradient.
+    """Returns all workers' rows in order of rank [sum, d] and the first row of this worker, without gradient.
 
     Args:
-        rows: This worker's [n, d]; workers may hold unequal numbers.
-        sizes: Rows of every worker, where the caller knows them; None: the workers ask each other, which makes the
-            host wait for the device.
-        group: The workers; None: all, if torch.distributed is initialised, else this process is alone.
+        rows: This worker's rows [n, d]; n may differ between workers.
+        sizes: Number of rows of every worker; None: they are gathered, which synchronises with the device.
+        group: Process group; None: the default group, or this process alone if there is none.
     """
     world = dist.get_world_size(group) if dist.is_initialized() else 1
     if world == 1:

@@ -1,9 +1,8 @@
-"""A contrastive step on a batch of any size in the memory of a part of it (GradCache, Gao et al. 2021, section 3).
+"""Computes the gradient of a large batch in micro-batches (GradCache, Gao et al. 2021, section 3).
 
-The loss needs all embeddings at once; only the network's activations do not fit. So every micro-batch is embedded
-without a graph, the loss's gradient is taken with respect to the embeddings, and every micro-batch is embedded once
-more to carry its part of that gradient into the weights. Plain accumulation of gradients would be another loss: its
-negatives come from the micro-batch alone.
+First, every micro-batch is embedded without autograd, and the gradient of the loss with respect to all embeddings is
+computed. Then every micro-batch is embedded again, with autograd, to propagate its part of that gradient. Plain
+gradient accumulation would compute another loss, because its negatives come from the micro-batch only.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ def cached_backward(
 ) -> Tensor:
     """Adds the gradient of ``loss`` over all micro-batches together to the model's ``.grad``.
 
-    It is the gradient of the direct step, except that batch normalisation takes its statistics from one micro-batch
-    (of all workers) at a time: to it the batch is as small as that. Running statistics see every micro-batch once;
-    dropout prunes the same in both passes.
+    It equals the gradient of a direct step, except that batch normalisation uses the statistics of one micro-batch (of
+    all workers) at a time. Running statistics are updated once per micro-batch. Dropout masks are the same in both
+    passes.
 
     Args:
-        model: Views -> projections; ``DistributedDataParallel`` is synchronised once, with the last micro-batch.
-        micro_batches: Each makes the views [2m, ...] of m images, the first views of all m before the second ones, and
-            is called twice. All workers need equally many.
-        loss: Projections of the first and of the second views [b, d] -> a scalar.
-        autocast: Under which the model runs.
+        model: Maps views to projections. ``DistributedDataParallel`` synchronises once, with the last micro-batch.
+        micro_batches: Functions that return the views [2m, ...] of m images, the first views of all m before the second
+            ones. Each is called twice. The number of micro-batches must be the same on all workers.
+        loss: Maps the projections of the first and of the second views [b, d] to a scalar.
+        autocast: Autocast context of the model.
 
     Returns:
-        The loss's value.
+        The value of the loss [].
     """
     autocast = autocast or nullcontext()
     network = model.module if isinstance(model, DistributedDataParallel) else model
@@ -49,7 +48,7 @@ def cached_backward(
             with autocast:
                 parts.append(network(batch).chunk(2))
         for buffer, value in zip(network.buffers(), before, strict=True):
-            buffer.copy_(value)  # the second pass counts
+            buffer.copy_(value)  # the second pass updates them
 
     z_a, z_b = (torch.cat(views).requires_grad_() for views in zip(*parts, strict=True))
     value = loss(z_a, z_b)
@@ -59,8 +58,8 @@ def cached_backward(
     for index, gradients in enumerate(zip(gradients_a.split(sizes), gradients_b.split(sizes), strict=True)):
         batch = micro_batches[index]()
         _restore(random_states[index], batch.device)
-        waits = isinstance(model, DistributedDataParallel) and index < last
-        with model.no_sync() if waits else nullcontext():  # type: ignore[operator]
+        accumulates = isinstance(model, DistributedDataParallel) and index < last
+        with model.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
             with autocast:
                 projections = model(batch)
             projections.backward(torch.cat(gradients))
@@ -68,7 +67,7 @@ def cached_backward(
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """What dropout draws from."""
+    """Returns the states of the random number generators that dropout uses."""
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 

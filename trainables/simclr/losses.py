@@ -1,4 +1,4 @@
-"""Contrastive losses by name, and the interface for one of the user's own."""
+"""Looks up contrastive losses by name and defines the interface of custom losses."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from trainables.simclr.ntxent import dcl, nt_xent
 
 
 class ContrastiveLoss(Protocol):
-    """What the training loop asks of a loss; ``nt_xent`` says what the arguments are.
+    """Interface of a loss; see ``nt_xent`` for the arguments.
 
-    With several workers it must return the global batch's loss on every one of them, and a gradient whose mean over
-    the workers is the gradient of that loss. ``images`` is given for batches that hold an image twice, and may be left
-    out of the arguments: rows of one image are then each other's negatives.
+    With several workers it must return the loss of the global batch on each of them, and the mean of the workers'
+    gradients must be the gradient of that loss. ``images`` is passed for batches that hold an image twice. A loss
+    without this argument treats the rows of one image as negatives of each other.
     """
 
     def __call__(
@@ -33,7 +33,7 @@ class ContrastiveLoss(Protocol):
         weights: Tensor | None = None,
         images: Tensor | None = None,
         group: dist.ProcessGroup | None = None,
-        shares: Sequence[int] | None = None,
+        shard_sizes: Sequence[int] | None = None,
     ) -> Tensor: ...
 
 
@@ -41,29 +41,29 @@ LOSSES: dict[str, ContrastiveLoss] = dict(zip(NAMES, (nt_xent, dcl), strict=True
 
 
 def loss_named(name: str) -> ContrastiveLoss:
-    """A loss of ``LOSSES``, or the user's own, imported from ``package.module:function``.
+    """Returns a loss of ``LOSSES``, or imports a custom one from ``package.module:function``.
 
     Raises:
-        ValueError: There is no such loss, or it cannot be imported.
+        ValueError: The loss is unknown or cannot be imported.
     """
     if check_name(name) in LOSSES:
         return LOSSES[name]
     module, _, function = name.partition(":")
     try:
         loss: ContrastiveLoss = getattr(importlib.import_module(module), function)
-    except Exception as error:  # a user's module may raise anything when it is imported
+    except Exception as error:  # importing a custom module may raise anything
         raise ValueError(f"loss {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(loss):
-        raise ValueError(f"loss {name!r} is no function but {type(loss).__name__}")
+        raise ValueError(f"loss {name!r} must be callable, but is {type(loss).__name__}")
     return loss
 
 
-def told_of_images(loss: ContrastiveLoss) -> tuple[ContrastiveLoss, bool]:
-    """Makes a loss accept ``images``; returns it, and whether it uses them."""
+def with_images_argument(loss: ContrastiveLoss) -> tuple[ContrastiveLoss, bool]:
+    """Returns the loss with an argument ``images``, and whether the loss itself takes it."""
     call = loss.forward if isinstance(loss, nn.Module) else loss
     try:
         parameters = list(inspect.signature(call).parameters.values())
-    except (TypeError, ValueError):  # some of C's functions have none
+    except (TypeError, ValueError):  # some functions in C have no signature
         parameters = []
     if any(each.name == "images" or each.kind is each.VAR_KEYWORD for each in parameters):
         return loss, True
@@ -75,6 +75,6 @@ def _without_images(loss: ContrastiveLoss, *args: Any, images: Tensor | None = N
 
 
 def chance_level(name: str, batch_size: int) -> float:
-    """The loss where all images look the same, in nats; nan for a loss of the user's own."""
+    """Returns the loss in nats if all projections are equal, or NaN for a custom loss."""
     negatives = 2 * batch_size - 2
     return {"nt_xent": math.log(negatives + 1), "dcl": math.log(max(negatives, 1))}.get(name, math.nan)

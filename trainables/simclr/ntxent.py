@@ -1,12 +1,12 @@
-"""The normalised temperature-scaled cross entropy of SimCLR, exact over any number of workers, and its decoupled kin.
+"""NT-Xent, the contrastive loss of SimCLR, and DCL, its decoupled variant, over the global batch of all workers.
 
     l(i) = -sim(i, p(i)) / tau + log sum_{k != i} exp(sim(i, k) / tau)          (Chen et al. 2020, equation 1)
     l(i) = -sim(i, p(i)) / tau + log sum_{k != i, p(i)} exp(sim(i, k) / tau)    (Yeh et al. 2022, equation 6)
 
-Views of one image are no negatives of each other, also where an image comes twice in a batch.
+Views of one image are never negatives of each other, even if the image occurs twice in a batch.
 
-Each worker scores its own anchors against the columns of all workers, a chunk of rows at a time, and computes the
-gradient in the same pass; memory is linear in the batch.
+Each worker compares its own anchors with the projections of all workers, a chunk of rows at a time, and computes the
+gradient in the same pass. Memory is linear in the batch size.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from torch import Tensor
 
 from trainables.simclr.gather import gather_rows
 
-#: Entries of the similarity matrix that are held at a time when no chunk is given; on a CPU, on a GPU: as many as its
-#: cores can be kept busy with while the host launches what comes next.
+#: Entries of a tile of the similarity matrix, on a CPU and on a GPU, if no chunk is given.
 _TILE = (1 << 23, 1 << 26)
-#: Below this temperature exp(1 / temperature), summed over a batch, may be too large a float32.
+#: Below this temperature the sum of exp(1 / temperature) over a batch may overflow in float32.
 _COLD = 0.02
-#: A shorter projection counts as this long (as in ``torch.nn.functional.normalize``).
+#: Lower bound of a projection's length (as in ``torch.nn.functional.normalize``).
 _SHORTEST = 1e-12
 
 
@@ -38,25 +37,24 @@ def nt_xent(
     images: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
     chunk: int | None = None,
-    shares: Sequence[int] | None = None,
+    shard_sizes: Sequence[int] | None = None,
 ) -> Tensor:
-    """The loss of two views of the same images, the mean over the 2B anchors of the global batch.
+    """Returns the NT-Xent loss of two views of the same images, the mean over the 2B anchors of the global batch.
 
-    With several workers every worker gets the global loss's value, and a gradient whose **mean** over workers
-    (``DistributedDataParallel``'s) is the gradient of the global loss, also when workers hold unequal shares.
+    Every worker gets the value of the global loss. The **mean** of the workers' gradients, which
+    ``DistributedDataParallel`` computes, is the gradient of the global loss, even if shards differ in size.
 
     Args:
-        z_a: Projections of the first views [b, d], not yet normalised; this worker's images only.
+        z_a: Projections of the first views [b, d] of this worker's shard, not normalised.
         z_b: Projections of the second views of the same images [b, d].
         temperature: tau, above 0.
         weights: A weight per image [b], not negative; multiplies the image's two anchors and is normalised to mean 1
             over the global batch. None: all equal.
-        images: Which image each row shows, whole numbers [b], on every worker or on none. Rows of one image stay apart:
-            the other row's views are neither negatives nor positives. None: all images differ, at no cost.
-        group: The workers that share the batch; None: all, if torch.distributed is initialised.
-        chunk: Anchors per tile; None: as many as fit into a tile of 32 MB, or on a GPU of 256 MB.
-        shares: Images of every worker, where the caller knows them; None: the workers ask each other, which makes the
-            host wait for the device.
+        images: Index of the image in each row, integers [b], on all workers or on none. Views of the same image in
+            different rows are neither negatives nor positives. None: all images differ.
+        group: Process group of the workers; None: the default group, if torch.distributed is initialised.
+        chunk: Anchors per tile; None: as many as fit into a tile of 32 MB, or 256 MB on a GPU.
+        shard_sizes: Number of images of every worker; None: they are gathered, which synchronises with the device.
 
     Returns:
         A scalar in float32 (float64 for float64 inputs).
@@ -64,7 +62,7 @@ def nt_xent(
     Raises:
         ValueError: The views' shapes differ, or the temperature is not above 0.
     """
-    return _contrast(z_a, z_b, temperature, weights, images, group, chunk, shares, decoupled=False)
+    return _contrast(z_a, z_b, temperature, weights, images, group, chunk, shard_sizes, decoupled=False)
 
 
 def dcl(
@@ -76,15 +74,15 @@ def dcl(
     images: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
     chunk: int | None = None,
-    shares: Sequence[int] | None = None,
+    shard_sizes: Sequence[int] | None = None,
 ) -> Tensor:
-    """The decoupled contrastive loss: NT-Xent without the positive pair in the denominator (Yeh et al. 2022).
+    """Returns the decoupled contrastive loss: NT-Xent without the positive pair in the denominator (Yeh et al. 2022).
 
-    The positive's own weight in NT-Xent's gradient shrinks it the more, the smaller the batch is; without it small
-    batches lose less. Arguments, result and errors are those of ``nt_xent``. A single image has no negatives, and its
-    loss is -inf; with ``images``, an anchor without negatives has its attraction alone.
+    In NT-Xent the positive pair in the denominator reduces the gradient, more so in small batches. Arguments, return
+    value and errors are those of ``nt_xent``. The loss of a single image is -inf, because there are no negatives. With
+    ``images``, only the positive term remains for an anchor without negatives.
     """
-    return _contrast(z_a, z_b, temperature, weights, images, group, chunk, shares, decoupled=True)
+    return _contrast(z_a, z_b, temperature, weights, images, group, chunk, shard_sizes, decoupled=True)
 
 
 def _contrast(
@@ -95,7 +93,7 @@ def _contrast(
     images: Tensor | None,
     group: dist.ProcessGroup | None,
     chunk: int | None,
-    shares: Sequence[int] | None,
+    shard_sizes: Sequence[int] | None,
     *,
     decoupled: bool,
 ) -> Tensor:
@@ -104,12 +102,12 @@ def _contrast(
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} must be above 0")
     with torch.autocast(z_a.device.type, enabled=False):
-        loss: Tensor = _Contrast.apply(z_a, z_b, weights, images, temperature, group, chunk, shares, decoupled)
+        loss: Tensor = _Contrast.apply(z_a, z_b, weights, images, temperature, group, chunk, shard_sizes, decoupled)
         return loss
 
 
 class _Contrast(torch.autograd.Function):
-    """Few and large operations: on a GPU, small batches cost what it takes to launch them."""
+    """Computes loss and gradient in few large operations, because small batches are bound by kernel launches."""
 
     @staticmethod
     def forward(
@@ -121,7 +119,7 @@ class _Contrast(torch.autograd.Function):
         temperature: float,
         group: dist.ProcessGroup | None,
         chunk: int | None,
-        shares: Sequence[int] | None,
+        shard_sizes: Sequence[int] | None,
         decoupled: bool,
     ) -> Tensor:
         world = dist.get_world_size(group) if dist.is_initialized() else 1
@@ -129,10 +127,10 @@ class _Contrast(torch.autograd.Function):
         z = torch.cat([z_a, z_b]).to(dtype)
         lengths = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_(min=_SHORTEST)
         u = z / lengths
-        sizes = None if shares is None else [2 * share for share in shares]
+        sizes = None if shard_sizes is None else [2 * size for size in shard_sizes]
         columns, first = gather_rows(u, sizes, group)
         rows, half = len(u), len(u) // 2
-        apart = _Apart(first, half, decoupled, images, sizes, group)
+        mask = _Mask(first, half, decoupled, images, sizes, group)
         partner = u.roll(half, 0)
         anchor = None if weights is None else weights.detach().to(dtype).repeat(2)[:, None]  # [rows, 1]
         loss = (_times(u, anchor) * partner).sum() / -temperature
@@ -144,8 +142,8 @@ class _Contrast(torch.autograd.Function):
         for start in range(0, rows, chunk):
             own = slice(start, min(start + chunk, rows))
             tile = scaled[own] @ columns.T
-            apart.drop(tile, start)
-            total, normaliser = _exponentials(tile, temperature < _COLD, apart.may_leave_none)
+            mask.apply(tile, start)
+            total, normaliser = _exponentials(tile, temperature < _COLD, mask.may_leave_none)
             mine = None if anchor is None else anchor[own]
             loss = loss + _times(normaliser, mine).sum()
             if by_rows is not None:
@@ -154,8 +152,8 @@ class _Contrast(torch.autograd.Function):
                 pull = u[own] * scale
                 by_columns = tile.T @ pull if by_columns is None else by_columns.addmm_(tile.T, pull)
         if by_rows is not None:
-            by_rows.add_(_times(partner, anchor), alpha=-2)  # a positive pair attracts each other, for either anchor
-            if by_columns is None:  # a worker without images
+            by_rows.add_(_times(partner, anchor), alpha=-2)  # each of a pair is an anchor once
+            if by_columns is None:  # an empty shard
                 by_columns = torch.zeros_like(columns)
         count: Tensor | float = rows if anchor is None else anchor.sum()
         if world > 1:
@@ -171,25 +169,27 @@ class _Contrast(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         u, lengths, by_rows, by_columns = ctx.saved_tensors
         factor = grad * ctx.factor
-        if ctx.world > 1:  # other workers' anchors push and pull this worker's columns
+        if ctx.world > 1:  # gradients with respect to this worker's columns from all workers' anchors
             by_columns = by_columns * factor
             dist.all_reduce(by_columns, group=ctx.group)
             by_u = torch.addcmul(by_columns[ctx.first : ctx.first + len(u)], by_rows, factor)
         else:
             by_u = (by_rows + by_columns) * factor
-        along = (by_u * u).sum(dim=1, keepdim=True)  # the length of z does not matter
+        along = (by_u * u).sum(dim=1, keepdim=True)  # the loss does not depend on the length of z
         by_z = torch.addcmul(by_u, along, u, value=-1) / lengths
         return *by_z.chunk(2), *(None,) * 7
 
 
-class _Apart:
-    """Which entries of an anchor's row are no terms of its denominator.
+class _Mask:
+    """Masks entries of the similarity matrix that are not in an anchor's denominator.
 
     Args:
-        first: Where this worker's columns begin.
-        half: This worker's images.
-        decoupled: Whether the positive is none either.
-        images, sizes, group: See ``nt_xent``; rows of every worker.
+        first: First column of this worker.
+        half: Number of this worker's images.
+        decoupled: Whether the positive pair is masked too.
+        images: See ``nt_xent``.
+        sizes: Rows of every worker.
+        group: See ``nt_xent``.
     """
 
     def __init__(
@@ -204,11 +204,11 @@ class _Apart:
         self._first, self._half, self._decoupled = first, half, decoupled
         self._rows = None if images is None else images.repeat(2)[:, None]
         self._columns = None if self._rows is None else gather_rows(self._rows, sizes, group)[0].T
-        #: Whether an anchor's row may be left without a term.
+        #: Whether all entries of a row may be masked.
         self.may_leave_none = decoupled and images is not None
 
-    def drop(self, tile: Tensor, start: int) -> None:
-        """From the rows from ``start`` on of the similarities."""
+    def apply(self, tile: Tensor, start: int) -> None:
+        """Masks a tile whose first row is ``start``."""
         if self._rows is None or self._columns is None:
             tile.diagonal(self._first + start).fill_(-torch.inf)
             if self._decoupled:
@@ -220,18 +220,18 @@ class _Apart:
         tile.masked_fill_(same, -torch.inf)
 
     def _fill_partners(self, tile: Tensor, start: int, value: float) -> None:
-        """The first views' partners stand half a share further, the second views' as far back."""
+        """Fills the positive pairs' entries: ``half`` columns to the right for first views, to the left for second."""
         second = max(self._half - start, 0)
         tile[:second].diagonal(self._first + start + self._half).fill_(value)
         tile[second:].diagonal(self._first + start + min(second, len(tile)) - self._half).fill_(value)
 
 
 def _exponentials(tile: Tensor, cold: bool, may_be_empty: bool) -> tuple[Tensor, Tensor]:
-    """Replaces a tile's entries by their exponentials; with ``cold``, of what they are below their row's largest.
+    """Replaces a tile's entries by their exponentials, with ``cold`` after subtracting the row's maximum.
 
     Returns:
-        The sums over each row [rows, 1], and the logarithms of the sums without that reduction. For a row without a
-        term, if there may be one: 1 and 0.
+        The sum of each row [rows, 1], and the logarithm of the sum without the subtraction. If ``may_be_empty``, they
+        are 1 and 0 for a row whose entries are all masked.
     """
     largest: Tensor | None = None
     if cold:

@@ -1,4 +1,4 @@
-"""The training loop, which knows torch and, if initialised, torch.distributed; it does not know Ray."""
+"""Trains one candidate with torch and, if initialised, torch.distributed. Does not import Ray."""
 
 from trainables.training.loop import train
 

@@ -1,4 +1,4 @@
-"""What the first worker has decided, on all workers: numbers that each computed itself might differ in a last bit."""
+"""Broadcasts Python objects from rank 0."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-Decision = TypeVar("Decision")
+Value = TypeVar("Value")
 
 
-def agreed(decision: Decision | None, device: torch.device) -> Decision:
-    """The first worker's ``decision``, on every worker; called by all of them at the same step.
+def broadcast_from_rank0(value: Value | None, device: torch.device) -> Value:
+    """Returns rank 0's ``value`` on every worker, because values computed by each may differ by rounding.
+
+    All workers must call it at the same step.
 
     Args:
-        decision: What can be pickled; the other workers may give None.
-        device: Over which workers talk.
+        value: A picklable object on rank 0; ignored on other ranks.
+        device: Device of the communication backend.
     """
     if dist.is_initialized() and dist.get_world_size() > 1:
-        told = [decision]
-        dist.broadcast_object_list(told, src=0, device=device)
-        decision = told[0]
-    assert decision is not None, "the first worker has decided nothing"
-    return decision
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=device)
+        value = values[0]
+    assert value is not None, "rank 0 must provide a value"
+    return value

@@ -1,4 +1,4 @@
-"""A checkpoint: one file in a directory, which is either whole or recognised as damaged."""
+"""Saves and loads checkpoints and detects damaged ones."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # trials and controllers get its errors, and need no torch
+if TYPE_CHECKING:  # trials and controllers import this module's errors without torch
     import torch
 
-#: The file in a checkpoint's directory.
+#: Name of the file in a checkpoint directory.
 CHECKPOINT_FILE = "checkpoint.pt"
-#: How directories begin in which a checkpoint is being written; whoever reports it gives it its name.
+#: Prefix of directories in which a checkpoint is being written; they are renamed when the checkpoint is reported.
 UNFINISHED = "saving-"
 
 
 class CheckpointError(OSError):
-    """A checkpoint is missing or damaged: a fault of the storage, not of what was trained. Names the file."""
+    """Raised if a checkpoint is missing or damaged. The message names the file."""
 
 
 def save_checkpoint(state: Mapping[str, Any], directory: Path) -> None:
     """Writes ``state`` (tensors, numbers, text and containers of them) into an existing directory.
 
     Raises:
-        OSError: It cannot be written: the disk is full, say.
+        OSError: The file cannot be written, for instance because the disk is full.
     """
     import torch
 
@@ -36,20 +36,24 @@ def save_checkpoint(state: Mapping[str, Any], directory: Path) -> None:
         with (directory / CHECKPOINT_FILE).open("wb") as file:
             torch.save(dict(state), file)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # torch hides it behind "unexpected pos"
+        if isinstance(error.__context__, OSError):  # torch reports it as "unexpected pos"
             raise error.__context__ from None
         raise
 
 
 @contextmanager
 def new_directory(parent: Path | None) -> Iterator[Path]:
-    """A directory for a checkpoint, removed at the end unless it has been moved; in None: among temporary files."""
+    """Yields a new directory for a checkpoint and removes it afterwards, unless it was moved.
+
+    Args:
+        parent: Existing parent directory; None: the system's temporary directory.
+    """
     if parent is None:
         with tempfile.TemporaryDirectory() as directory:
             yield Path(directory)
         return
     path = parent / f"{UNFINISHED}{uuid.uuid4().hex}"
-    path.mkdir()  # whoever may read its parent may read it
+    path.mkdir()  # with the permissions of its parent, unlike tempfile's directories
     try:
         yield path
     finally:
@@ -57,7 +61,7 @@ def new_directory(parent: Path | None) -> Iterator[Path]:
 
 
 def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
-    """Reads what ``save_checkpoint`` wrote; tensors come to ``device``.
+    """Returns what ``save_checkpoint`` wrote, with tensors on ``device``.
 
     Raises:
         CheckpointError: The file is missing or damaged.
@@ -66,7 +70,7 @@ def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
 
     try:
         state: dict[str, Any] = torch.load(directory / CHECKPOINT_FILE, map_location=device, weights_only=True)
-    except Exception:  # what torch raises for a damaged file it also raises when a GPU's memory is full
+    except Exception:  # torch raises the same types for a damaged file and for exhausted GPU memory
         if damage := checkpoint_damage(directory):
             raise CheckpointError(damage) from None
         raise
@@ -74,9 +78,9 @@ def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
 
 
 def checkpoint_damage(directory: Path) -> str | None:
-    """What is wrong with a checkpoint's file, in words; None: it is whole.
+    """Returns what is wrong with a checkpoint's file, or None if it is complete.
 
-    Reads all of it: torch writes a checksum of every tensor, and its end holds the list of what it must contain.
+    Reads the whole file and compares the checksums that torch writes for every tensor.
     """
     file = directory / CHECKPOINT_FILE
     try:

@@ -1,4 +1,4 @@
-"""Functions compiled into fused kernels, where there is a compiler."""
+"""Compiles functions with ``torch.compile`` and falls back to eager mode."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``torch.compile`` for one shape of the inputs at a time, or the function itself where that fails.
+    """Returns ``function`` compiled with static shapes. If compilation fails, it warns once and runs ``function``.
 
     Args:
-        function: Tensors -> a tensor; a module is one.
+        function: Function or module that maps tensors to a tensor.
     """
     fast: Callable[..., Tensor] | None = torch.compile(function, dynamic=False)
 
@@ -26,7 +26,7 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             except torch._dynamo.exc.TorchDynamoException as error:
                 fast = None
                 reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"trains without torch.compile, which fails here: {reason}", stacklevel=2)
+                warnings.warn(f"training without torch.compile, which failed: {reason}", stacklevel=2)
         return function(*args)
 
     return call

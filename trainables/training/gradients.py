@@ -1,4 +1,4 @@
-"""The gradient of batches that are each other's negatives: cut up where they do not fit, weighted image by image."""
+"""Computes the gradient of the contrastive loss, in micro-batches if a batch does not fit into memory."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor, nn
 
 from trainables.simclr.gradcache import cached_backward
 from trainables.training.compile import compiled
-from trainables.training.cuda_graphs import CapturedSteps
+from trainables.training.cuda_graphs import CudaGraphs
 from trainables.training.loader import Batch, Loader
 from trainables.training.sample_weights import SampleWeights, on_device
 
 
 class ContrastiveGradients:
-    """Adds gradients of the loss to a network's.
+    """Adds gradients of the contrastive loss to a network's.
 
     Args:
-        network: Views -> projections; wrapped in ``DistributedDataParallel`` with several workers.
-        loader: Of the batches.
+        network: Maps views to projections; wrapped in ``DistributedDataParallel`` with several workers.
+        loader: Loader of the batches.
         loss: See ``ContrastiveLoss``; its temperature is set.
-        weights: Of images.
-        micro_batch: Images of a worker in the network at once.
-        autocast: Under which the network runs.
-        capture: Whether to replay whole batches as CUDA graphs; for one worker, a loss that never waits for the device,
-            and images that all count alike.
+        weights: Weights of the images in the loss.
+        micro_batch: Images of one worker in the network at once.
+        autocast: Autocast context of the forward pass.
+        capture: Whether to replay whole batches as CUDA graphs. Needs a single worker, a loss that does not
+            synchronise with the device, and no sample weights.
     """
 
     def __init__(
@@ -44,17 +44,18 @@ class ContrastiveGradients:
     ) -> None:
         self._network, self._loader, self.loss, self._weights = network, loader, loss, weights
         self.micro_batch, self._autocast = micro_batch, autocast
-        self.forward: Callable[[Tensor], Tensor] = network  # of a whole share; parts of one have too many sizes
-        self._graphs = CapturedSteps(self._step, network) if capture else None
+        # For whole shards. Micro-batches are not compiled: their sizes vary too much.
+        self.forward: Callable[[Tensor], Tensor] = network
+        self._graphs = CudaGraphs(self._step, network) if capture else None
         self._warms_up = loader.device.type == "cuda"
         self._warm: set[tuple[int, bool]] = set()
 
     def compile(self) -> None:
-        """Fuses the kernels of the network and, on a GPU, of the augmentation: once a batch size, when it is met."""
+        """Compiles the network and, on a GPU, the augmentation for each batch size when it is first used."""
         self.forward, self._loader.augment.views = compiled(self._network), compiled(self._loader.augment.views)
         self._warms_up, self._warm = True, set()
         if self._graphs is not None:
-            self._graphs = CapturedSteps(self._step, self._network)
+            self._graphs = CudaGraphs(self._step, self._network)
 
     def prepare(self, groups: Iterable[range], batch_size: int) -> None:
         """Compiles and captures what the coming steps need, so that the first one takes as long as the next.
@@ -132,7 +133,7 @@ class ContrastiveGradients:
                 images = by_batch if images is None else images * by_batch
             sizes = [len(batches) * size for size in shards]
             known = {} if rows is None else {"images": rows}
-            return self.loss(z_a, z_b, weights=images, shares=sizes, **known) * float(weights.sum())
+            return self.loss(z_a, z_b, weights=images, shard_sizes=sizes, **known) * float(weights.sum())
 
         if len(views) > 1:
             return cached_backward(self._network, views, loss, self._autocast)
@@ -142,7 +143,7 @@ class ContrastiveGradients:
         """Computes the gradient of one whole batch on the device; captured as a CUDA graph."""
         views = self._loader.augment.views(images.repeat(2, 1, 1, 1), packed)
         known = {} if rows is None else {"images": rows}
-        return self._backward(views, lambda z_a, z_b: self.loss(z_a, z_b, shares=[len(images)], **known) * weight)
+        return self._backward(views, lambda z_a, z_b: self.loss(z_a, z_b, shard_sizes=[len(images)], **known) * weight)
 
     def _backward(self, views: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         with self._autocast:

@@ -1,4 +1,4 @@
-"""How much memory this machine, this container and this process have, and how much of it is free."""
+"""Reads the total and the free memory of the machine, the container and this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import resource
 from pathlib import Path
 
-#: Where a container's limit and use are written, and what of its use is cache that is given up on demand.
+#: Cgroup directory, its files for the limit and the usage, and the statistic of reclaimable cache within the usage.
 _CGROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),  # version 2
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -15,18 +15,18 @@ _CGROUPS = (
 
 
 class MemoryTakenError(MemoryError):
-    """Other processes hold what belongs to this run: the run would fit, and is not to blame."""
+    """Raised if the run would fit into its memory, but other processes use it."""
 
 
 def total_memory() -> int:
-    """Bytes of the machine, or of the container's limit where that is less; what is in use does not count."""
+    """Returns the bytes of the machine's memory or of the container's limit, whichever is less, used or not."""
     return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *(limit for limit, _ in _containers())])
 
 
 def free_memory() -> int:
-    """Bytes left of the least of the machine's, the container's and the process's limits."""
+    """Returns the free bytes within the limits of the machine, the container and the process."""
     meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():  # not Linux: all that there is
+    if not meminfo.exists():  # not Linux
         return total_memory()
     left = [int(re.search(r"MemAvailable:\s+(\d+)", meminfo.read_text())[1]) * 1024]  # type: ignore[index]
     left += [limit - used for limit, used in _containers()]
@@ -34,13 +34,13 @@ def free_memory() -> int:
 
 
 def address_space_left() -> int | None:
-    """Bytes that this process may still map, by its own limit (``ulimit -v``); None without one."""
+    """Returns the bytes that this process may still map (``ulimit -v``), or None without a limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if limit == resource.RLIM_INFINITY else limit - _pages(0)
 
 
 def resident_memory() -> int:
-    """Bytes of memory that this process holds."""
+    """Returns the resident memory of this process in bytes."""
     return _pages(1) if Path("/proc/self/statm").exists() else 0
 
 
@@ -49,7 +49,7 @@ def _pages(column: int) -> int:
 
 
 def _containers() -> list[tuple[int, int]]:
-    """Limit and use of the container, where there is a limit."""
+    """Returns (limit, usage) in bytes of each cgroup that has a limit."""
     found = []
     for folder, limit, used, cached in _CGROUPS:
         if (folder / limit).is_file() and (text := (folder / limit).read_text().strip()).isdigit():

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainables.batches import Feed, SampleStream, share
+from trainables.batches import Feed, SampleStream, shard_rows
 from trainables.batches.sampling import Indices
 from trainables.data import TrainingData
 from trainables.simclr.augment import Augment, Draw
@@ -48,7 +48,7 @@ class Batch:
         if parts == 1:
             return [self]
         count = len(self.indices)
-        rows = [share(count, part, parts) for part in range(parts)]
+        rows = [shard_rows(count, part, parts) for part in range(parts)]
         return [
             replace(
                 self,
@@ -80,11 +80,11 @@ class Loader:
 
     def shard(self, batch_size: int) -> slice:
         """Returns the rows of a global batch that form this worker's shard."""
-        return share(batch_size, self.rank, self.world_size)
+        return shard_rows(batch_size, self.rank, self.world_size)
 
     def shard_sizes(self, batch_size: int) -> list[int]:
         """Returns the number of images in every worker's shard."""
-        rows = [share(batch_size, rank, self.world_size) for rank in range(self.world_size)]
+        rows = [shard_rows(batch_size, rank, self.world_size) for rank in range(self.world_size)]
         return [shard.stop - shard.start for shard in rows]
 
     def indices(self, position: int, batch_size: int) -> Indices:

@@ -1,4 +1,4 @@
-"""The training loop, the only one. It knows torch and, if initialised, torch.distributed; it does not know Ray."""
+"""Runs the training loop."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from trainables.training.checkpoint import load_checkpoint, new_directory
 from trainables.training.run import Run
 from trainables.training.state import initial_model
 
-#: What training without the rest of this project needs.
+#: The public interface for training without Ray.
 __all__ = ["Report", "TrainSettings", "TrainingData", "initial_encoder", "load_ema_encoder", "train"]
 
 
 class Report(Protocol):
-    """Called after every evaluation by every worker; only the first worker's metrics and checkpoint are complete.
+    """Called by every worker after every evaluation. Only rank 0 passes all metrics and a checkpoint.
 
-    ``checkpoint`` is a directory that is removed after the call, unless that has moved it. ``ray.train.report`` fits,
-    once the directory is wrapped into a ``Checkpoint``.
+    ``checkpoint`` is a directory that is removed after the call, unless the call moves it. ``ray.train.report`` can be
+    used if the directory is wrapped into a ``Checkpoint``.
     """
 
     def __call__(self, metrics: dict[str, Any], checkpoint: str | None = None) -> None: ...
@@ -43,36 +43,37 @@ def train(
     memory: int | None = None,
     checkpoints: Path | None = None,
 ) -> Encoder:
-    """Trains one candidate, or with ``settings.swap`` several in turn, to the end of the budget.
+    """Trains one candidate, or with ``settings.swap`` several in turn, until the budget is used.
 
-    If torch.distributed is initialised, its workers share every batch. The run is then the run of one worker but for
-    rounding: order, augmentation, batch statistics and gradients do not depend on the number of workers.
+    If torch.distributed is initialised, every batch is split into one shard per worker. Apart from rounding, the result
+    does not depend on the number of workers: order, augmentation, batch statistics and gradients are the same.
 
     Args:
-        settings: The run; a mapping is validated.
-        data: Images.
-        report: Takes metrics and checkpoints; see ``Report``. What it raises ends the run.
-        resume_from: A checkpoint's directory. On the CPU the resumed run equals the uninterrupted one bit for bit.
-        device: Where to train; None: the current GPU, or the CPU.
-        memory: Bytes that the run may take on the CPU; None: this process's part, by its threads, of all there are.
-        checkpoints: Where checkpoints are written before they are reported; None: among temporary files.
+        settings: Settings of the run; a mapping is validated.
+        data: Training and reference images.
+        report: Receives metrics and checkpoints; see ``Report``. Exceptions that it raises end the run.
+        resume_from: Checkpoint directory to resume from. On the CPU, a resumed run equals an uninterrupted one bit for
+            bit.
+        device: Device to train on; None: the current GPU, or the CPU without one.
+        memory: Bytes that the run may use on the CPU; None: a fraction of the total memory, by this process's threads.
+        checkpoints: Directory in which checkpoints are written; None: the system's temporary directory.
 
     Returns:
-        The encoder with averaged weights, in evaluation mode.
+        The encoder with EMA weights, in evaluation mode.
 
     Raises:
-        ValueError: A batch is larger than the data, or smaller than the number of workers; or a file on disk is no
-            readable image.
-        CheckpointError: There is no checkpoint at ``resume_from``, or it is damaged.
-        MemoryError: Not even the smallest micro-batch fits, or other processes hold this run's share of the memory.
+        ValueError: A batch is larger than the data or smaller than the number of workers, or an image file cannot be
+            decoded.
+        CheckpointError: The checkpoint at ``resume_from`` is missing or damaged.
+        MemoryError: Not even the smallest micro-batch fits, or other processes use the memory of this run.
     """
     settings = settings if isinstance(settings, TrainSettings) else TrainSettings.model_validate(settings)
     workers = dist.get_world_size() if dist.is_initialized() else 1
     for candidate in settings.candidates:
         if not workers <= candidate.batch_size <= len(data.images):
             raise ValueError(
-                f"a batch of {candidate.batch_size} must hold at least one image a worker ({workers}) "
-                f"and at most the data's {len(data.images)}"
+                f"a batch of {candidate.batch_size} must hold at least one image per worker ({workers}) "
+                f"and at most the data's {len(data.images)} images"
             )
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = Run(settings, data, device, resumed=resume_from is not None, memory=memory)
@@ -94,7 +95,7 @@ def train(
 
 
 def initial_encoder(settings: TrainSettings, data: TrainingData) -> Encoder:
-    """The encoder that ``train`` starts from, with the reference views' batch statistics: the untrained baseline."""
+    """Returns the untrained encoder that ``train`` starts from, with the batch statistics of the reference views."""
     cpu = torch.device("cpu")
     model = initial_model(settings, data, cpu)
     augment = Augment(data.images.shape[2], settings.augment)
@@ -104,10 +105,10 @@ def initial_encoder(settings: TrainSettings, data: TrainingData) -> Encoder:
 
 
 def load_ema_encoder(settings: TrainSettings, channels: int, image_size: int, checkpoint: str | Path) -> Encoder:
-    """The encoder of a checkpoint's directory with averaged weights, in evaluation mode, on the CPU.
+    """Returns the encoder of a checkpoint directory with EMA weights, in evaluation mode, on the CPU.
 
     Raises:
-        CheckpointError: There is no checkpoint, or it is damaged.
+        CheckpointError: The checkpoint is missing or damaged.
     """
     model = SimCLR(settings.encoder, channels, image_size=image_size, pretrained=False)
     state = load_checkpoint(Path(checkpoint), torch.device("cpu"))

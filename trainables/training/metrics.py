@@ -52,14 +52,14 @@ def training_metrics(step: TrainStep, interval: Interval) -> dict[str, Any]:
         "data_wait": interval.data_wait,
         "images_per_update": size * float(np.mean(batches)),
     }
-    if step.informed is not None:
+    if step.accumulation is not None:
         scores = np.concatenate([update.scores for update in interval.updates])
         metrics |= {
             "batches_per_update": float(np.mean(batches)),
             "information": float(scores.mean()),
             "least_information": float(scores.min()),
             "informed": float(np.mean([update.informed for update in interval.updates])),
-            "alpha": step.informed.alpha(size),
+            "alpha": step.accumulation.alpha(size),
         }
     extremes = step.weights.extremes()
     return metrics if extremes is None else {**metrics, "weighted": extremes}

@@ -11,7 +11,7 @@ import torch
 from trainables.data import TrainingData
 from trainables.evaluation.reference import ReferenceSet
 from trainables.settings import TrainSettings
-from trainables.training.broadcast import agreed
+from trainables.training.broadcast import broadcast_from_rank0
 from trainables.training.checkpoint import load_checkpoint, save_checkpoint
 from trainables.training.metrics import Interval, training_metrics
 from trainables.training.state import TrainState
@@ -95,7 +95,7 @@ class Run:
             if decision is not None:
                 flat = {name: decision[name] for name in ("deviation", "forecast", "forecast_std")}
                 metrics.update(flat, decision=decision)
-        chosen = agreed(state.swapping.current, self.step.loader.device)
+        chosen = broadcast_from_rank0(state.swapping.current, self.step.loader.device)
         if chosen != state.candidate:
             state.swap_to(chosen)
 

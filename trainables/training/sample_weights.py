@@ -1,4 +1,4 @@
-"""Method 5 within a run: the weights of a batch's images, over all workers."""
+"""Computes sample weights of global batches during training (method 5)."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from trainables.data import TrainingData
 from trainables.settings import WeightSettings
 from trainables.simclr.gather import gather_rows
 
-#: Of an image's weight, where the mean is about 1.
+#: Lower bound of a weight, where the mean is about 1.
 _LEAST = 1e-6
-#: Images of each kind that a report names.
+#: Number of most and of least weighted images in a report.
 _NAMED = 6
-#: Images of a batch for each of k-means' clusters, at least: in one of two, both are equally far from the centre.
+#: Least images per k-means cluster: in a cluster of two, both are equally far from the centre.
 _EACH = 4
 
 
 class SampleWeights:
-    """Weighs the images of a batch.
+    """Computes the weights of a batch's images in the loss.
 
     Args:
-        settings: How.
-        data: Holds what weights are taken from beforehand.
-        device: Where the run trains.
+        settings: Settings of the weights.
+        data: Training data, with centrality or strata if the settings need them.
+        device: Device of the run.
 
     Raises:
-        ValueError: ``data`` lacks what the settings need.
+        ValueError: ``data`` lacks centrality or strata that the settings need.
     """
 
     def __init__(self, settings: WeightSettings, data: TrainingData, device: torch.device) -> None:
@@ -46,65 +46,66 @@ class SampleWeights:
         if settings.mode == "static":
             if data.centrality is None:
                 raise ValueError(
-                    "sample_weights.mode = static weighs images by their place in the data's clusters, and there are "
-                    "none: give the data's centrality, or use mode batch"
+                    "sample_weights.mode = static needs the data's centrality (distances to cluster centres), which is "
+                    "missing; provide it or use mode batch"
                 )
             self._centrality = torch.tensor(np.asarray(data.centrality, np.float32), device=device)
         if settings.centres == "strata":
             if data.strata is None:
                 raise ValueError(
-                    "sample_weights.centres = strata takes the means of the data's clusters, and there are none: give "
-                    "the data's strata, or use kmeans"
+                    "sample_weights.centres = strata needs the data's strata (clusters), which are missing; provide "
+                    "them or use kmeans"
                 )
             strata, sizes = clusters_of(data.strata)
             self._strata, self._clusters = torch.tensor(strata, device=device), len(sizes)
         self._last: tuple[Indices, Tensor] | None = None
 
     def __call__(
-        self, z_a: Tensor, z_b: Tensor, indices: Indices, progress: float, shares: Sequence[int], batches: int = 1
+        self, z_a: Tensor, z_b: Tensor, indices: Indices, progress: float, shard_sizes: Sequence[int], batches: int = 1
     ) -> Tensor | None:
-        """Weights of this worker's images [b], up to a factor that all workers share; None where all count alike.
+        """Returns weights of this worker's images [b], up to a factor common to all workers; None without weights.
 
         Args:
-            z_a: Projections of their first views [b, d].
-            z_b: Of their second views.
-            indices: Which images [b].
-            progress: Share of the run that is done.
-            shares: Images that every worker has of one batch.
-            batches: That are weighed as one; a worker has its share of the first, then of the next.
+            z_a: Projections of the first views [b, d].
+            z_b: Projections of the second views [b, d].
+            indices: Indices of the images [b].
+            progress: Fraction of the run's budget that has been used.
+            shard_sizes: Number of images in every worker's shard of one batch.
+            batches: Number of batches that are weighted together. A worker passes its shard of the first batch, then of
+                the next.
         """
         settings = self._settings
         if settings.mode == "none":
             return None
         rows = on_device(indices, self.device)
         known = self._centrality
-        rank = known[rows] if known is not None else self._within_batch(z_a, z_b, rows, shares, batches)
-        # The loss divides by the global batch's mean, which is not known here, and must not be 0.
+        rank = known[rows] if known is not None else self._within_batch(z_a, z_b, rows, shard_sizes, batches)
+        # The loss divides by the mean over the global batch, which must not be 0.
         weights = relative_weights(rank, progress, settings.strength, settings.schedule).clamp(min=_LEAST)
         self._last = (indices, weights)
         return weights
 
     @torch.no_grad()
-    def _within_batch(self, z_a: Tensor, z_b: Tensor, rows: Tensor, shares: Sequence[int], batches: int) -> Tensor:
-        """Percentiles of this worker's images within the global batch, or within several as one [b]."""
+    def _within_batch(self, z_a: Tensor, z_b: Tensor, rows: Tensor, shard_sizes: Sequence[int], batches: int) -> Tensor:
+        """Returns the percentiles of this worker's images within the global batches [b]."""
         z = F.normalize(F.normalize(z_a.float(), dim=1) + F.normalize(z_b.float(), dim=1), dim=1)
         strata = None if self._strata is None else self._strata[rows]
-        # In one message: whole numbers of clusters are exact in float32.
+        # One message for both: cluster numbers are exact in float32.
         message = z if strata is None else torch.cat([z, strata[:, None].float()], dim=1)
-        everyone, first = gather_rows(message, [batches * share for share in shares])
+        gathered, first = gather_rows(message, [batches * size for size in shard_sizes])
         own = slice(first, first + len(z))
         if strata is not None:
-            return percentiles(everyone[:, :-1], everyone[:, -1].long(), self._clusters)[own]
-        clusters = max(min(self._clusters, len(everyone) // _EACH), 1)
-        # k-means begins at the first images: the same ones on any number of workers.
-        order = on_device(_in_order(shares, batches), self.device)
-        ranks = percentiles(everyone[order], None, clusters)
+            return percentiles(gathered[:, :-1], gathered[:, -1].long(), self._clusters)[own]
+        clusters = max(min(self._clusters, len(gathered) // _EACH), 1)
+        # k-means is initialised with the first images, which must not depend on the number of workers.
+        order = on_device(_in_order(shard_sizes, batches), self.device)
+        ranks = percentiles(gathered[order], None, clusters)
         return torch.empty_like(ranks).scatter_(0, order, ranks)[own]
 
     def extremes(self) -> dict[str, list[tuple[int, float]]] | None:
-        """The most and the least weighted images of this worker's last batch, as (index, weight); None without weights.
+        """Returns the most and least weighted images of this worker's last batch as (index, weight), or None.
 
-        It reads from the device: once a report.
+        Synchronises with the device.
         """
         if self._last is None:
             return None
@@ -117,15 +118,15 @@ class SampleWeights:
         }
 
 
-def _in_order(shares: Sequence[int], batches: int) -> NDArray[np.int64]:
-    """Where the images of the first batch stand, then those of the next, among all workers' rows [sum]."""
-    share = np.asarray(shares)
-    first = batches * (np.cumsum(share) - share)
-    rows = [first[worker] + batch * n + np.arange(n) for batch in range(batches) for worker, n in enumerate(share)]
+def _in_order(shard_sizes: Sequence[int], batches: int) -> NDArray[np.int64]:
+    """Returns the rows of the first batch's images, then of the next one's, among all workers' rows [sum]."""
+    sizes = np.asarray(shard_sizes)
+    first = batches * (np.cumsum(sizes) - sizes)
+    rows = [first[rank] + batch * n + np.arange(n) for batch in range(batches) for rank, n in enumerate(sizes)]
     return np.concatenate(rows)
 
 
 def on_device(values: NDArray[Any], device: torch.device) -> Tensor:
-    """A copy on the device that the host does not wait for."""
+    """Copies ``values`` to the device without synchronisation."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainables.batches import InformedUpdates, Update, batch_score
+from trainables.batches import AdaptiveAccumulation, Update, batch_score
 from trainables.data import TrainingData
 from trainables.simclr.augment import Augment
-from trainables.simclr.losses import LOSSES, loss_named, told_of_images
+from trainables.simclr.losses import LOSSES, loss_named, with_images_argument
 from trainables.simclr.optim import set_progress
-from trainables.training.broadcast import agreed
+from trainables.training.broadcast import broadcast_from_rank0
 from trainables.training.devices import computes_in_bfloat16, data_parallel
 from trainables.training.gradients import ContrastiveGradients
 from trainables.training.loader import Loader
@@ -57,7 +57,7 @@ class TrainStep:
         distributed = self.loader.world_size > 1
         self.parallel: nn.Module = data_parallel(state.model) if distributed else state.model
         self.weights = SampleWeights(settings.sample_weights, data, device)
-        loss, takes_images = told_of_images(loss_named(settings.loss))
+        loss, takes_images = with_images_argument(loss_named(settings.loss))
         if not takes_images:
             warnings.warn(
                 f"loss {settings.loss} takes no argument 'images': an image that occurs twice in a batch, as at the "
@@ -78,12 +78,12 @@ class TrainStep:
             self.autocast,
             capture=self._uses_graphs,
         )
-        self.informed: InformedUpdates | None = None
+        self.accumulation: AdaptiveAccumulation | None = None
         if settings.information is not None:
             score = batch_score(settings.information.score, data.strata, data.features, settings.seed)
-            self.informed = InformedUpdates(settings.information, self.loader.stream, score, settings.budget)
+            self.accumulation = AdaptiveAccumulation(settings.information, self.loader.stream, score, settings.budget)
             for candidate in settings.candidates:
-                self.informed.mean_images(candidate.batch_size)  # raises now if alpha is never reached
+                self.accumulation.mean_images(candidate.batch_size)  # raises now if alpha is never reached
         self.learning_rate = 0.0
 
     def compile(self) -> None:
@@ -98,14 +98,14 @@ class TrainStep:
     def updates_until(self, samples: int) -> list[Update]:
         """Returns the updates until ``samples`` have been seen. They are the same on all workers."""
         state = self.state
-        if self.informed is None:
+        if self.accumulation is None:
             left = samples - state.samples
             count = -(-left // state.candidate.images_per_update)
             return [Update.of_equals(state.candidate.accumulation)] * count
         updates = None
         if self.loader.rank == 0:
-            updates = self.informed.until(state.samples, samples, state.candidate.batch_size)
-        return agreed(updates, self.loader.device)
+            updates = self.accumulation.until(state.samples, samples, state.candidate.batch_size)
+        return broadcast_from_rank0(updates, self.loader.device)
 
     def prepare(self, updates: list[Update]) -> None:
         """Compiles and captures what ``updates`` need; nothing is trained."""

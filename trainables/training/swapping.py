@@ -1,4 +1,4 @@
-"""Swapping the loader inside a run: what a policy is told, and what it remembers."""
+"""Swaps a run's candidate while it trains, as a policy decides."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trainables.settings import SwapSettings
 
 
 class Swapping:
-    """A run's policy, with the history that brings it back from a checkpoint.
+    """Holds a run's policy and saves it with checkpoints.
 
     Args:
-        settings: Of the policy.
-        first: What the run starts with.
-        budget: The whole run, in samples.
-        epoch: Training images.
+        settings: Settings of the policy.
+        first: Candidate that the run starts with.
+        budget: Budget of the run, in samples.
+        epoch: Number of training images.
     """
 
     def __init__(self, settings: SwapSettings, first: Candidate, *, budget: int, epoch: int) -> None:
@@ -28,7 +28,7 @@ class Swapping:
         self.begin(0, 0.0)
 
     def begin(self, samples: int, seconds: float) -> None:
-        """Knows nothing but that the run has come so far."""
+        """Starts the policy without history at a position of the run."""
         self._start = (samples, seconds)
         settings = self._settings
         common: dict[str, Any] = {
@@ -49,24 +49,21 @@ class Swapping:
 
     @property
     def current(self) -> Candidate:
-        """What to train with now."""
+        """The candidate to train with."""
         return self._policy.current
 
     def report(self, samples: int, loss: float, seconds: float) -> dict[str, Any] | None:
-        """Takes an evaluation. Returns the decision that it led to, if it did, as a JSON-like mapping."""
+        """Passes an evaluation to the policy. Returns its decision as a JSON-like mapping, or None."""
         decision = self._policy.report(samples, loss, seconds)
         return decision.as_dict() if decision is not None else None
 
     def state(self) -> str:
-        """Everything that ``restore`` needs, as JSON."""
+        """Returns the policy's state as JSON."""
         settings = self._settings.model_dump(mode="json")
         return json.dumps({"settings": settings, "start": self._start, "policy": self._policy.state()})
 
     def restore(self, state: str) -> None:
-        """Takes up the history of ``state()``: the same reports lead to the same decisions.
-
-        They are taken with the settings of then: what a race knew of rates is not what it would say of them now.
-        """
+        """Restores what ``state`` returned, including the settings. The same reports lead to the same decisions."""
         history = json.loads(state)
         self._settings = SwapSettings.model_validate(history["settings"])
         self.begin(*history["start"])

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.trainables.images import noise_images, smooth_images
-from trainables.batches import Feed, ImageFiles, SampleStream, share
+from trainables.batches import Feed, ImageFiles, SampleStream, shard_rows
 from trainables.data import TrainingData
 from trainables.training.checkpoint import CHECKPOINT_FILE
 from trainables.training.loop import train
@@ -138,7 +138,7 @@ def test_batch_size_and_workers_may_change_at_any_step(folder: Folder, decoders:
     feed, stream = folder.feed(decoders), SampleStream(24, seed=2)
     position = 0
     for size, worker, workers in [(4, 0, 1), (4, 0, 1), (9, 1, 2), (24, 1, 2), (2, 0, 1), (2, 0, 2), (17, 2, 3)] * 2:
-        rows = share(size, worker, workers)
+        rows = shard_rows(size, worker, workers)
         coming = [stream.take(position + step * size, size)[rows] for step in range(3)]
         feed.prefetch(coming)
         assert torch.equal(feed.batch(coming[0]), folder.expected(*coming[0]))

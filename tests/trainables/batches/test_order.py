@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.batches import SampleStream, balanced_order, share, stratified_order
+from trainables.batches import SampleStream, balanced_order, shard_rows, stratified_order
 
 lengths = st.integers(1, 40)
 seeds = st.integers(0, 2**32)
@@ -31,7 +31,7 @@ def test_every_epoch_has_each_index_once_whatever_happens(
     for batch, workers, interrupted in schedule:
         if interrupted or len(streams) != workers:  # all that survives is the number of images seen
             streams = [SampleStream(length, seed, order) for _ in range(workers)]
-        parts = [stream.take(seen, batch)[share(batch, worker, workers)] for worker, stream in enumerate(streams)]
+        parts = [stream.take(seen, batch)[shard_rows(batch, worker, workers)] for worker, stream in enumerate(streams)]
         assert sum(map(len, parts)) == batch
         assert all(part.dtype == np.int64 for part in parts)
         taken += np.concatenate(parts).tolist()
@@ -103,7 +103,7 @@ def test_what_was_taken_can_be_written_to() -> None:
 
 @given(st.integers(0, 500), st.integers(1, 64))
 def test_shares_partition_the_batch_evenly(count: int, workers: int) -> None:
-    rows = [list(range(count)[share(count, worker, workers)]) for worker in range(workers)]
+    rows = [list(range(count)[shard_rows(count, worker, workers)]) for worker in range(workers)]
     assert [row for part in rows for row in part] == list(range(count))
     sizes = [len(part) for part in rows]
     assert max(sizes) - min(sizes) <= 1
@@ -111,7 +111,7 @@ def test_shares_partition_the_batch_evenly(count: int, workers: int) -> None:
 
 @pytest.mark.parametrize(("workers", "sizes"), [(1, [13]), (2, [6, 7]), (4, [3, 3, 3, 4]), (13, [1] * 13)])
 def test_shares_of_thirteen(workers: int, sizes: list[int]) -> None:
-    assert [len(range(13)[share(13, worker, workers)]) for worker in range(workers)] == sizes
+    assert [len(range(13)[shard_rows(13, worker, workers)]) for worker in range(workers)] == sizes
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 5))

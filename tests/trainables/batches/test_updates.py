@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.batches import InformationAccumulator, InformedUpdates, SampleStream
+from trainables.batches import AdaptiveAccumulation, InformationAccumulator, SampleStream
 from trainables.batches.scores import HistogramScore
 from trainables.batches.updates import alpha_for
 from trainables.settings import InformationSettings
@@ -19,9 +19,9 @@ from trainables.settings import InformationSettings
 STRATA = np.repeat([0, 1], 100)
 
 
-def updates(stream: SampleStream | None = None, budget: int = 10_000, **chosen: Any) -> InformedUpdates:
+def updates(stream: SampleStream | None = None, budget: int = 10_000, **chosen: Any) -> AdaptiveAccumulation:
     settings = InformationSettings.model_validate({"until": "information", **chosen})
-    return InformedUpdates(settings, stream or SampleStream(200, seed=0), HistogramScore(STRATA), budget)
+    return AdaptiveAccumulation(settings, stream or SampleStream(200, seed=0), HistogramScore(STRATA), budget)
 
 
 def sorted_stream() -> SampleStream:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.trainables.workers import Workers
-from trainables.batches import share
+from trainables.batches import shard_rows
 from trainables.settings import EncoderSettings
 from trainables.simclr import SimCLR
 from trainables.simclr.batchnorm import GlobalBatchNorm2d, calibrate
@@ -61,7 +61,7 @@ def test_loads_what_batchnorm2d_saved() -> None:
 
 def one_workers_steps(inputs: Tensor, output_gradients: Tensor) -> dict[str, Tensor]:
     """Runs in a worker: the same steps with this worker's share of every batch."""
-    rows = share(inputs.shape[1], dist.get_rank(), dist.get_world_size())
+    rows = shard_rows(inputs.shape[1], dist.get_rank(), dist.get_world_size())
     norm = with_scales(GlobalBatchNorm2d(inputs.shape[2]).to(inputs.dtype))
     steps = steps_of(norm, inputs[:, rows], output_gradients[:, rows])
     return {**steps, "in_evaluation": norm.eval()(inputs[0, rows]).detach()}
@@ -116,7 +116,7 @@ def test_workers_normalise_bfloat16_by_float32_statistics(workers: Workers) -> N
 
 def mixed_precision_step(x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Runs in a worker: bfloat16 activations through a float32 norm, as under autocast."""
-    rows = share(len(x), dist.get_rank(), dist.get_world_size())
+    rows = shard_rows(len(x), dist.get_rank(), dist.get_world_size())
     x = x[rows].clone().requires_grad_()
     norm = with_scales(GlobalBatchNorm2d(x.shape[1]))
     y = norm(x)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.trainables.workers import Workers
-from trainables.batches import share
+from trainables.batches import shard_rows
 from trainables.settings import EncoderSettings
 from trainables.simclr import SimCLR, dcl, nt_xent
 from trainables.simclr.gradcache import cached_backward
@@ -185,9 +185,9 @@ def cached_step(both: Tensor, micro_batch: int) -> tuple[Tensor, dict[str, Tenso
 
     parallel.register_comm_hook(None, hook)
     n = both.shape[1]
-    rows = share(n, rank, world)
+    rows = shard_rows(n, rank, world)
     own, parts = both[:, rows], math.ceil(math.ceil(n / world) / micro_batch)
-    pieces = [share(rows.stop - rows.start, part, parts) for part in range(parts)]
+    pieces = [shard_rows(rows.stop - rows.start, part, parts) for part in range(parts)]
     sizes = [piece.stop - piece.start for piece in pieces]
     assert max(sizes) <= micro_batch
     value = cached_backward(parallel, cut(own, sizes), partial(nt_xent, temperature=0.3))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.trainables.workers import Workers
 from trainables.simclr import LOSSES, dcl, nt_xent
-from trainables.simclr.losses import chance_level, check_name, loss_named, told_of_images
+from trainables.simclr.losses import chance_level, check_name, loss_named, with_images_argument
 
 
 def projections(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ def test_dcl_equals_its_equation(chunk: int | None, temperature: float) -> None:
 def share_of_a_worker(z_a: Tensor, z_b: Tensor, sizes: list[int], name: str, told: bool) -> tuple[Tensor, ...]:
     """Runs in a worker: the loss, and the gradient of this worker's rows."""
     z_a, z_b = (z.split(sizes)[dist.get_rank()].clone().requires_grad_() for z in (z_a, z_b))
-    return value_and_gradients(LOSSES[name](z_a, z_b, 0.3, shares=sizes if told else None), z_a, z_b)
+    return value_and_gradients(LOSSES[name](z_a, z_b, 0.3, shard_sizes=sizes if told else None), z_a, z_b)
 
 
 @pytest.mark.parametrize("sizes", [[4, 4], [3, 3, 2, 3]], ids=str)
@@ -103,10 +103,10 @@ def test_a_loss_that_takes_no_images_is_not_given_any() -> None:
             return (z_a - z_b).sum() * temperature
 
     for loss in (simple, Module()):
-        told, uses = told_of_images(loss)  # type: ignore[arg-type]
+        told, uses = with_images_argument(loss)  # type: ignore[arg-type]
         assert not uses
         assert float(told(torch.ones(2, 2), torch.zeros(2, 2), 0.5, images=torch.arange(2))) == 2.0
-    assert told_of_images(nt_xent) == (nt_xent, True)
+    assert with_images_argument(nt_xent) == (nt_xent, True)
 
 
 @pytest.mark.parametrize("name", ["ntxent", "nowhere.at_all:loss", "math:nothing", "math:pi", ":", "math:", "a b:c"])

@@ -148,7 +148,7 @@ def test_resumes_bit_for_bit(tmp_path: Path, stopped: int, chosen: dict[str, Any
 
 
 def test_lars_brings_its_momentum_to_the_images_of_an_update(tmp_path: Path) -> None:
-    optimizer = {"name": "lars", "learning_rate": 5.0, "rule": "linear"}
+    optimizer = {"name": "lars", "learning_rate": 5.0, "lr_scaling": "linear"}
     first = run(small(optimizer=optimizer), tmp_path)
     training = Run(
         TrainSettings.model_validate(small(optimizer=optimizer, batch_size=8, accumulation=6)),

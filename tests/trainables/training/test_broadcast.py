@@ -8,14 +8,16 @@ import torch.distributed as dist
 
 from schedulers import Candidate
 from tests.trainables.workers import Workers
-from trainables.training.broadcast import agreed
+from trainables.training.broadcast import broadcast_from_rank0
 
 CPU = torch.device("cpu")
 
 
 def told_by_the_first(silent: bool) -> Any:
     rank = dist.get_rank()
-    return agreed(None if silent and rank else {"candidate": Candidate(8, 1 + rank), "scores": [0.1 + rank]}, CPU)
+    return broadcast_from_rank0(
+        None if silent and rank else {"candidate": Candidate(8, 1 + rank), "scores": [0.1 + rank]}, CPU
+    )
 
 
 @pytest.mark.parametrize("silent", [True, False])
@@ -25,6 +27,6 @@ def test_all_workers_hear_what_the_first_has_decided(workers: Workers, world: in
 
 
 def test_alone_a_decision_stands() -> None:
-    assert agreed(Candidate(8), CPU) == Candidate(8)
-    with pytest.raises(AssertionError, match="has decided nothing"):
-        agreed(None, CPU)
+    assert broadcast_from_rank0(Candidate(8), CPU) == Candidate(8)
+    with pytest.raises(AssertionError, match="rank 0 must provide"):
+        broadcast_from_rank0(None, CPU)

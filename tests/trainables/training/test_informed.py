@@ -247,13 +247,13 @@ def test_resumes_bit_for_bit(tmp_path: Path, stopped: int, chosen: dict[str, Any
 
 def test_the_learning_rate_follows_the_images_of_each_update() -> None:
     settings = TrainSettings.model_validate(
-        settings_of(PLAIN, None, optimizer={"name": "lars", "rule": "linear", "learning_rate": 1.0})
+        settings_of(PLAIN, None, optimizer={"name": "lars", "lr_scaling": "linear", "learning_rate": 1.0})
     )
     training = Run(settings, pictures(), CPU)
     before = 0
     for _ in range(6):
-        assert training.step.informed is not None
-        images = 9 * len(training.step.informed.at(training.state.samples, 9).weights)
+        assert training.step.accumulation is not None
+        images = 9 * len(training.step.accumulation.at(training.state.samples, 9).weights)
         progress = (training.state.samples + images / 2) / 200
         if before not in (0, images):
             momentum = [s["momentum_buffer"].clone() for s in training.state.optimizer.state.values()]
@@ -296,8 +296,8 @@ def test_without_strength_it_is_the_run_without_weights(tmp_path: Path) -> None:
     [
         ({"information": informed()}, "score histogram compares clusters, and there are none"),
         ({"information": informed(score="mmd")}, "score mmd compares features, and there are none"),
-        ({"sample_weights": STATIC}, "mode = static weighs images by their place in the data's clusters"),
-        ({"sample_weights": BY_BATCH}, "centres = strata takes the means of the data's clusters"),
+        ({"sample_weights": STATIC}, "mode = static needs the data's centrality"),
+        ({"sample_weights": BY_BATCH}, "centres = strata needs the data's strata"),
         ({"information": informed(), "accumulation": 2}, "16x2 fixes 2 batches for an update"),
         ({"information": informed(alpha="auto", images_per_update=8)}, "images_per_update = 8: up to 64"),
         ({"information": informed(alpha=60.0), "budget": 10_000}, "alpha = 60 is never reached"),

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.trainables.images import smooth_images
 from tests.trainables.runs import CPU, UNCHANGED, Reports, assert_equal, data, run, small, without_clocks
 from tests.trainables.workers import Workers
-from trainables.batches import SampleStream, share
+from trainables.batches import SampleStream, shard_rows
 from trainables.data import TrainingData
 from trainables.evaluation.reference import ReferenceSet
 from trainables.settings import EncoderSettings, TrainSettings
@@ -292,7 +292,7 @@ def test_a_resume_with_more_memory_keeps_the_micro_batch_and_one_with_another_ba
 
 
 def test_lars_brings_its_momentum_to_the_rate_of_another_batch_size(tmp_path: Path) -> None:
-    optimizer = {"name": "lars", "learning_rate": 5.0, "rule": "linear"}
+    optimizer = {"name": "lars", "learning_rate": 5.0, "lr_scaling": "linear"}
     first = run(small(optimizer=optimizer), tmp_path)
     training = Run(TrainSettings.model_validate(small(optimizer=optimizer, batch_size=24)), data(), CPU)
     training.load(first.folder(1))
@@ -442,7 +442,7 @@ def simclr_steps(views_a: Tensor, views_b: Tensor) -> dict[str, Any]:
         model = SimCLR(settings, views_a.shape[2]).double()
     parallel = data_parallel(model) if dist.is_initialized() else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    rows = share(views_a.shape[1], rank, world)
+    rows = shard_rows(views_a.shape[1], rank, world)
     losses, gradients = [], []
     for a, b in zip(views_a, views_b, strict=True):
         z_a, z_b = parallel(torch.cat([a[rows], b[rows]])).chunk(2)

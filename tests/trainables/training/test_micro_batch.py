@@ -20,7 +20,8 @@ from trainables.simclr import SimCLR
 from trainables.training import micro_batch as memory
 from trainables.training.host_memory import MemoryTakenError, total_memory
 from trainables.training.loop import train
-from trainables.training.micro_batch import allotted_memory, kept_bytes, largest_micro_batch
+from trainables.training.memory_limits import allotted_memory
+from trainables.training.micro_batch import kept_bytes, largest_micro_batch
 
 CPU = torch.device("cpu")
 SHAPE = (3, 32, 32)
@@ -47,7 +48,7 @@ def test_the_size_depends_on_the_share_and_not_on_what_others_hold(monkeypatch: 
     assert largest_micro_batch(model, SHAPE, 512, CPU, nullcontext(), share) == 128
     # More than this machine has free: an error, and no smaller size.
     monkeypatch.setattr(memory, "_PATIENCE", 0.2)
-    with pytest.raises(MemoryTakenError, match=r"other processes hold the rest; end them, or set simclr\.micro_batch"):
+    with pytest.raises(MemoryTakenError, match=r"stop other processes or lower simclr\.micro_batch"):
         largest_micro_batch(model, SHAPE, 1 << 24, CPU, nullcontext(), 1 << 50)
     assert all(p.grad is None for p in model.parameters())
 
@@ -211,7 +212,7 @@ def test_on_a_gpu_that_others_fill_the_size_is_the_same_or_it_is_said(monkeypatc
                 if works:
                     assert largest_micro_batch(model, SHAPE, 1 << 16, device, nullcontext()) == alone
                 else:
-                    with pytest.raises(MemoryTakenError, match=r"GiB of GPU 0 \(.*\) belong to this run, and"):
+                    with pytest.raises(MemoryTakenError, match=r"GiB of GPU 0 \(.*\) are reserved for this run, but"):
                         largest_micro_batch(model, SHAPE, 1 << 16, device, nullcontext())
                 other.communicate("")
     finally:

@@ -16,10 +16,10 @@ from torch import Tensor
 from schedulers import Candidate
 from tests.trainables.runs import CPU, Reports, data, run, small
 from tests.trainables.workers import Workers
-from trainables.batches import SampleStream, balanced_order, share
+from trainables.batches import SampleStream, balanced_order, shard_rows
 from trainables.data import TrainingData
 from trainables.settings import TrainSettings
-from trainables.training.cuda_graphs import CapturedSteps, Step
+from trainables.training.cuda_graphs import CudaGraphs, Step
 from trainables.training.loop import train
 from trainables.training.run import Run
 
@@ -85,7 +85,7 @@ def test_the_loss_knows_what_comes_twice(workers: Workers, name: str, order: str
             twice += 1
             assert sorted(image for _, known in calls for image in known or []) == sorted(images.tolist())
             if name != "shared negatives":
-                parts = [images[share(count, worker, world)].tolist() for worker in range(world)]
+                parts = [images[shard_rows(count, worker, world)].tolist() for worker in range(world)]
                 assert [known for _, known in calls] == parts
         position += count
     assert position >= CASES[name]["budget"]
@@ -107,7 +107,7 @@ def test_it_is_the_same_after_a_resume(tmp_path: Path) -> None:
 class Eager:
     """In the place of a CUDA graph where there is no GPU: the step itself, with the tensors that were captured."""
 
-    def __init__(self, step: Step, images: Tensor, packed: Tensor, rows: Tensor | None, place: Any) -> None:
+    def __init__(self, step: Step, images: Tensor, packed: Tensor, rows: Tensor | None, context: Any) -> None:
         self.images, self.packed, self.weight = images.clone(), packed.clone(), torch.ones(())
         self.rows = None if rows is None else rows.clone()
         self.graph, self._step = self, step
@@ -120,7 +120,7 @@ class Eager:
 @pytest.mark.parametrize("order", ["shuffled", "balanced"])
 def test_captured_steps_know_it_too(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainables.training.cuda_graphs._Graph", Eager)
-    monkeypatch.setattr("trainables.training.cuda_graphs._Place", lambda device: None)
+    monkeypatch.setattr("trainables.training.cuda_graphs._CaptureContext", lambda device: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
     weights = []
@@ -129,7 +129,7 @@ def test_captured_steps_know_it_too(order: str, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(
             run.step.loader.augment, "apply", lambda *of, run=run: run.step.loader.augment.views(of[0], of[1].packed())
         )
-        steps = CapturedSteps(run.step.gradients._step, run.step.parallel)
+        steps = CudaGraphs(run.step.gradients._step, run.step.parallel)
         if captures:
             run.step._uses_graphs, run.step.gradients._graphs, run.step.gradients._warms_up = True, steps, True
         for size in (36, 13, 36, 6):

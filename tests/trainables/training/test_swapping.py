@@ -96,7 +96,7 @@ def run_by_hand(folder: Path, **chosen: Any) -> Reports:
     "chosen",
     [
         {},
-        {"optimizer": {"name": "lars", "learning_rate": 5.0, "rule": "linear"}},
+        {"optimizer": {"name": "lars", "learning_rate": 5.0, "lr_scaling": "linear"}},
         {"optimizer": {"name": "adamw", "learning_rate": 0.01}},
         {"micro_batch": 6},
         {"precision": "bfloat16"},
@@ -135,7 +135,7 @@ def test_reports_are_about_what_was_trained_with_and_decisions_about_what_comes(
 
 @pytest.mark.parametrize("stopped", range(7))
 def test_resumes_bit_for_bit_on_both_sides_of_a_swap(tmp_path: Path, stopped: int) -> None:
-    settings = planned(optimizer={"name": "lars", "learning_rate": 5.0, "rule": "linear"})
+    settings = planned(optimizer={"name": "lars", "learning_rate": 5.0, "lr_scaling": "linear"})
     whole = run_as_planned(settings, tmp_path / "whole")
     rest = run_as_planned(settings, tmp_path / "rest", whole.folder(stopped))
     for here, there in zip(rest.metrics, whole.metrics[stopped + 1 :], strict=True):
