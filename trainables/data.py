@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Images to train on (in memory or on disk), and held-out ones for the reference loss: uint8 [n, C, H, W], square.
+    """Training images and held-out images for the reference loss, uint8 [n, C, H, W], square.
 
     Args:
-        images: To train on.
-        reference: Held out.
-        epoch_order: Each epoch's order, such as ``partial(stratified_order, strata, seed)``; None: shuffled.
-        strata: Each image's cluster, whole numbers [n]; for the score ``histogram`` and for weights by ``strata``.
-        features: What a pretrained network sees in each image, float [n, d], d small; for other scores.
+        images: Training images, in memory or on disk.
+        reference: Held-out images.
+        epoch_order: Order of each epoch, such as ``partial(stratified_order, strata, seed)``; None: shuffled.
+        strata: Cluster of each image, integers [n]; for the score ``histogram`` and for weights by ``strata``.
+        features: Features of each image from a pretrained network, float [n, d] with small d; for other scores.
         centrality: Percentile of each image's distance to its cluster's centre [n]; for static weights.
 
     Raises:
-        ValueError: What is known of the images is not of so many images, or no such numbers.
+        ValueError: Strata, features or centrality have another length than ``images`` or invalid values.
     """
 
     images: NDArray[np.uint8] | ImageFiles
@@ -39,9 +39,9 @@ class TrainingData:
         for name in ("strata", "features", "centrality"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.images):
-                raise ValueError(f"{name} of {len(values):,} images do not fit {len(self.images):,}: of other images?")
+                raise ValueError(f"{name} has {len(values):,} entries, but there are {len(self.images):,} images")
         if self.features is not None and not np.isfinite(self.features).all():
-            raise ValueError("features must be finite, and some are NaN or infinite; fix or leave out these images")
+            raise ValueError("features must be finite, but some are NaN or infinite; fix or remove these images")
         q = self.centrality
         if q is not None and len(q) and not (np.min(q) >= 0 and np.max(q) <= 1):
-            raise ValueError(f"centrality from {np.min(q):g} to {np.max(q):g} must be percentiles within 0 to 1")
+            raise ValueError(f"centrality from {np.min(q):g} to {np.max(q):g} must be within 0 to 1")

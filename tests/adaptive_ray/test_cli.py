@@ -313,7 +313,7 @@ class TestPlan:
             "skipped: other file types: 1 (dogs/notes.txt)",
         ):
             assert line in answer.out.splitlines()
-        why = "no image, or of a kind that is not supported"
+        why = "not an image of a supported format"
         assert f"cannot be decoded: 2 (dogs/003.png: {why}, dogs/[red]\\n.png: {why})" in answer.out
 
     def test_settings_count(self, command: Command, tmp_path: Path) -> None:

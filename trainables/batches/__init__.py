@@ -1,4 +1,4 @@
-"""Which images form a batch, and how they reach the device."""
+"""Chooses the images of each batch and loads them onto the device."""
 
 from trainables.batches.feed import Feed
 from trainables.batches.files import ImageFiles

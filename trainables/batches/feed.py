@@ -1,4 +1,4 @@
-"""Images by index, on the device."""
+"""Loads images by index onto the device."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from trainables.batches.sampling import Indices
 
 
 class Feed:
-    """Serves batches of images.
+    """Loads batches of images.
 
-    A uint8 array [n, C, H, W] in memory is copied to a GPU once, and a batch is one gather there. On the CPU it stays
-    the array it is, which may be read-only shared memory (Ray's object store).
+    A uint8 array [n, C, H, W] in memory is copied to a GPU once; a batch is then gathered there. On the CPU the array
+    is not copied. It may be read-only shared memory (Ray's object store).
 
-    ``ImageFiles`` are decoded by threads that do nothing else, ahead of time if ``prefetch`` tells them what comes.
-    Whatever is prefetched, ``batch`` returns the same.
+    ``ImageFiles`` are decoded by threads, ahead of time if ``prefetch`` is called.
 
     Args:
-        images: In memory or on disk.
-        device: Where the batches are wanted.
+        images: Images in memory or on disk.
+        device: Device of the batches.
     """
 
     def __init__(self, images: Images | ImageFiles, device: torch.device) -> None:
@@ -42,26 +41,26 @@ class Feed:
 
     @property
     def waited(self) -> float:
-        """Seconds that ``batch`` has stood still so far because images were not decoded yet; 0 for an array.
+        """Seconds that ``batch`` has waited for images to be decoded; 0 for an array.
 
-        A GPU may have had steps left to compute meanwhile: its own idle time is no longer than this.
+        This is an upper bound of a GPU's idle time, because it may have been computing meanwhile.
         """
         return self._ahead.waited if self._ahead else 0.0
 
     def prefetch(self, batches: Iterable[Indices]) -> None:
-        """Starts to decode these batches, and keeps them for ``batch`` until the next call.
+        """Starts to decode these batches and keeps them until the next call.
 
-        Name the present batch first, then those that follow: what is not named again is forgotten, hence memory holds
-        one decoded copy of what is named. Nothing happens for an array; ``batches`` is not even iterated.
+        Pass the current batch first, then the next ones. Images that are not in ``batches`` are discarded. For an array
+        nothing is done, and ``batches`` is not iterated.
         """
         if self._ahead:
             self._ahead.expect(dict.fromkeys(index for indices in batches for index in indices.tolist()))
 
     def batch(self, indices: Indices) -> Tensor:
-        """int64 [b] -> uint8 [b, C, H, W] on the device. What was not prefetched is decoded now.
+        """Returns the images of ``indices`` [b], uint8 [b, C, H, W] on the device. Decodes what was not prefetched.
 
         Raises:
-            ValueError: A file is missing or holds no readable image; the message names it.
+            UnreadableImageError: A file is missing or cannot be decoded; the message names it.
         """
         if self._ahead:
             pinned = self._device.type == "cuda"
@@ -75,15 +74,15 @@ class Feed:
         return self._resident[rows]
 
     def close(self) -> None:
-        """Ends the decoders; what they have not begun is left undone. No batch can be had after that."""
+        """Stops the decoders and cancels waiting work. No batch can be loaded afterwards."""
         if self._ahead:
             self._ahead.close()
 
 
 class _ReadAhead:
-    """Decodes files in threads before they are needed.
+    """Decodes files in threads ahead of time.
 
-    Images are kept one by one under their indices, so that a changed batch size or share cuts them up again.
+    Images are stored by index, so that they can be used after a change of the batch size.
     """
 
     def __init__(self, files: ImageFiles) -> None:
@@ -92,14 +91,14 @@ class _ReadAhead:
         self._expected: dict[int, Future[Images]] = {}
 
     def expect(self, indices: Iterable[int]) -> None:
-        """Starts to decode what is new in ``indices``; prunes what is no longer in it."""
+        """Starts to decode new images in ``indices`` and discards those that are no longer in it."""
         before = self._expected
         self._expected = {index: before.pop(index) if index in before else self._begin(index) for index in indices}
         for future in before.values():
             future.cancel()
 
     def take(self, indices: list[int]) -> list[Images]:
-        """The decoded images, as soon as there are all of them."""
+        """Waits for all images of ``indices`` and returns them."""
         started = time.perf_counter()
         others = {index: self._begin(index) for index in set(indices) - self._expected.keys()}
         futures = self._expected | others

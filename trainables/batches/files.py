@@ -1,4 +1,4 @@
-"""Images that stay on disk: known by their paths, decoded when they are asked for."""
+"""Image files on disk, decoded on access."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from PIL import Image
 from trainables.batches.decoding import Images, Pixels, UnreadableImageError, decode
 from trainables.batches.sampling import Indices
 
-#: Python's lock is held for about a tenth of an image's decoding, so that more threads than this take turns.
+#: Decoding holds Python's global lock for about a tenth of the time, so that more threads would wait for it.
 _MAX_DECODERS = 8
 
 
 class ImageFiles:
-    """Image files that look like the uint8 array [n, 3, side, side] that they would make.
+    """Represents image files as a uint8 array [n, 3, side, side] that is decoded on access.
 
-    What is held, pickled, and shared by Ray's workers is one array of paths.
+    Only the array of paths is kept in memory and pickled.
 
     Args:
-        paths: Of the files; every machine that reads them must reach them there.
-        side: Pixels; the central square of each image is brought to this size.
-        decoders: Threads that decode; None: one for each of torch's threads, at most 8.
-        pixels: What values and transparency mean; None: see ``Pixels``.
+        paths: Paths of the files, valid on every machine that reads them.
+        side: Height and width to which the central square of each image is resampled, in pixels.
+        decoders: Number of decoding threads; None: one per torch thread, at most 8.
+        pixels: How values and transparency are converted; None: the defaults of ``Pixels``.
     """
 
     def __init__(
@@ -46,39 +46,39 @@ class ImageFiles:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the decoded images."""
+        """Shape of the decoded images."""
         return len(self), 3, self._side, self._side
 
     @property
     def nbytes(self) -> int:
-        """Of the decoded images."""
+        """Size of the decoded images in bytes."""
         return len(self) * 3 * self._side**2
 
     def __getitem__(self, some: slice | Indices) -> Images:
-        """Decoded images; see ``read``."""
+        """Returns decoded images; see ``read``."""
         return self.read(np.arange(len(self))[some])
 
     def subset(self, indices: Indices) -> ImageFiles:
-        """These files in this order, not decoded."""
+        """Returns the files of ``indices`` without decoding them."""
         return ImageFiles(self._paths[indices], self._side, decoders=self._decoders, pixels=self._pixels)
 
     def stamps(self) -> Iterator[bytes]:
-        """A line for each file that changes with it: path, size and time, and how it is decoded."""
+        """Yields a line for each file that changes when it does: path, size, time and decoding settings."""
         for path in self._paths.tolist():
             state = Path(os.fsdecode(path)).stat()
             yield f"{path!r} {state.st_size} {state.st_mtime_ns} {self._side} {self._pixels}".encode()
 
     def listing(self, root: Path) -> Iterator[bytes]:
-        """A line for each file, in order, that does not change with a copy of ``root``: relative path and size."""
+        """Yields a line for each file that is the same in a copy of ``root``: relative path and size."""
         for path in self._paths.tolist():
             name = os.path.relpath(path, os.fsencode(root))
             yield b"%r %d\n" % (name, Path(os.fsdecode(path)).stat().st_size)
 
     def read(self, indices: Indices) -> Images:
-        """int64 [b] -> uint8 [b, 3, side, side], decoded by as many threads as there are decoders.
+        """Decodes the files of ``indices`` [b] in threads and returns uint8 [b, 3, side, side].
 
         Raises:
-            UnreadableImageError: A file is missing or holds no readable image; the message names it.
+            UnreadableImageError: A file is missing or cannot be decoded; the message names it.
         """
         images, unreadable = self.readable(indices)
         for error in unreadable.values():
@@ -86,11 +86,10 @@ class ImageFiles:
         return images
 
     def readable(self, indices: Indices) -> tuple[Images, dict[int, UnreadableImageError]]:
-        """Decodes like ``read``, but leaves out what cannot be.
+        """Decodes like ``read``, but skips files that cannot be decoded.
 
         Returns:
-            The images that can be decoded, uint8 [r, 3, side, side], and why others cannot, by their place in
-            ``indices``.
+            The decoded images, uint8 [r, 3, side, side], and the errors of the others by position in ``indices``.
         """
         images = np.empty((len(indices), *self.shape[1:]), dtype=np.uint8)
         unreadable: dict[int, UnreadableImageError] = {}
@@ -103,7 +102,7 @@ class ImageFiles:
         return np.delete(images, list(unreadable), axis=0) if unreadable else images, unreadable
 
     def decode(self, index: int) -> Images:
-        """One image, uint8 [3, side, side], decoded in the calling thread. Raises what ``read`` raises."""
+        """Decodes one image in the calling thread and returns uint8 [3, side, side]. Raises what ``read`` raises."""
         return decode(os.fsdecode(self._paths[index]), self._side, self._pixels)
 
     def _attempt(self, index: int) -> Images | UnreadableImageError:
@@ -113,7 +112,7 @@ class ImageFiles:
             return error
 
     def pool(self) -> ThreadPoolExecutor:
-        """Threads to decode in. As fast as processes, because PIL decodes and resamples outside Python's lock."""
+        """Returns a pool of decoding threads. PIL releases Python's global lock, so processes would not be faster."""
         decoders = self._decoders or min(torch.get_num_threads(), _MAX_DECODERS)
-        # PIL loads its formats on demand, but not safely in several threads at once.
+        # PIL loads its formats on demand, which is not thread-safe.
         return ThreadPoolExecutor(decoders, thread_name_prefix="decoder", initializer=Image.init)

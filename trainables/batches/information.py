@@ -1,4 +1,4 @@
-"""Method 4: when accumulated batches hold enough of the data's distribution to make an update."""
+"""Adaptive accumulation (method 4): accumulates batches until they represent the data well enough for an update."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from trainables.settings.accumulation import ROUNDING
 
 
 class InformationAccumulator:
-    """Adds up scores until they are enough.
+    """Adds up the scores of micro-batches until they reach ``alpha``.
 
     Args:
-        alpha: What they must add up to, above 0.
-        tolerance: Share of ``alpha`` that may be lacking, from 0 to below 1.
+        alpha: Sum of scores that an update needs, above 0.
+        tolerance: Fraction of ``alpha`` by which the sum may fall short, at least 0 and below 1.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(self, alpha: float, tolerance: float = 0.05) -> None:
@@ -31,13 +31,13 @@ class InformationAccumulator:
         self._complete = False
 
     def add(self, score: float) -> bool:
-        """Takes the next micro-batch's score. True: these are enough, update now; the next one starts from zero.
+        """Adds the score of the next micro-batch. Returns whether an update is due; the next call starts from zero.
 
         Raises:
-            ValueError: The score is negative or no number.
+            ValueError: The score is negative or not finite.
         """
         if not (score >= 0 and math.isfinite(score)):
-            raise ValueError(f"score {score} must be a number that is not negative")
+            raise ValueError(f"score {score} must be finite and not negative")
         if self._complete:
             self._scores = []
         self._scores.append(score)
@@ -46,9 +46,9 @@ class InformationAccumulator:
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """Of the micro-batches since the last update (right after an update: of those it is made of), sum 1.
+        """Weights of the micro-batches since the last update, or of an update's right after it. Their sum is 1.
 
-        They are proportional to the scores; equal where all scores are 0.
+        They are proportional to the scores, or equal if all scores are 0.
         """
         scores = np.array(self._scores)
         total = scores.sum()

@@ -1,4 +1,4 @@
-"""The order in which a run sees its images: fixed by the seed alone, whatever the batch size."""
+"""The order in which a run sees its images. It depends on the seed, not on the batch size."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 
 from trainables.batches.sampling import Indices
 
-#: Epoch, from 0 on -> the indices of its images in order, int64 [n].
+#: Maps an epoch (from 0) to the indices of its images in order, int64 [n].
 EpochOrder = Callable[[int], Indices]
 
 
 class SampleStream:
-    """An endless sequence of image indices: one epoch after the other.
+    """An endless sequence of image indices, one epoch after the other.
 
-    A batch is the next B entries, wherever an epoch ends. Hence a change of the batch size, a resume, or another
-    number of workers neither repeats nor prunes a sample, and no batch is ever short. A batch over an epoch's end may
-    hold an image twice (``repeats``), which is the loss's business: an order that prevents it for large batches shows
-    the same images together in every epoch.
+    A batch is the next B entries, across the end of an epoch if necessary. Hence no sample is repeated or skipped after
+    a change of the batch size, a resume, or a change of the number of workers, and all batches are full. A batch across
+    the end of an epoch may hold an image twice (``repeats``); the loss handles this. Preventing it for large batches
+    would show the same images together in every epoch.
 
     Args:
-        length: Images in an epoch.
-        seed: Fixes every epoch's order, if they are shuffled.
-        epoch_order: The orders, such as ``partial(stratified_order, strata, seed)``; None: each epoch is shuffled.
-            It is asked once an epoch, and must always give the same.
+        length: Images per epoch.
+        seed: Seed of the shuffled orders.
+        epoch_order: Returns the order of an epoch, such as ``partial(stratified_order, strata, seed)``; it must be
+            deterministic. None: every epoch is shuffled.
     """
 
     def __init__(self, length: int, seed: int, epoch_order: EpochOrder | None = None) -> None:
@@ -33,10 +33,10 @@ class SampleStream:
         self._orders: dict[int, tuple[Indices, bool]] = {}
 
     def take(self, position: int, count: int) -> Indices:
-        """The entries from ``position`` (images seen so far) on: int64 [count].
+        """Returns ``count`` entries from ``position`` (in samples), int64 [count].
 
         Raises:
-            ValueError: ``epoch_order`` gives another number of entries than an epoch has images.
+            ValueError: ``epoch_order`` returns another number of entries than there are images.
         """
         parts = []
         while count > 0:
@@ -47,14 +47,14 @@ class SampleStream:
         return np.concatenate(parts)
 
     def repeats(self, position: int, count: int) -> bool:
-        """Whether an image comes twice among ``count`` entries from ``position`` on."""
+        """Returns whether an image occurs twice among ``count`` entries from ``position``."""
         epoch, start = divmod(position, self.length)
         if start + count <= self.length and self._order(epoch)[1]:
             return False
         return len(np.unique(self.take(position, count))) < count
 
     def may_repeat(self, position: int, count: int) -> bool:
-        """Whether an image can come twice among them, without a look at epochs to come: they are like the last one."""
+        """Returns whether an image can occur twice among them, assuming later epochs are like the last one read."""
         epoch, start = divmod(position, self.length)
         if start + count > self.length:
             return True
@@ -64,16 +64,17 @@ class SampleStream:
         return np.random.default_rng((self._seed, epoch)).permutation(self.length)
 
     def _order(self, epoch: int) -> tuple[Indices, bool]:
-        """Of this epoch, and whether it holds every image once.
+        """Returns the order of an epoch and whether it holds every image once.
 
-        Two are kept: at an epoch's end one looks ahead into the next, and comes back.
+        Two epochs are cached, because both are read around the end of an epoch.
         """
         if epoch in self._orders:
             return self._orders[epoch]
         order = self._order_of(epoch)
         if order.shape != (self.length,):
             raise ValueError(
-                f"an order of {len(order):,} entries does not fit {self.length:,} images: clusters of other images?"
+                f"the epoch order has {len(order):,} entries, but there are {self.length:,} images; use strata of the "
+                "same images"
             )
         present = np.zeros(self.length, dtype=np.bool_)
         present[order] = True
@@ -82,5 +83,5 @@ class SampleStream:
 
 
 def shard_rows(count: int, rank: int, world_size: int) -> slice:
-    """The rows of a global batch of ``count`` that fall to one worker; shares differ by one row at most."""
+    """Returns the rows of a global batch of ``count`` in a rank's shard. Shards differ by one row at most."""
     return slice(count * rank // world_size, count * (rank + 1) // world_size)

@@ -1,7 +1,6 @@
-"""Orders of an epoch that know the images' clusters. No batch size is named: a batch is any B consecutive entries.
+"""Orders the images of an epoch by their clusters, for any batch size: a batch is B consecutive entries.
 
-An order is a function of (strata, seed, epoch) alone, so ``partial(stratified_order, strata, seed)`` is what
-``SampleStream`` takes.
+An order is a function of (strata, seed, epoch); pass ``partial(stratified_order, strata, seed)`` to ``SampleStream``.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ RUN = 64
 
 
 def stratified_order(strata: ArrayLike, seed: int, epoch: int) -> Indices:
-    """Every batch holds every cluster in the data set's proportions, and an epoch every image once: int64 [n].
+    """Returns an order in which every batch has the data's proportions of clusters, int64 [n].
 
-    With ``u_c`` drawn per cluster, the j-th (shuffled) member of cluster ``c`` with ``n_c`` members gets the key
-    ``(j + u_c) / n_c``, and keys are sorted. Any B consecutive entries then hold about ``B n_c / n`` of cluster ``c``,
-    off by 2 at most, for every B at once. The last images of an epoch and the first of the next one are two stretches.
+    An epoch holds every image once. The j-th (shuffled) member of cluster ``c`` with ``n_c`` members gets the key
+    ``(j + u_c) / n_c`` with a random ``u_c`` per cluster, and images are sorted by key. Any B consecutive entries of an
+    epoch then hold ``B n_c / n`` images of cluster ``c``, off by 2 at most, for every B.
 
     Args:
-        strata: Each image's cluster, whole numbers in any numbering [n].
-        seed: Fixes all epochs.
-        epoch: Which one, from 0 on.
+        strata: Cluster of each image, integers in any numbering [n].
+        seed: Seed of all epochs.
+        epoch: Number of the epoch, from 0.
 
     Raises:
-        ValueError: ``strata`` is not one-dimensional, is empty, or holds anything but whole numbers.
+        ValueError: ``strata`` is not one-dimensional, is empty, or does not hold integers.
     """
     cluster, sizes = clusters_of(strata)
     generator = np.random.default_rng((seed, epoch))
@@ -38,11 +37,11 @@ def stratified_order(strata: ArrayLike, seed: int, epoch: int) -> Indices:
 
 
 def balanced_order(strata: ArrayLike, seed: int, epoch: int) -> Indices:
-    """Every batch holds equally much of every cluster: int64 [n].
+    """Returns an order in which every batch has equally many images of every cluster, int64 [n].
 
-    An epoch has as many entries as there are images, n / M of each of M clusters. Of a larger cluster it holds a part,
-    and the next epoch continues with the remaining ones; a smaller one is repeated (``repeats``). Over the epochs a
-    cluster's images come equally often, but for one. Arguments and errors: see ``stratified_order``.
+    An epoch has n / M entries of each of M clusters. It holds a part of a larger cluster, and the next epoch continues
+    with the rest; images of a smaller cluster are repeated (``repeats``). Over all epochs, the images of a cluster
+    occur equally often, up to one. See ``stratified_order`` for arguments and errors.
     """
     cluster, sizes = clusters_of(strata)
     n, clusters = len(cluster), len(sizes)
@@ -53,10 +52,10 @@ def balanced_order(strata: ArrayLike, seed: int, epoch: int) -> Indices:
 
 
 def clustered_order(strata: ArrayLike, seed: int, epoch: int) -> Indices:
-    """Every batch holds few clusters, so that its negatives are hard, and an epoch every image once: int64 [n].
+    """Returns an order in which every batch has few clusters, so that negatives are hard, int64 [n].
 
-    Each cluster, shuffled, is cut into runs of 64 images, and the runs are shuffled. A batch of B holds about B / 64
-    clusters and never two whole epochs' worth of one. Arguments and errors: see ``stratified_order``.
+    An epoch holds every image once. Each cluster is shuffled and split into runs of 64 images, and the runs are
+    shuffled. A batch of B images holds about B / 64 clusters. See ``stratified_order`` for arguments and errors.
     """
     cluster, sizes = clusters_of(strata)
     generator = np.random.default_rng((seed, epoch))
@@ -66,7 +65,7 @@ def clustered_order(strata: ArrayLike, seed: int, epoch: int) -> Indices:
     return grouped[np.argsort(generator.permutation(run[-1] + 1)[run], kind="stable")]
 
 
-#: What a configuration may ask for, beside plain shuffling.
+#: Orders by the name that a configuration uses.
 CLUSTER_ORDERS: dict[str, Callable[[ArrayLike, int, int], Indices]] = {
     "stratified": stratified_order,
     "balanced": balanced_order,
@@ -75,24 +74,24 @@ CLUSTER_ORDERS: dict[str, Callable[[ArrayLike, int, int], Indices]] = {
 
 
 def repeats(sizes: ArrayLike) -> NDArray[np.float64]:
-    """How often an image of each cluster comes in an epoch of ``balanced_order``, on average [M]."""
+    """Returns how often an image of each cluster occurs in an epoch of ``balanced_order``, on average [M]."""
     counts = np.asarray(sizes)
     return np.asarray(counts.sum() / len(counts) / counts)
 
 
 def clusters_of(strata: ArrayLike) -> tuple[Indices, Indices]:
-    """Clusters numbered from 0 on [n], and their sizes [M]."""
+    """Returns the clusters numbered from 0 [n], and their sizes [M]."""
     given = np.asarray(strata)
     if given.ndim != 1 or given.size == 0:
-        raise ValueError(f"strata of shape {given.shape} are none: give one cluster for each image, [n]")
+        raise ValueError(f"strata of shape {given.shape}: pass one cluster per image, [n]")
     if not np.issubdtype(given.dtype, np.integer):
-        raise ValueError(f"strata of type {given.dtype} are none: clusters are whole numbers")
+        raise ValueError(f"strata of type {given.dtype}: pass integers")
     _, cluster, sizes = np.unique(given, return_inverse=True, return_counts=True)
     return cluster, sizes
 
 
 def _grouped(cluster: Indices, generator: np.random.Generator) -> Indices:
-    """Images cluster after cluster, each cluster's in shuffled order."""
+    """Returns the images grouped by cluster and shuffled within each."""
     shuffled = generator.permutation(len(cluster))
     return shuffled[np.argsort(cluster[shuffled], kind="stable")]
 
@@ -102,7 +101,7 @@ def _place_in_cluster(sizes: Indices) -> Indices:
 
 
 def _spread(grouped: Indices, sizes: Indices, generator: np.random.Generator) -> Indices:
-    """Images that stand cluster after cluster, spread so that each cluster comes evenly."""
+    """Distributes images that are grouped by cluster so that every cluster occurs evenly."""
     offsets = generator.random(len(sizes))
     kept = sizes > 0
     key = (_place_in_cluster(sizes) + np.repeat(offsets, sizes)) / np.repeat(np.where(kept, sizes, 1), sizes)
@@ -110,7 +109,7 @@ def _spread(grouped: Indices, sizes: Indices, generator: np.random.Generator) ->
 
 
 def _passes(members: Indices, seed: int, number: int, start: int, count: int) -> Indices:
-    """Entries from ``start`` on of an endless sequence: a cluster's members, reshuffled in each pass."""
+    """Returns ``count`` entries from ``start`` of a cluster's members repeated without end, reshuffled in each pass."""
     first, skipped = divmod(start, len(members))
     passes = range(first, -(-(start + count) // len(members)))
     shuffled = [np.random.default_rng((seed, number, turn)).permutation(members) for turn in passes]

@@ -1,7 +1,6 @@
-"""How much of the whole data's distribution a batch holds: from 0 to 1, and the more, the closer the two are.
+"""Scores how well a batch represents the data's distribution, from 0 to 1.
 
-Scores come from what is known of the images beforehand, clusters or pretrained features. They follow from the batch's
-indices alone, on the host, before the batch is trained on.
+Scores are computed on the host from clusters or pretrained features of a batch's images, before it is trained on.
 """
 
 from __future__ import annotations
@@ -15,23 +14,23 @@ from numpy.typing import ArrayLike, NDArray
 from trainables.batches.sampling import Indices, clusters_of
 from trainables.settings.accumulation import ScoreName
 
-#: Indices of a batch, int64 [B] -> its score.
+#: Maps the indices of a batch, int64 [B], to its score.
 BatchScore = Callable[[Indices], float]
 
-#: Scores that need features; the other one needs strata.
+#: Scores that need features; others need strata.
 OF_FEATURES = ("frechet", "mmd")
 
-#: Random Fourier features, half of them cosines; and images whose distances give the kernel's width.
+#: Number of random Fourier features, and of pairs of images whose median distance is the kernel's width.
 _FOURIER, _SAMPLE = 256, 1_000
-#: Images whose features are worked on at once.
+#: Images whose features are processed at once.
 _CHUNK = 65_536
 
 
 class HistogramScore:
-    """1 - the total variation between the batch's and the data's shares of the clusters.
+    """Returns 1 - the total variation distance between the batch's and the data's cluster proportions.
 
     Args:
-        strata: Each image's cluster, whole numbers [n].
+        strata: Cluster of each image, integers [n].
     """
 
     def __init__(self, strata: ArrayLike) -> None:
@@ -44,13 +43,13 @@ class HistogramScore:
 
 
 class FrechetScore:
-    """1 / (1 + D^2 / d), with the Frechet distance D between the batch's and the data's normal distributions.
+    """Returns 1 / (1 + D^2 / d) with the Frechet distance D between normal distributions fitted to batch and data.
 
     In coordinates in which the data has mean 0 and covariance 1, D^2 = |m|^2 + sum (sqrt(lambda) - 1)^2 for the batch's
-    mean m and the eigenvalues lambda of its covariance (Dowson & Landau 1982): no square root of a matrix is needed.
+    mean m and the eigenvalues lambda of its covariance (Dowson & Landau 1982). No matrix square root is needed.
 
     Args:
-        features: [n, d]; directions in which they do not vary do not count.
+        features: Features of the images [n, d]; directions without variance are ignored.
     """
 
     def __init__(self, features: NDArray[np.floating]) -> None:
@@ -64,21 +63,21 @@ class FrechetScore:
         rows = (self._features[indices] - self._mean) @ self._whiten
         mean, dimensions = rows.mean(axis=0), rows.shape[1]
         if dimensions == 0:
-            return 1.0  # images that all look the same
+            return 1.0  # all features are equal
         spread = np.linalg.eigvalsh((rows - mean).T @ (rows - mean) / len(rows))
         distance = mean @ mean + ((np.sqrt(np.maximum(spread, 0.0)) - 1.0) ** 2).sum()
         return float(1.0 / (1.0 + distance / dimensions))
 
 
 class MMDScore:
-    """1 - MMD / sqrt(2), with the maximum mean discrepancy between batch and data (Gretton et al. 2012).
+    """Returns 1 - MMD / sqrt(2) with the maximum mean discrepancy between batch and data (Gretton et al. 2012).
 
-    The kernel is Gaussian, as wide as the median distance between images, by random Fourier features (Rahimi & Recht
-    2007), so that the data's side of it is one mean that is taken once.
+    The kernel is Gaussian with the median distance between images as its width. It is approximated by random Fourier
+    features (Rahimi & Recht 2007), so that the mean over the data is computed once.
 
     Args:
-        features: [n, d].
-        seed: Of the Fourier features, and of the images that the width is taken from.
+        features: Features of the images [n, d].
+        seed: Seed of the Fourier features and of the pairs of images that determine the width.
     """
 
     def __init__(self, features: NDArray[np.floating], seed: int = 0) -> None:
@@ -97,7 +96,7 @@ class MMDScore:
         return max(0.0, 1.0 - float(np.linalg.norm(mean - self._mean)) / math.sqrt(2.0))
 
     def _mapped(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
-        """[m, d] -> [m, 256], each of length 1; the inner product of two is the kernel."""
+        """Maps features [m, d] to Fourier features [m, 256] of length 1, whose inner products are the kernel."""
         angles = features.astype(np.float32) @ self._waves
         mapped: NDArray[np.float32] = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
         return mapped * np.float32(1 / math.sqrt(_FOURIER // 2))
@@ -106,22 +105,22 @@ class MMDScore:
 def batch_score(
     name: ScoreName, strata: ArrayLike | None, features: NDArray[np.floating] | None, seed: int
 ) -> BatchScore:
-    """The score of this name.
+    """Returns the score of this name.
 
     Raises:
-        ValueError: What it is computed from is not given.
+        ValueError: The strata or features that it needs are None.
     """
     if name == "histogram":
         if strata is None:
-            raise ValueError("score histogram compares clusters, and there are none: give the data's strata")
+            raise ValueError("score histogram needs the data's strata (clusters), which are missing")
         return HistogramScore(strata)
     if features is None:
-        raise ValueError(f"score {name} compares features, and there are none: give the data's features")
+        raise ValueError(f"score {name} needs the data's features, which are missing")
     return FrechetScore(features) if name == "frechet" else MMDScore(features, seed)
 
 
 def _moments(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean [d] and covariance [d, d], in float64 without a second copy of the features."""
+    """Returns mean [d] and covariance [d, d] in float64, without a second copy of the features."""
     n, d = features.shape
     mean = features.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((d, d))

@@ -1,4 +1,4 @@
-"""Which batches make an update, where their information decides it: known ahead from the order of the images alone."""
+"""Plans the updates of adaptive accumulation ahead, from the order of the images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainables.batches.scores import BatchScore
 from trainables.settings import InformationSettings
 from trainables.settings.accumulation import ROUNDING
 
-#: Halvings of the interval in which ``alpha_for`` looks.
+#: Bisection steps of ``alpha_for``.
 _HALVINGS = 50
 
 
@@ -26,9 +26,10 @@ class Update:
     """The batches of one update.
 
     Args:
-        weights: What each batch's gradient counts, sum 1 [k].
-        scores: The information in each [k]; 1 where nobody asks for it.
-        informed: Whether the scores are enough; an end of an epoch or of the budget, or a limit, may have come first.
+        weights: Weight of each batch's gradient [k], sum 1.
+        scores: Score of each batch [k]; 1 without adaptive accumulation.
+        informed: Whether the scores reached alpha. Otherwise the update ended with the epoch, the budget or the largest
+            number of batches.
         shared: Whether the batches are each other's negatives.
     """
 
@@ -39,24 +40,24 @@ class Update:
 
     @classmethod
     def of_equals(cls, batches: int) -> Update:
-        """The mean of so many batches."""
+        """Returns an update of ``batches`` batches with equal weights."""
         return cls(np.full(batches, 1 / batches), np.ones(batches))
 
     @property
     def groups(self) -> list[range]:
-        """Numbers of the batches that are each other's negatives, group after group."""
+        """Groups of batches that are each other's negatives."""
         count = len(self.weights)
         return [range(count)] if self.shared else [range(number, number + 1) for number in range(count)]
 
 
 class AdaptiveAccumulation:
-    """Which micro-batches make the update that begins at a position.
+    """Chooses the micro-batches of each update by their scores.
 
     Args:
-        settings: When they are enough.
-        stream: The order of the images.
-        score: Of a micro-batch.
-        budget: The whole run in samples; its last update is made of what is there.
+        settings: Settings of adaptive accumulation.
+        stream: Order of the images.
+        score: Score of a micro-batch.
+        budget: Budget of the run in samples; the last update ends there.
     """
 
     def __init__(self, settings: InformationSettings, stream: SampleStream, score: BatchScore, budget: int) -> None:
@@ -64,7 +65,7 @@ class AdaptiveAccumulation:
         self._alphas: dict[int, float] = {}
 
     def at(self, position: int, batch_size: int) -> Update:
-        """The update's micro-batches of ``batch_size`` images from ``position`` (samples seen) on."""
+        """Returns the update at ``position`` (in samples), made of micro-batches of ``batch_size`` images."""
         settings, length = self._settings, self._stream.length
         accumulator = InformationAccumulator(self.alpha(batch_size), settings.tolerance)
         scores: list[float] = []
@@ -76,12 +77,12 @@ class AdaptiveAccumulation:
             position += batch_size
             ends = len(scores) == settings.max_micro_batches or position >= self._budget
             ends = ends or (settings.remainder == "apply" and position // length > epoch)
-            # More than an epoch would make images their own negatives.
+            # More than an epoch would hold images twice.
             ends = ends or (shared and (len(scores) + 1) * batch_size > length)
         return Update(accumulator.weights, np.array(scores), informed, shared)
 
     def until(self, position: int, samples: int, batch_size: int) -> list[Update]:
-        """The updates from ``position`` on until ``samples`` have been seen."""
+        """Returns the updates from ``position`` until ``samples`` have been seen."""
         updates = []
         while position < samples:
             updates.append(self.at(position, batch_size))
@@ -89,26 +90,27 @@ class AdaptiveAccumulation:
         return updates
 
     def mean_images(self, batch_size: int) -> float:
-        """Images of an update, on average over the first epoch.
+        """Returns the mean number of images per update in the first epoch.
 
         Raises:
-            ValueError: None of them is informed: alpha is never reached.
+            ValueError: Alpha is never reached.
         """
         updates = self.until(0, min(self._stream.length, self._budget), batch_size)
         counts = [len(update.weights) for update in updates]
         if sum(counts) * batch_size < self._budget and not any(update.informed for update in updates):
             fullest = max(updates, key=lambda update: float(update.scores.sum()))
             raise ValueError(
-                f"alpha = {self.alpha(batch_size):g} is never reached: the {len(fullest.scores)} micro-batches of "
-                f"{batch_size} that an update may have here score {fullest.scores.sum():.3g} together; lower alpha"
+                f"alpha = {self.alpha(batch_size):g} is never reached: the scores of {len(fullest.scores)} "
+                f"micro-batches of {batch_size}, the most in an update, add up to {fullest.scores.sum():.3g}; "
+                "lower alpha"
             )
-        return batch_size * float(np.mean(counts[:-1] or counts))  # the last one may end where the budget does
+        return batch_size * float(np.mean(counts[:-1] or counts))  # the budget may cut the last one short
 
     def alpha(self, batch_size: int) -> float:
-        """What the scores of micro-batches of this size must add up to.
+        """Returns the sum of scores that an update of micro-batches of this size needs.
 
         Raises:
-            ValueError: ``alpha: auto`` cannot have its images per update.
+            ValueError: ``alpha: auto`` cannot reach ``images_per_update``.
         """
         settings = self._settings
         if settings.alpha != "auto":
@@ -123,24 +125,24 @@ class AdaptiveAccumulation:
 
 
 def alpha_for(scores: Sequence[float], wanted: float, tolerance: float, most: int) -> float:
-    """The alpha with which updates have ``wanted`` micro-batches on average, as nearly as there is one.
+    """Returns the alpha for which the mean number of micro-batches per update is closest to ``wanted``.
 
     Args:
-        scores: Of the micro-batches of an epoch, in their order; repeated should ``wanted`` be more.
-        wanted: Micro-batches of an update, on average.
-        tolerance: Share of alpha that may be lacking.
-        most: Micro-batches of an update.
+        scores: Scores of an epoch's micro-batches, in order; repeated if ``wanted`` is larger than their number.
+        wanted: Mean number of micro-batches per update.
+        tolerance: Fraction of alpha by which the sum may fall short.
+        most: Largest number of micro-batches per update.
 
     Raises:
-        ValueError: All scores are 0: no alpha tells updates apart.
+        ValueError: All scores are 0.
     """
     rounds = math.ceil(8 * wanted / len(scores))
     sums = [0.0, *accumulate(list(scores) * rounds)]
     if not sums[-1] > 0:
-        raise ValueError("all scores are 0: no batch of this order resembles the data; shuffle it, or fix alpha")
+        raise ValueError("all scores are 0: no batch of this order represents the data; shuffle it or set alpha")
 
     def mean(enough: float) -> float:
-        """Micro-batches of an update whose scores add up to ``enough``."""
+        """Returns the mean number of micro-batches per update for the sum ``enough``."""
         at, updates = 0, 0
         while at < len(sums) - 1:
             reached = bisect_left(sums, sums[at] + enough * (1 - ROUNDING), at + 1)
@@ -150,7 +152,7 @@ def alpha_for(scores: Sequence[float], wanted: float, tolerance: float, most: in
     limit = most * max(scores)
 
     def first(above: Callable[[float], bool]) -> float:
-        """Where ``above``, which is false and then true as sums grow, turns true."""
+        """Returns the sum from which on ``above`` is true, by bisection."""
         low, high = 0.0, limit
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
@@ -159,6 +161,6 @@ def alpha_for(scores: Sequence[float], wanted: float, tolerance: float, most: in
 
     edge = first(lambda batches: batches >= wanted)
     nearest = min(mean(edge * (1 - 1e-6)), mean(edge), key=lambda batches: abs(batches - wanted))
-    # Sums of scores in a whole interval make such updates: its middle is the farthest from making others.
+    # An interval of sums gives these updates; its middle is the most robust choice.
     low, high = first(lambda batches: batches >= nearest), first(lambda batches: batches > nearest)
     return (low + high) / 2 / (1 - tolerance)

@@ -1,4 +1,4 @@
-"""Method 5: images at the centre of their cluster count more early in a run, images at its edge late."""
+"""Sample weights (method 5): images at the centre of their cluster have more weight early in a run, others late."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from torch import Tensor
 
 from trainables.settings import Schedule
 
-#: Rounds of k-means in a batch.
+#: Iterations of k-means in a batch.
 _ROUNDS = 3
 
 Values = TypeVar("Values", NDArray[np.floating], Tensor)
 
 
 def sample_weights(percentile: Values, progress: float, strength: float, schedule: Schedule = "linear") -> Values:
-    """Weights of a batch's images, of mean 1: w = 1 + strength * tilt(progress) * (1 - 2 q), then divided by the mean.
+    """Returns weights of mean 1: w = 1 + strength * tilt(progress) * (1 - 2 q), divided by the mean.
 
     Args:
-        percentile: q of each image's distance to its cluster's centre [b]: 0 is the centre, 1 the edge. On a device
-            nothing is read from it.
-        progress: p, the share of the run that is done, 0 to 1.
-        strength: 0 (all alike) to 1 (weights of 0 to 2).
-        schedule: tilt, from 1 through 0 at mid-run to -1: ``linear`` 1 - 2 p, ``cosine`` cos(pi p), or ``step``.
+        percentile: q, the percentile of each image's distance to its cluster's centre [b]: 0 at the centre, 1 at the
+            edge. Values on a GPU are not checked, which would synchronise.
+        progress: p, the fraction of the run's budget that has been used, 0 to 1.
+        strength: 0 (equal weights) to 1 (weights from 0 to 2).
+        schedule: tilt, from 1 at the start to -1 at the end: ``linear`` 1 - 2 p, ``cosine`` cos(pi p), or ``step``.
 
     Raises:
-        ValueError: ``progress`` or, where the host can see it, a percentile is not within 0 to 1; ``strength`` is
-            negative, or above 1, where weights would be.
+        ValueError: ``progress``, ``strength`` or a percentile is not within 0 to 1.
     """
     percentile = percentile if isinstance(percentile, Tensor) else np.asarray(percentile)
     seen = percentile.device.type == "cpu" if isinstance(percentile, Tensor) else True
@@ -40,16 +39,16 @@ def sample_weights(percentile: Values, progress: float, strength: float, schedul
     weights = relative_weights(percentile, progress, strength, schedule)
     mean = weights.mean()
     if isinstance(weights, Tensor):
-        return torch.where(mean > 0, weights / mean, 1.0)  # all at 0: none is to be preferred
+        return torch.where(mean > 0, weights / mean, 1.0)
     return weights / mean if mean > 0 else np.ones_like(weights)
 
 
 def relative_weights(percentile: Values, progress: float, strength: float, schedule: Schedule = "linear") -> Values:
-    """``sample_weights`` before they are divided by their mean: for a part of a batch, which does not know it."""
+    """Returns ``sample_weights`` without the division by the mean, which a shard does not know."""
     if not 0 <= progress <= 1:
         raise ValueError(f"progress {progress} must be within 0 to 1")
     if not 0 <= strength <= 1:
-        raise ValueError(f"strength {strength} must be within 0 to 1: beyond, some weights would be negative")
+        raise ValueError(f"strength {strength} must be within 0 to 1, because weights must not be negative")
     tilt = {
         "linear": 1 - 2 * progress,
         "cosine": math.cos(math.pi * progress),
@@ -59,18 +58,18 @@ def relative_weights(percentile: Values, progress: float, strength: float, sched
 
 
 def percentiles(embeddings: Tensor, strata: Tensor | None, clusters: int) -> Tensor:
-    """Where each image stands between the centre (0) and the edge (1) of its cluster in the batch.
+    """Returns the percentile of each image's distance to the centre of its cluster in the batch.
 
-    All on the embeddings' device: nothing is read from it, and memory is linear in the batch.
+    Runs on the embeddings' device without synchronisation. Memory is linear in the batch size.
 
     Args:
-        embeddings: Of length 1 [b, d].
-        strata: The images' clusters, from 0 on [b]; None: k-means, which begins at the batch's first images.
-        clusters: Their number.
+        embeddings: Embeddings of length 1 [b, d].
+        strata: Clusters of the images, from 0 [b]; None: clusters of k-means, initialised with the first images.
+        clusters: Number of clusters.
 
     Returns:
-        Ranks by distance within the cluster, from 0 to 1 [b]; 0.5 in a cluster of one image, or of two, which are
-        equally far from their centre.
+        Ranks by distance within the cluster, from 0 at the centre to 1 at the edge [b]; 0.5 in clusters of one or two
+        images, whose distances are equal.
     """
     if strata is None:
         centres = embeddings[:clusters]
@@ -93,13 +92,13 @@ def percentiles(embeddings: Tensor, strata: Tensor | None, clusters: int) -> Ten
 
 
 def _centres(embeddings: Tensor, strata: Tensor, otherwise: Tensor) -> Tensor:
-    """Means of the clusters, of length 1 [k, d]; ``otherwise`` where one is empty."""
+    """Returns the clusters' means, scaled to length 1 [k, d], or ``otherwise`` for empty clusters."""
     member = (strata[:, None] == torch.arange(len(otherwise), device=strata.device)).to(embeddings.dtype)
     means = F.normalize(member.T @ embeddings, dim=1)
     return torch.where(member.any(dim=0)[:, None], means, otherwise)
 
 
 def _counts(strata: Tensor, clusters: int) -> Tensor:
-    """Images of each cluster. (``torch.bincount`` would wait for the device.)"""
+    """Returns the number of images of each cluster. ``torch.bincount`` would synchronise with the device."""
     ones = torch.ones_like(strata)
     return torch.zeros(clusters, dtype=strata.dtype, device=strata.device).scatter_add_(0, strata, ones)

@@ -1,1 +1,1 @@
-"""How good a representation is: ``reference`` in training, ``probe`` after it (which imports scikit-learn)."""
+"""Evaluates representations: ``reference`` during training, ``probe`` afterwards (imports scikit-learn)."""

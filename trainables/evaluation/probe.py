@@ -1,4 +1,4 @@
-"""Probes: how well a simple classifier does on frozen representations. Imports scikit-learn; workers do not."""
+"""Evaluates frozen representations with simple classifiers. Imports scikit-learn, which workers do not need."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-#: Neighbours that vote in the kNN probe.
+#: Neighbours of the kNN probe.
 NEIGHBOURS = 20
 
-#: Principal components of raw pixels that a probe is given. All 3,072 values of a small colour image make it slower
-#: by a factor of ten and less accurate (27 % against 32 % on 2,048 images of CIFAR-10).
+#: Principal components of raw pixels in a probe. With all 3,072 values of a small colour image it is ten times slower
+#: and less accurate (27 % instead of 32 % on 2,048 images of CIFAR-10).
 PIXEL_COMPONENTS = 128
 
 
 def pixel_features(
     train: NDArray[np.uint8], test: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Images [n, C, H, W] and [m, C, H, W] -> the principal components of the first, [n, d] and [m, d]."""
+    """Projects images [n, C, H, W] and [m, C, H, W] on the principal components of the first: [n, d] and [m, d]."""
     rows, others = (images.reshape(len(images), -1).astype(np.float32) / 255 for images in (train, test))
     components = min(PIXEL_COMPONENTS, *rows.shape)
     projection = PCA(components, svd_solver="randomized", random_state=0).fit(rows)
@@ -44,12 +44,12 @@ def linear_probe(
     test: NDArray[np.float32],
     test_labels: NDArray[np.int64],
 ) -> float:
-    """Accuracy on ``test`` [m, d] of a classifier that was fitted to ``train`` [n, d].
+    """Returns the accuracy on ``test`` [m, d] of a linear classifier fitted to ``train`` [n, d].
 
-    It is a multinomial logistic regression on standardised features (L2 penalty, C = 1).
+    The classifier is a multinomial logistic regression on standardised features (L2 penalty, C = 1).
 
     Raises:
-        ValueError: The images are of one class, or there are none to test on.
+        ValueError: All training images are of one class, or there are no test images.
     """
     _check(train_labels, test_labels)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
@@ -62,10 +62,12 @@ def knn_probe(
     test: NDArray[np.float32],
     test_labels: NDArray[np.int64],
 ) -> float:
-    """Accuracy on ``test`` [m, d] where the 20 nearest of ``train`` [n, d] by cosine vote, weighted by their closeness.
+    """Returns the accuracy on ``test`` [m, d] of the 20 nearest neighbours in ``train`` [n, d] by cosine similarity.
+
+    Neighbours are weighted by inverse distance.
 
     Raises:
-        ValueError: The images are of one class, or there are none to test on.
+        ValueError: All training images are of one class, or there are no test images.
     """
     _check(train_labels, test_labels)
     neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(train)), metric="euclidean", weights="distance")
@@ -78,13 +80,13 @@ def probe(
     test: NDArray[np.float32],
     test_labels: NDArray[np.int64],
 ) -> ProbeScores:
-    """Both probes, fitted to ``train`` [n, d] and scored on ``test`` [m, d]; raises what they raise."""
+    """Returns the accuracies of both probes. See ``linear_probe`` for arguments and errors."""
     arguments = train, train_labels, test, test_labels
     return ProbeScores(linear=linear_probe(*arguments), knn=knn_probe(*arguments))
 
 
 def _check(train_labels: NDArray[np.int64], test_labels: NDArray[np.int64]) -> None:
     if len(test_labels) == 0:
-        raise ValueError("there are no held-out images to test on")
+        raise ValueError("there are no held-out images to test a probe on")
     if len(np.unique(train_labels)) < 2:
-        raise ValueError(f"all {len(train_labels):,} images that a probe would learn from are of one class")
+        raise ValueError(f"all {len(train_labels):,} training images of a probe are of one class")

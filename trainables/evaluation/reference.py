@@ -1,6 +1,6 @@
-"""A loss that can be compared between batch sizes: NT-Xent of one fixed, held-out set in two fixed views.
+"""The reference loss, which can be compared between batch sizes: NT-Xent of a held-out set in two fixed views.
 
-The training loss's chance level ln(2B - 1) rises with the batch, so it always prefers the smallest one.
+The training loss cannot be compared, because its chance level ln(2B - 1) grows with the batch size B.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from trainables.simclr.augment import Augment
 from trainables.simclr.batchnorm import calibrate
 
-#: Embedded at a time; the loss is over all of them together.
+#: Views in the network at once. The loss is computed over all of them.
 _CHUNK = 1024
 
 
 class ReferenceSet:
-    """Held-out images in two views that never change.
+    """Measures models on held-out images in two fixed views.
 
     Args:
-        images: uint8 [n, C, H, W], not used in training.
-        augment: Draws the views, once.
-        temperature: Of the loss.
-        seed: Fixes the views.
-        device: Where they are kept.
+        images: Held-out images, uint8 [n, C, H, W].
+        augment: Augmentation of the views.
+        temperature: Temperature of the loss.
+        seed: Seed of the views.
+        device: Device of the views.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class ReferenceSet:
 
     @torch.no_grad()
     def measure(self, model: nn.Module) -> dict[str, float]:
-        """The model's loss and three diagnoses of its projections.
+        """Returns the model's loss and three diagnostics of its projections.
 
-        Batch statistics are those of the reference views, and the model keeps them as its running statistics: what is
-        measured is a function of the weights alone.
+        The model's running statistics are set to the batch statistics of the reference views, so that the results
+        depend on the weights only.
 
         Returns:
             ``reference_loss``; ``alignment`` and ``uniformity`` (Wang & Isola 2020, equations 1 and 2, exponents 2 and
@@ -53,21 +53,21 @@ class ReferenceSet:
         loss = _single_process_loss(z_a, z_b, self._temperature)
         unit = F.normalize(z, dim=1)
         u_a, u_b = unit.chunk(2)
-        spectrum = torch.linalg.svdvals(torch.nan_to_num(z))  # it raises on nan, which the loss is to report
-        share = spectrum / spectrum.sum() + 1e-7
+        spectrum = torch.linalg.svdvals(torch.nan_to_num(z))  # svdvals raises on NaN, which the loss reports
+        p = spectrum / spectrum.sum() + 1e-7
         measures = torch.stack(
             [
                 loss,
                 (u_a - u_b).square().sum(1).mean(),
                 torch.pdist(u_a).square().mul(-2).exp().mean().log(),
-                torch.exp(-(share * share.log()).sum()),
+                torch.exp(-(p * p.log()).sum()),
             ]
         ).tolist()
         return dict(zip(("reference_loss", "alignment", "uniformity", "rankme"), measures, strict=True))
 
 
 def _single_process_loss(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
-    """NT-Xent written densely. ``nt_xent`` would gather from the other workers, which do not take part."""
+    """Computes NT-Xent without gathering from other workers, which do not evaluate."""
     u = F.normalize(torch.cat([z_a, z_b]), dim=1)
     similarities = u @ u.T / temperature
     similarities.fill_diagonal_(-torch.inf)

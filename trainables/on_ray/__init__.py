@@ -1,1 +1,1 @@
-"""A training run under Ray: a Ray Tune trial that starts a Ray Train run."""
+"""Trains with Ray: a Ray Tune trial starts a Ray Train run."""

@@ -1,4 +1,4 @@
-"""Which failures of a Ray Train run are retried: lost processes and nodes are; what would fail again is not."""
+"""Retries Ray Train runs after lost processes and nodes, but not after errors that would occur again."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from trainables.on_ray.ray_compat import (
 from trainables.training.checkpoint import CheckpointError
 from trainables.training.host_memory import MemoryTakenError
 
-#: How often a run is restarted without a report in between.
+#: Restarts of a run without a report in between.
 RETRIES = 3
-#: Seconds in which Ray knows that a process is gone, once another one has lost its connection to it.
+#: Seconds within which Ray notices a dead process after another one lost its connection to it.
 _NOTICED = 10
-#: What Ray raises when a process, a node, or an object on it is gone.
+#: Errors that Ray raises if a process, a node or an object is lost.
 _LOST = (
     lost.RayActorError, lost.ObjectLostError, lost.NodeDiedError, lost.WorkerCrashedError, lost.LocalRayletDiedError,
     lost.RaySystemError, WorkerHealthCheckTimeoutError,
@@ -38,12 +38,12 @@ _LOST = (
 
 
 class WorkerLostError(WorkerHealthCheckFailedError):  # type: ignore[misc]
-    """A worker was lost to the machine.
+    """Raised if a worker was lost.
 
     Args:
-        message: Which one, and how.
-        failure: What Ray, or another worker, has raised.
-        reports: How many reports of the run there had been.
+        message: Rank of the worker and the cause.
+        failure: Exception of Ray or of another worker.
+        reports: Reports of the run so far.
     """
 
     def __init__(self, message: str, failure: BaseException, reports: int) -> None:
@@ -58,9 +58,9 @@ class WorkerLostError(WorkerHealthCheckFailedError):  # type: ignore[misc]
 
 
 class Workers(TuneReportCallback, WorkerGroupCallback):  # type: ignore[misc]
-    """Passes reports on to Tune, and finds out which worker died where others merely lost their connection to it.
+    """Forwards reports to Tune and determines which worker died if others lost their connection to it.
 
-    Runs in Ray Train's controller. The report after a restart says what was lost (``RESTARTED``).
+    Runs in Ray Train's controller. The first report after a restart contains the cause (``RESTARTED``).
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Workers(TuneReportCallback, WorkerGroupCallback):  # type: ignore[misc]
 
     @contextmanager
     def on_worker_group_start(self) -> Iterator[None]:
-        """Counts a worker that dies while it starts as lost, and frees its place: Ray 2.60 would keep it reserved."""
+        """Treats a worker that dies during start-up as lost and frees its resources, which Ray 2.60 does not."""
         before, self._group = self._group, None
         try:
             yield
@@ -87,7 +87,7 @@ class Workers(TuneReportCallback, WorkerGroupCallback):  # type: ignore[misc]
             self._losses.append(str(loss))
             raise WorkerGroupError(str(loss), {next(iter(dead), 0): loss}) from error
         if before is not None and not self._losses:
-            self._losses.append("its node was taken away")  # announced beforehand: no worker has failed
+            self._losses.append("its node was preempted")  # announced beforehand: no worker has failed
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         self._group = worker_group
@@ -116,7 +116,7 @@ class Workers(TuneReportCallback, WorkerGroupCallback):  # type: ignore[misc]
             worker_group_status.worker_statuses[rank].error = WorkerLostError(self._losses[-1], symptom, self._reports)
 
     def _dead(self) -> dict[int, RayActorError]:
-        """The workers whose process is gone."""
+        """Returns the ranks of workers whose process died, with the error."""
         refs = {worker.execute_async(_nothing): rank for rank, worker in enumerate(self._group.get_workers())}
         done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=_NOTICED)
         dead = {}
@@ -129,7 +129,7 @@ class Workers(TuneReportCallback, WorkerGroupCallback):  # type: ignore[misc]
 
 
 class RetryLostWorkers(DefaultFailurePolicy):  # type: ignore[misc]
-    """Ray Train's own policy, for lost workers only; it counts failures without a report in between."""
+    """Retries lost workers only, and counts failures without a report in between."""
 
     def __init__(self, failure_config: Any) -> None:
         super().__init__(failure_config)
@@ -147,30 +147,30 @@ class RetryLostWorkers(DefaultFailurePolicy):  # type: ignore[misc]
 
 
 def as_failure(error: TrainingFailedError) -> RuntimeError | OSError | MemoryTakenError:
-    """What a trial is to raise when its Ray Train run has failed for good; the message is the cause."""
+    """Returns the exception that a trial raises after its Ray Train run failed; its message is the cause."""
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in (getattr(error, "controller_failure", None), *failures.values()):
         if (disk := disk_error(failure)) is not None:
             return disk
     if isinstance(error, ControllerError):
-        return RuntimeError(_line(error.controller_failure))  # Tune may place it elsewhere
+        return RuntimeError(_line(error.controller_failure))  # Tune may restart it on another node
     causes = [failure for failure in failures.values() if not _is_lost(failure)]
     if causes and isinstance(causes[0], CheckpointError):
-        return RuntimeError(str(causes[0]))  # it may continue from an older one
+        return RuntimeError(str(causes[0]))  # an older checkpoint may be valid
     taken = next((failure for failure in causes if isinstance(failure, MemoryTakenError)), None)
     if taken is not None:
-        return taken  # by others, and so it would not fail again without them
+        return taken  # a retry may succeed when other processes have exited
     if causes:
         return NoRetryError(_line(causes[0]))
     losses = [failure for failure in failures.values() if isinstance(failure, WorkerLostError)]
     return NoRetryError(
-        f"{losses[0] if losses else _line(error)}, {RETRIES + 1} times without a report in between. If the machine is "
-        "short of memory, let fewer candidates train at once, or lower simclr.micro_batch or trial.workers"
+        f"{losses[0] if losses else _line(error)}, {RETRIES + 1} times without a report in between. If memory is "
+        "short, train fewer candidates at once, or lower simclr.micro_batch or trial.workers"
     )
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether a worker's error comes from a process, a node or a connection that is gone."""
+    """Returns whether a worker's error was caused by a lost process, node or connection."""
     if isinstance(error, WorkerLostError | PeerLostError) or _is_dead(error):
         return True
     return isinstance(error, _LOST) and not isinstance(error, RayTaskError)
@@ -181,10 +181,10 @@ def _is_dead(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    """An error in a line: its type and what it says first, or for what a remote call raised last."""
+    """Returns an error in one line: type and first line, or the last line of an error from a remote call."""
     lines = str(error).strip().splitlines() or [""]
     return lines[-1] if isinstance(error, RayTaskError) else f"{type(error).__name__}: {lines[0]}"
 
 
 def _nothing() -> None:
-    """Called to see whether a worker answers."""
+    """Called to check that a worker responds."""

@@ -1,7 +1,7 @@
-"""Ray Train for torch, where only the workers import it.
+"""Ray Train backend for torch that imports torch in the workers only.
 
-``ray.train.torch.TorchTrainer`` imports torch in the processes of the trial and of Ray Train's controller too, which
-compute nothing: two seconds of a core for each, of the four that they take to start.
+``ray.train.torch.TorchTrainer`` also imports torch in the trial's process and in Ray Train's controller, which takes
+two of the four seconds that each of them needs to start.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from ray.train.backend import Backend, BackendConfig
 
 from trainables.on_ray.ray_compat import get_address_and_port
 
-#: After which a worker gives up on the others.
+#: Timeout of collective operations.
 _TIMEOUT = timedelta(minutes=30)
 
 
 class PeerLostError(RuntimeError):
-    """A worker has lost its connection to another one: the symptom of a dead process, or of a broken network."""
+    """Raised in a worker that lost the connection to another one, because a process died or the network failed."""
 
 
 def train_in_worker(config: dict[str, Any]) -> None:
-    """``trainables.on_ray.worker.train_worker``, by a name that can be passed on without importing it."""
+    """Calls ``trainables.on_ray.worker.train_worker``. Importing this function does not import torch."""
     from trainables.on_ray.worker import train_worker
 
     train_worker(config)
@@ -54,10 +54,10 @@ class _ProcessGroup(Backend):  # type: ignore[misc]
 
 @dataclass
 class ProcessGroupConfig(BackendConfig):  # type: ignore[misc]
-    """For ``DataParallelTrainer``: several workers form the default process group; a worker alone has none.
+    """Backend of ``DataParallelTrainer`` that initialises the default process group if there are several workers.
 
     Args:
-        gpus: Whether they have GPUs, and so speak NCCL and not Gloo.
+        gpus: Whether workers have GPUs: NCCL is used, else Gloo.
     """
 
     gpus: bool
@@ -68,16 +68,16 @@ class ProcessGroupConfig(BackendConfig):  # type: ignore[misc]
 
 
 def _join(backend: str, address: str, port: int, rank: int, workers: int) -> None:
-    """Runs in a worker."""
+    """Initialises the process group; runs in a worker."""
     import torch.distributed as dist
 
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
-    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # communication that hangs ends in an error
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # raise an error if communication hangs
     dist.init_process_group(backend, "env://", timeout=_TIMEOUT, rank=rank, world_size=workers)
 
 
 def _leave() -> None:
-    """Runs in a worker."""
+    """Destroys the process group; runs in a worker."""
     import torch.distributed as dist
 
     if dist.is_initialized():

@@ -16,12 +16,12 @@ def _read(entry: Any) -> Any:
         return entry
     if isinstance(entry, str) and re.fullmatch(r"\d+(x\d+)?", entry):
         return Candidate.parse(entry)
-    return Candidate(entry)  # says what is wrong with it
+    return Candidate(entry)  # raises with the reason
 
 
 def _write(candidate: Candidate) -> int | str:
     return candidate.batch_size if candidate.accumulation == 1 else candidate.key
 
 
-#: Read from 128, 128x4 or {batch_size: 128, accumulation: 4}; written as 128 or 128x4.
+#: A candidate in settings: 128, 128x4 or {batch_size: 128, accumulation: 4}. Serialised as 128 or 128x4.
 CandidateSettings = Annotated[Candidate, BeforeValidator(_read), PlainSerializer(_write)]

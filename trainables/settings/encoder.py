@@ -12,20 +12,22 @@ if TYPE_CHECKING:
 
 
 class EncoderSettings(BaseModel):
-    """The network that is trained, the weights it starts from, and its projection head."""
+    """Settings of the backbone, its initial weights and the projection head."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     backbone: str = Field("cifar_resnet", description="cifar_resnet, or a classification network of torchvision.models")
     stem: Literal["cifar", "imagenet"] = Field(
-        "cifar", validate_default=True, description="cifar: keeps small images' resolution; not for cifar_resnet"
+        "cifar", validate_default=True, description="cifar: keeps the resolution of small images; torchvision only"
     )
-    weights: str | None = Field(None, description="null: random; torchvision: its default ones; or a file")
+    weights: str | None = Field(None, description="null: random; torchvision: default weights; or a file")
     # Below 8 channels oneDNN (torch 2.15, channels_last on a CPU) corrupts the heap in the strided 1x1 shortcut.
-    width: int = Field(16, ge=8, le=1024, description="cifar_resnet: channels of the first stage; doubled by each next")
-    depth: int = Field(3, ge=1, le=64, description="cifar_resnet: blocks a stage; 3 stages of 2 convolutions a block")
+    width: int = Field(
+        16, ge=8, le=1024, description="cifar_resnet: channels of the first of 3 stages; doubled per stage"
+    )
+    depth: int = Field(3, ge=1, le=64, description="cifar_resnet: blocks per stage, of 2 convolutions each")
     projection_hidden: int = Field(64, ge=1, description="width of the projection head's hidden layer")
-    projection_features: int = Field(32, ge=2, description="dimensions in which the loss compares images")
+    projection_features: int = Field(32, ge=2, description="dimensions of the projections")
 
     @field_validator("backbone")
     @classmethod
@@ -37,9 +39,9 @@ class EncoderSettings(BaseModel):
     @field_validator("stem")
     @classmethod
     def _possible(cls, stem: str, info: ValidationInfo) -> str:
-        backbone = info.data.get("backbone", "cifar_resnet")  # missing: it is wrong itself
+        backbone = info.data.get("backbone", "cifar_resnet")  # missing if it is invalid
         if stem == "cifar" and backbone != "cifar_resnet" and _describe(backbone).patches:
-            raise ValueError(f"{backbone} cuts images into patches; use stem: imagenet")
+            raise ValueError(f"{backbone} splits images into patches; use stem: imagenet")
         return stem
 
     @field_validator("weights")
@@ -51,11 +53,11 @@ class EncoderSettings(BaseModel):
             return weights
         if Path(weights).suffix not in (".safetensors", ".pt", ".pth"):
             raise ValueError("use null, torchvision, or a file named *.safetensors, *.pt or *.pth")
-        return str(Path(weights).expanduser().absolute())  # workers start in other folders
+        return str(Path(weights).expanduser().absolute())  # workers have other working directories
 
     @property
     def features(self) -> int:
-        """Dimensions of the representation: channels of the last stage, or the removed classifier's inputs."""
+        """Dimensions of the representation: channels of the last stage, or inputs of the removed classifier."""
         return 4 * self.width if self.backbone == "cifar_resnet" else _describe(self.backbone).features
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-#: Those of ``trainables.simclr.losses``.
+#: Losses of ``trainables.simclr.losses``.
 NAMES = ("nt_xent", "dcl")
 
 
 def check_name(name: str) -> str:
-    """The name itself, if it is one of ``NAMES`` or has the form ``package.module:function``; imports nothing.
+    """Returns ``name`` if it is in ``NAMES`` or has the form ``package.module:function``. Does not import it.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The name is neither.
     """
     module, separator, function = name.partition(":")
     identifiers = (*module.split("."), function)

@@ -1,4 +1,4 @@
-"""Settings of the optimizer, and the learning rate that follows from them."""
+"""Settings of the optimizer and of the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class OptimizerSettings(BaseModel):
-    """How weights are updated, and how the learning rate follows the batch size and the progress."""
+    """Settings of the optimizer, the learning-rate schedule and the learning-rate scaling."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: Literal["sgd", "lars", "adamw"] = Field("sgd", description="the update rule")
-    learning_rate: float = Field(0.5, gt=0, description="the peak, at a batch of base_batch_size images")
-    base_batch_size: int = Field(256, ge=1, description="images in the batch that learning_rate is meant for")
-    lr_scaling: Literal["sqrt", "linear", "none"] = Field("sqrt", description="how the rate grows with the batch size")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the budget in which the rate rises from 0")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and lars; adamw's first beta")
-    weight_decay: float = Field(1e-4, ge=0, description="on weights; never on biases and norms")
+    name: Literal["sgd", "lars", "adamw"] = Field("sgd", description="optimizer")
+    learning_rate: float = Field(0.5, gt=0, description="peak learning rate for a batch of base_batch_size images")
+    base_batch_size: int = Field(256, ge=1, description="batch size that learning_rate refers to")
+    lr_scaling: Literal["sqrt", "linear", "none"] = Field("sqrt", description="learning-rate scaling by batch size")
+    warmup: float = Field(0.05, ge=0, lt=1, description="fraction of the budget for linear warm-up")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd and lars, first beta of adamw")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay; not applied to biases and norms")
 
     def learning_rate_at(self, progress: float, batch_size: int) -> float:
-        """The learning rate after ``progress`` (0 to 1) of the budget, for a global batch of ``batch_size``.
+        """Returns the learning rate after ``progress`` (0 to 1) of the budget for a global batch of ``batch_size``.
 
-        Linear warm-up, then half a cosine to 0 (Loshchilov & Hutter 2017). The batch size multiplies it by
+        Linear warm-up is followed by cosine decay to 0 (Loshchilov & Hutter 2017). The batch size multiplies it by
         (B / base_batch_size)^p, where p is 1/2, 1 or 0: ``lr_scaling`` is ``sqrt`` (Krizhevsky 2014), ``linear``
         (Goyal et al. 2017) or ``none``.
         """

@@ -10,22 +10,22 @@ Schedule = Literal["linear", "cosine", "step"]
 
 
 class WeightSettings(BaseModel):
-    """How much an image counts in the loss."""
+    """Settings of the weights of images in the loss."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     mode: Literal["none", "static", "batch"] = Field(
-        description="none: all alike; static: by where pretrained features place an image in its cluster; batch: by "
-        "where the network's present embeddings place it among those of its batch",
+        description="none: equal weights; static: by the distance to the cluster centre in pretrained features; batch: "
+        "by the distance to the cluster centre in the current embeddings of the batch",
     )
     strength: float = Field(
-        0.5, ge=0, le=1, description="a central image starts at 1 + strength and ends at 1 - strength; 1 at most"
+        0.5, ge=0, le=1, description="the weight of a central image goes from 1 + strength to 1 - strength"
     )
-    schedule: Schedule = Field("linear", description="how weights go from centre to edge over the run")
+    schedule: Schedule = Field("linear", description="schedule from central to peripheral images over the run")
     centres: Literal["kmeans", "strata"] = Field(
-        "kmeans", description="of mode batch: from the batch's embeddings alone, or the means of the data's clusters"
+        "kmeans", description="clusters of mode batch: k-means of the batch's embeddings, or the data's clusters"
     )
-    clusters: int = Field(8, ge=1, le=1024, description="of mode batch with centres kmeans, in each batch")
+    clusters: int = Field(8, ge=1, le=1024, description="number of k-means clusters in a batch")
 
     @model_validator(mode="after")
     def _used(self) -> Self:
@@ -35,10 +35,10 @@ class WeightSettings(BaseModel):
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if name != "mode" and name not in used and value != field.default:
-                raise ValueError(f"{name} = {value} changes nothing with mode {self.mode}; leave it out")
+                raise ValueError(f"{name} = {value} has no effect with mode {self.mode}; remove it")
         return self
 
 
 def unweighted() -> WeightSettings:
-    """All images count alike."""
+    """Returns settings with equal weights."""
     return WeightSettings(mode="none")

@@ -1,4 +1,4 @@
-"""Settings of policies that change the batch size within a run."""
+"""Settings of policies that change the batch size during a run."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from trainables.settings.candidate import CandidateSettings
 
 
 class DeviationSettings(BaseModel):
-    """When a run counts as worse than forecast."""
+    """Settings of the forecast deviation at which a candidate underperforms."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    patience: int = Field(PATIENCE, ge=2, description="reports in a row that must lie above their forecasts")
-    threshold: float = Field(THRESHOLD, ge=0, description="how far above, in the forecast's standard deviations")
+    patience: int = Field(PATIENCE, ge=2, description="consecutive reports that must be above their forecasts")
+    threshold: float = Field(THRESHOLD, ge=0, description="smallest deviation in standard deviations of the forecast")
 
 
 class SwapSettings(DeviationSettings):
-    """How a run changes its candidate by itself."""
+    """Settings of a policy that changes the candidate during a run."""
 
     mode: Literal["deviation", "rotate"] = Field(
         "deviation",
-        description="deviation: keep a candidate until it does worse than forecast; rotate: take turns, the most "
-        "promising next",
+        description="deviation: keep a candidate until it underperforms its forecast; rotate: train with the "
+        "candidates in turns, the most promising next",
     )
     candidates: tuple[CandidateSettings, ...] = Field(
-        min_length=2, description="what can be changed to, the first one included"
+        min_length=2, description="candidates of the policy, including the first one"
     )
-    axis: Literal["samples", "seconds"] = Field("samples", description="what is scarce: images or time")
+    axis: Literal["samples", "seconds"] = Field("samples", description="resource in which progress is measured")
     rates: dict[str, tuple[float, float]] = Field(
         default_factory=dict,
-        description="key of a candidate: mean and standard deviation of the logarithm of its progress per sample",
+        description="log statistical efficiency per candidate key: mean and standard deviation",
     )
-    throughputs: dict[str, float] = Field(default_factory=dict, description="key of a candidate: images per second")
-    exploration: float = Field(1.0, ge=0, description="rotate's bonus for the unknown, in standard deviations")
-    turn: int | None = Field(None, ge=1, description="samples of a turn of rotate; null: one epoch")
+    throughputs: dict[str, float] = Field(default_factory=dict, description="images per second per candidate key")
+    exploration: float = Field(1.0, ge=0, description="exploration bonus of rotate, in standard deviations")
+    turn: int | None = Field(None, ge=1, description="samples per turn of rotate; null: one epoch")

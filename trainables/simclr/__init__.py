@@ -1,4 +1,4 @@
-"""SimCLR's parts: encoder, augmentation, loss, optimizers."""
+"""Components of SimCLR: encoder, augmentation, loss, optimizers."""
 
 from trainables.simclr.augment import Augment
 from trainables.simclr.encoder import Encoder, SimCLR, build_encoder

@@ -1,7 +1,7 @@
-"""SimCLR's augmentations for a whole batch at once, with a fresh draw for every image, on the images' device.
+"""SimCLR's augmentations for whole batches, with parameters per image, on the images' device.
 
-The distributions are torchvision's (``RandomResizedCrop``, ``RandomHorizontalFlip``, ``ColorJitter``,
-``RandomGrayscale``, ``GaussianBlur``); torchvision itself draws one set of parameters for a whole batch.
+The distributions are those of torchvision (``RandomResizedCrop``, ``RandomHorizontalFlip``, ``ColorJitter``,
+``RandomGrayscale``, ``GaussianBlur``), which draws one set of parameters for a whole batch.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Draw:
-    """The random parameters of n views, on the CPU; ``draw[rows]`` are those of some of them."""
+    """Random parameters of n views, on the CPU. ``draw[rows]`` selects views."""
 
-    centre: Tensor  # [n, 2] of the crop, x and y, in -1 ... 1
-    extent: Tensor  # [n, 2] of the crop as a share of the image's width and height; negative width: flipped
-    angle: Tensor  # [n] radians
-    order: Tensor  # [n, 4] the order of brightness (0), contrast (1), saturation (2), hue (3); -1: no jitter
-    factor: Tensor  # [n, 4] of each of the four
+    centre: Tensor  # [n, 2] x and y of the crop's centre, in -1 ... 1
+    extent: Tensor  # [n, 2] width and height of the crop relative to the image; negative width: flipped
+    angle: Tensor  # [n] rotation in radians
+    order: Tensor  # [n, 4] order of brightness (0), contrast (1), saturation (2), hue (3); -1: no jitter
+    factor: Tensor  # [n, 4] factors of these four
     gray: Tensor  # [n] bool
-    sigma: Tensor  # [n] of the blur in pixels; 0: none
+    sigma: Tensor  # [n] standard deviation of the blur in pixels; 0: no blur
 
     def __getitem__(self, rows: slice | Tensor) -> Draw:
         return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def packed(self) -> Tensor:
-        """All of it in one tensor [n, 16], for ``Augment.views``: it crosses to a device in a single copy."""
+        """Returns all parameters in one tensor [n, 16] for ``Augment.views``, so that one copy moves them to a GPU."""
         order, factor = self.order.numpy(), self.factor.numpy()
         turned = np.take_along_axis(factor, np.maximum(order, 0), 1)  # in the order of the changes
         rest = self.gray.numpy()[:, None], self.sigma.numpy()[:, None]
@@ -46,17 +46,17 @@ class Draw:
 
 
 class Augment:
-    """Two steps: ``draw`` the parameters of a batch (on the CPU), ``apply`` them to images on any device.
+    """Augments images: ``draw`` returns random parameters (on the CPU), ``apply`` applies them on any device.
 
-    A call does both. Workers that share a batch draw for the whole of it and apply their own rows, so that what
-    happens to an image does not depend on the number of workers.
+    A call does both. Every worker draws the parameters of the global batch and applies those of its shard, so that the
+    views do not depend on the number of workers.
 
     Args:
         size: Height and width of the views, in pixels.
-        profile: A name in ``PROFILES``, or settings of one's own.
+        profile: Name of a profile in ``PROFILES``, or settings.
 
     Raises:
-        ValueError: The profile's name is unknown.
+        ValueError: The name of the profile is unknown.
     """
 
     def __init__(self, size: int, profile: str | AugmentSettings = "natural") -> None:
@@ -64,17 +64,17 @@ class Augment:
             raise ValueError(f"augmentation profile {profile!r} is unknown: use one of {', '.join(PROFILES)}")
         self.size = size
         self.settings = PROFILES[profile] if isinstance(profile, str) else profile
-        #: What ``apply`` does anywhere but on a CPU; ``torch.compile`` makes it faster.
+        #: What ``apply`` calls on a GPU; may be replaced by a compiled version.
         self.views: Callable[[Tensor, Tensor], Tensor] = self._apply_to_all
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 images [n, C, H, W] -> float views in [0, 1] [n, C, size, size]."""
+        """Maps uint8 images [n, C, H, W] to float views in [0, 1] [n, C, size, size]."""
         return self.apply(images, self.draw(len(images), images.shape[-2:], generator))
 
     def draw(self, n: int, image_size: tuple[int, ...], generator: torch.Generator) -> Draw:
-        """Parameters for ``n`` views of images of ``image_size`` (height, width), from a CPU generator."""
+        """Draws parameters of ``n`` views of images of ``image_size`` (height, width) from a CPU generator."""
         s = self.settings
-        # numpy: on as few numbers as these, torch takes longer to launch an operation than to compute it.
+        # numpy, because torch's overhead per operation dominates for so few numbers.
         areas, aspects, place, (flip, jitter, angle, gray, blur, sigma), order, factor = np.split(
             torch.rand((36, n), generator=generator).numpy(), [10, 20, 22, 28, 32]
         )
@@ -96,7 +96,7 @@ class Augment:
         )
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
-        """uint8 images [n, C, H, W], parameters of n views -> float views in [0, 1] [n, C, size, size]."""
+        """Maps uint8 images [n, C, H, W] and parameters of n views to float views in [0, 1] [n, C, size, size]."""
         if images.device.type == "cpu":
             return self._apply_to_some(images, draw)
         packed = draw.packed()
@@ -104,10 +104,10 @@ class Augment:
         return self.views(images, packed.to(images.device, non_blocking=True))
 
     def _apply_to_all(self, images: Tensor, packed: Tensor) -> Tensor:
-        """The way of a GPU: images and ``Draw.packed`` on the device -> views, channels-last.
+        """Maps images and ``Draw.packed`` on a GPU to views in channels-last order.
 
-        Every view goes through every change, and keeps it or not: no shape depends on what was drawn, so that it can be
-        compiled and captured, and nothing waits for the device.
+        All changes are computed for all views and selected afterwards. No shape depends on the parameters, so that the
+        function can be compiled and captured as a CUDA graph, without synchronisation.
         """
         theta, order, factor, rest = packed.split([6, 4, 4, 2], dim=1)
         views = self._crop(images.float() / 255, theta.view(-1, 2, 3))
@@ -128,7 +128,7 @@ class Augment:
         return views.contiguous(memory_format=torch.channels_last)
 
     def _apply_to_some(self, images: Tensor, draw: Draw) -> Tensor:
-        """The way of a CPU: no view is computed that does not change."""
+        """Maps images and parameters on a CPU to views. Changes are computed only for the views that need them."""
         views = self._crop(images.float() / 255, torch.from_numpy(_affine(draw)).view(-1, 2, 3))
         if views.shape[1] == 3:
             for turn in range(4):  # ColorJitter: each view's four changes in that view's own order
@@ -144,10 +144,17 @@ class Augment:
     def _crops(
         self, areas: _Floats, aspects: _Floats, place: _Floats, height: int, width: int
     ) -> tuple[_Floats, _Floats]:
-        """RandomResizedCrop.get_params for n images: ten tries each, the first that fits, else the whole image.
+        """Does what RandomResizedCrop.get_params does for n images: the first of ten tries that fits, or the image.
 
         Args:
-            areas: Of all tries, [10, n] in 0 ... 1; ``aspects`` likewise, and ``place``: [2, n].
+            areas: Areas of the ten tries [10, n], in 0 ... 1.
+            aspects: Aspect ratios of the ten tries [10, n], in 0 ... 1.
+            place: Position of the crop [2, n], in 0 ... 1.
+            height: Height of the images in pixels.
+            width: Width of the images in pixels.
+
+        Returns:
+            ``Draw.centre`` and ``Draw.extent``.
         """
         low, high = self.settings.crop_aspect
         area = height * width * _between(*self.settings.crop_area, areas)
@@ -170,12 +177,12 @@ def _where(condition: Tensor) -> Tensor:
     return condition.nonzero().squeeze(1)
 
 
-def _between(low: float | _Floats, high: float | _Floats, share: _Floats) -> _Floats:
-    return low + (high - low) * share
+def _between(low: float | _Floats, high: float | _Floats, fraction: _Floats) -> _Floats:
+    return low + (high - low) * fraction
 
 
 def _affine(draw: Draw) -> _Floats:
-    """Crop, rotation and flip are one affine map, hence one bilinear resampling: 2 x 3 matrices, [n, 6]."""
+    """Returns crop, rotation and flip as one affine map per view, 2 x 3 matrices [n, 6]."""
     cos, sin = np.cos(draw.angle.numpy()), np.sin(draw.angle.numpy())
     (width, height), (x, y) = draw.extent.numpy().T, draw.centre.numpy().T
     return np.stack([width * cos, -height * sin, x, width * sin, height * cos, y], axis=1)

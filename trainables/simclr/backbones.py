@@ -1,6 +1,6 @@
-"""Backbones of torchvision by name, made ready for SimCLR: no classifier, small images, exact batch statistics.
+"""Builds torchvision backbones for SimCLR: without classifier, for small images, with global batch statistics.
 
-torchvision takes seconds to import, so it is imported by those who ask for one of its backbones only.
+torchvision takes seconds to import, so it is imported only if one of its backbones is used.
 """
 
 from __future__ import annotations
@@ -19,64 +19,67 @@ from torch.overrides import TorchFunctionMode
 
 from trainables.simclr.batchnorm import GlobalBatchNorm2d
 
-#: Backbones that are built for one image size, and how their constructors want to be told.
+#: Backbones that are built for one image size, and the argument of their constructors.
 _SIZED: dict[str, Callable[[int], dict[str, Any]]] = {
     "vit_": lambda size: {"image_size": size},
     "maxvit_": lambda size: {"input_size": (size, size)},
 }
-#: They classify at inner layers too, warn unless told how to draw their weights, and expect pixels in [-1, 1].
+#: Backbones with auxiliary classifiers, which warn without ``init_weights`` and expect pixels in [-1, 1].
 INCEPTIONS = ("googlenet", "inception_v3")
 
 
 class Backbone(NamedTuple):
-    """What is known about a backbone before it is built."""
+    """Properties of a backbone."""
 
     features: int  # dimensions of the representation
-    patches: bool  # whether it cuts images into patches, and so has no stem for small ones
+    patches: bool  # whether it splits images into patches, so that there is no stem for small images
 
 
 @functools.cache
 def describe(name: str) -> Backbone:
-    """Looks a backbone up in torchvision.
+    """Looks up a backbone in torchvision.
 
     Raises:
-        ValueError: torchvision has no such classification network, or it has no linear classifier.
+        ValueError: torchvision has no such classification network, or the network has no linear classifier.
     """
     import torchvision.models
 
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         near = difflib.get_close_matches(name, ["cifar_resnet", *names], n=1)
-        hint = f"{name!r} is none; did you mean {near[0]!r}?" if near else f"{name!r} is none"
-        raise ValueError(f"use cifar_resnet or a classification network of torchvision.models; {hint}")
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"backbone {name!r} is unknown; use cifar_resnet or a classification network of torchvision.models{hint}"
+        )
     with _on_meta():
         network = _construct(name)
     linear = _last_linear(network)
     if linear is None:
-        raise ValueError(f"{name} has no linear classifier that could be removed; use another backbone")
+        raise ValueError(f"{name} has no linear classifier to remove; use another backbone")
     _, stem = first_convolution(network)
-    # MaxViT's stem is an ordinary one, but what comes after it cuts the map into windows of a fixed number.
+    # MaxViT has an ordinary stem, but splits the feature map into a fixed number of windows.
     return Backbone(linear[1].in_features, stem.kernel_size == stem.stride or name.startswith("maxvit_"))
 
 
 def build_backbone(name: str, *, stem: str, channels: int, image_size: int | None = None) -> nn.Module:
-    """A network of torchvision that maps float [n, channels, H, W] to its classifier's input, [n, features].
+    """Builds a torchvision network that maps float [n, channels, H, W] to its classifier's input, [n, features].
 
-    Batch norms are those of the global batch. Dropout and stochastic depth are left out: their draws would make the
-    reference loss random, and differ between one worker and two, and between a run and its resumption.
+    Batch norms use the statistics of the global batch. Dropout and stochastic depth are removed: they would make the
+    reference loss random and results dependent on the number of workers.
 
     Args:
-        name: Of the network in ``torchvision.models``.
-        stem: ``imagenet``: as torchvision has it. ``cifar``: the first convolution has stride 1, and 3 x 3 pixels if it
-            had 7 x 7 or more; a max pooling after a strided one is left out (Chen et al. 2020, B.9).
-        channels: Of the images.
-        image_size: Their side in pixels; with it the network is tried before it is built. None: torchvision's default.
+        name: Name of the network in ``torchvision.models``.
+        stem: ``imagenet``: torchvision's stem. ``cifar``: the first convolution has stride 1 and, if its kernel was
+            7 x 7 or larger, a 3 x 3 kernel; max pooling after a strided convolution is removed (Chen et al. 2020, B.9).
+        channels: Channels of the images.
+        image_size: Height and width of the images in pixels; the network is checked with it. None: torchvision's
+            default, without check.
 
     Raises:
-        ValueError: The network cannot take images of this size.
+        ValueError: The network does not accept images of this size.
     """
     if image_size is not None:
-        _try(name, stem, channels, image_size)
+        _check(name, stem, channels, image_size)
     return _build(name, stem, channels, image_size)
 
 
@@ -108,28 +111,28 @@ def _construct(name: str, image_size: int | None = None) -> nn.Module:
     return network
 
 
-def _try(name: str, stem: str, channels: int, image_size: int) -> None:
-    """One forward pass without memory or arithmetic."""
+def _check(name: str, stem: str, channels: int, image_size: int) -> None:
+    """Checks a forward pass on the meta device."""
     try:
         with _on_meta(), torch.no_grad():
             network = _build(name, stem, channels, image_size).to("meta").eval()
             network(torch.empty(2, channels, image_size, image_size))
     except (AssertionError, RuntimeError, ValueError) as error:  # whatever the network checks, or its layers
         raise ValueError(
-            f"backbone {name} with stem {stem} cannot take images of {image_size} x {image_size} pixels "
+            f"backbone {name} with stem {stem} does not accept images of {image_size} x {image_size} pixels "
             f"({one_line(error)}); use images of another size, or another backbone"
         ) from None
 
 
 @contextmanager
 def _on_meta() -> Iterator[None]:
-    """Networks are built on the meta device: in milliseconds, without memory, and without random numbers."""
-    with torch.device("meta"), _RealNumbers():
+    """Builds networks on the meta device: in milliseconds, without memory and random numbers."""
+    with torch.device("meta"), _GivenValuesOnCPU():
         yield
 
 
-class _RealNumbers(TorchFunctionMode):
-    """Tensors of given numbers stay on the CPU: RegNets compute with such, and read the widths of their layers off."""
+class _GivenValuesOnCPU(TorchFunctionMode):
+    """Keeps tensors of given values on the CPU, because RegNets compute the widths of their layers with them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         device = {"device": "cpu"} if func in (torch.arange, torch.tensor) else {}
@@ -146,16 +149,16 @@ def first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d]:
 
 
 def _adapt_stem(network: nn.Module, stem: str, channels: int) -> None:
-    """Brings the first convolution, and a pooling right after it, to the images.
+    """Adapts the first convolution, and max pooling after it, to the images.
 
-    A convolution of another shape is initialised as the network initialises its own: drawn from the weights that it
-    had, whatever their distribution, at the scale that keeps its outputs' variance, 1 / sqrt(fan-in).
+    The weights of a new convolution are sampled from the old ones, to keep their distribution, and rescaled by
+    1 / sqrt(fan-in), to keep the variance of the outputs.
     """
     layers = [(path, m) for path, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d)]
     path, first = layers[0]
     assert isinstance(first, nn.Conv2d)
     kernel_size, padding = first.kernel_size, first.padding
-    if stem == "cifar" and max(first.stride) > 1:  # VGG's stem is one for small images as it is
+    if stem == "cifar" and max(first.stride) > 1:  # VGG's stem suits small images already
         first.stride = (1, 1)
         if max(kernel_size) >= 7:
             kernel_size, padding = (3, 3), (1, 1)

@@ -44,7 +44,7 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Blurs x [n, C, H, W] with a Gaussian of sigma [n] pixels; the kernel spans a tenth of the image (Chen et al., A)."""
+    """Blurs x [n, C, H, W] with a Gaussian of sigma [n] pixels; the kernel spans a tenth of it (Chen et al., A)."""
     n, channels, height, width = x.shape
     radius = max(1, height // 20)
     offset = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)

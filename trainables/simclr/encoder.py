@@ -1,4 +1,4 @@
-"""The encoder: a small residual network or a backbone of torchvision, and SimCLR's projection head on top of it."""
+"""Encoders (a small residual network or a torchvision backbone) and SimCLR's projection head."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class _Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images in [0, 1], float [n, C, H, W] -> representations [n, features]. ``build_encoder`` makes one."""
+    """Maps float images in [0, 1] [n, C, H, W] to representations [n, features]. See ``build_encoder``."""
 
     def __init__(self, settings: EncoderSettings, channels: int) -> None:
         super().__init__()
         self.settings, self.channels = settings, channels
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float images in [0, 1] [n, C, H, W] -> representations [n, features].
+        """Maps float images in [0, 1] [n, C, H, W] to representations [n, features].
 
         Raises:
-            TypeError: They are no tensor of floats.
-            ValueError: They have another shape.
+            TypeError: ``images`` is not a floating-point tensor.
+            ValueError: ``images`` has another shape.
         """
         check_images(images, self.channels)
         return self._represent(images)
@@ -62,20 +62,20 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: Tensor | ArrayOfImages, batch_size: int = 512) -> Tensor | NDArray[np.float32]:
-        """Images -> float32 representations [n, features], in evaluation mode, on this module's device.
+        """Returns float32 representations [n, features], computed in evaluation mode on this module's device.
 
         Args:
-            images: uint8, or floats in [0, 1] (of any precision); [n, C, H, W] or [n, H, W, C], whichever fits this
-                encoder's channels, and the first if both do. A tensor, a numpy array, or what is sliced to one, such as
-                a memory map: a batch at a time is read and copied to the device.
-            batch_size: Images that are in the network at once.
+            images: uint8, or floats in [0, 1]; [n, C, H, W] or [n, H, W, C], whichever matches the encoder's channels
+                (the first if both do). A tensor, a numpy array, or an object whose slices are arrays, such as a memory
+                map. One batch at a time is read and copied to the device.
+            batch_size: Images in the network at once.
 
         Returns:
-            A tensor on the CPU for a tensor, else a numpy array.
+            A tensor on the CPU if ``images`` is a tensor, else a numpy array.
 
         Raises:
-            TypeError: They are neither uint8 nor floats.
-            ValueError: They have another shape, or values outside [0, 1].
+            TypeError: ``images`` is neither uint8 nor floating point.
+            ValueError: ``images`` has another shape or values outside [0, 1].
         """
         channels_last = has_channels_last(images, self.channels)
         device = next(self.parameters()).device
@@ -95,13 +95,13 @@ class Encoder(nn.Module):
         """Loads a state dict of this encoder.
 
         Raises:
-            ValueError: It is of another network.
+            ValueError: The state dict does not match the network.
         """
         load_state(self, state)
 
 
 class CIFARResNet(Encoder):
-    """A residual network of three stages for small images (He et al. 2016, 4.2)."""
+    """Residual network of three stages for small images (He et al. 2016, 4.2)."""
 
     def __init__(self, settings: EncoderSettings, channels: int) -> None:
         super().__init__(settings, channels)
@@ -127,7 +127,7 @@ class CIFARResNet(Encoder):
 
 
 class TorchvisionEncoder(Encoder):
-    """A backbone of torchvision. What its weights take for zero mean and unit variance is part of its state."""
+    """Torchvision backbone. The mean and standard deviation that normalise its inputs are part of its state dict."""
 
     mean: Tensor
     std: Tensor
@@ -143,10 +143,10 @@ class TorchvisionEncoder(Encoder):
         return representations
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
-        """Loads a state dict of this encoder, or one of the whole network as torchvision has it.
+        """Loads a state dict of this encoder or of torchvision's network with classifier.
 
         Raises:
-            ValueError: It is of another network.
+            ValueError: The state dict does not match the network.
         """
         if state.keys() & self.state_dict().keys():
             super().load_weights(state)
@@ -157,9 +157,9 @@ class TorchvisionEncoder(Encoder):
 
 
 class SimCLR(nn.Module):
-    """Encoder and projection head (Chen et al. 2020, section 2): the head is used in training only.
+    """Encoder with a projection head (Chen et al. 2020, section 2). The head is used in training only.
 
-    The arguments are those of ``build_encoder``.
+    See ``build_encoder`` for the arguments.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class SimCLR(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] [n, C, H, W] -> projections [n, projection_features], not normalised."""
+        """Maps images in [0, 1] [n, C, H, W] to projections [n, projection_features], not normalised."""
         projections: Tensor = self.head(self.encoder(images))
         return projections
 
@@ -182,16 +182,17 @@ class SimCLR(nn.Module):
 def build_encoder(
     settings: EncoderSettings, channels: int = 3, *, image_size: int | None = None, pretrained: bool = True
 ) -> Encoder:
-    """An encoder with the weights that it starts from; random ones come from torch's default generator.
+    """Builds an encoder with its initial weights. Random weights are drawn from torch's default generator.
 
     Args:
-        settings: Which network, and which weights.
-        channels: Of the images.
-        image_size: Their side in pixels. Vision transformers are made for one; others are tried with it. None: untried.
-        pretrained: False leaves the weights random whatever the settings say, for one whose own are loaded next.
+        settings: Network and initial weights.
+        channels: Channels of the images.
+        image_size: Height and width of the images in pixels. Vision transformers are built for it; other backbones are
+            checked with it. None: no check.
+        pretrained: Whether to load the weights that the settings name. False if other weights are loaded afterwards.
 
     Raises:
-        ValueError: The backbone cannot take the images, or the weights cannot be had or do not fit it.
+        ValueError: The backbone does not accept the images, or the weights cannot be loaded.
     """
     if settings.backbone == "cifar_resnet":
         encoder: Encoder = CIFARResNet(settings, channels)

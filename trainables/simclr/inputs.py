@@ -1,4 +1,4 @@
-"""Checks images that users give an encoder, and converts them to floats in [0, 1] with channels first."""
+"""Checks the images passed to an encoder and converts them to floats in [0, 1] with channels first."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_ROUNDING = 1e-3  # beyond [0, 1]; half precision and interpolation stay within it
+_ROUNDING = 1e-3  # tolerance beyond [0, 1], for half precision and interpolation
 
 
 class ArrayOfImages(Protocol):
-    """A numpy array, or what becomes one when it is sliced: a memory map, an HDF5 data set, image files."""
+    """A numpy array, or an object whose slices are arrays: a memory map, an HDF5 data set, image files."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -21,11 +21,11 @@ class ArrayOfImages(Protocol):
 
 
 def check_images(images: Tensor, channels: int) -> None:
-    """Checks type and shape of what the encoder is called with; reads no values, which would stall a GPU.
+    """Checks type and shape of an encoder's input. Values are not checked, because that would synchronise a GPU.
 
     Raises:
-        TypeError: They are no tensor of floats.
-        ValueError: They are not [n, channels, H, W].
+        TypeError: ``images`` is not a floating-point tensor.
+        ValueError: ``images`` is not [n, channels, H, W].
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
@@ -41,15 +41,15 @@ def check_images(images: Tensor, channels: int) -> None:
 
 
 def has_channels_last(images: Tensor | ArrayOfImages, channels: int) -> bool:
-    """Whether images are [n, H, W, channels] and not [n, channels, H, W]; the latter if both fit.
+    """Returns whether images are [n, H, W, channels] and not [n, channels, H, W]. If both match, returns False.
 
     Raises:
-        TypeError: They are no array.
-        ValueError: They are neither.
+        TypeError: ``images`` is not an array.
+        ValueError: ``images`` has neither shape.
     """
     if not hasattr(images, "shape"):
         raise TypeError(
-            f"images are a {type(images).__name__}: give a tensor or a numpy array, such as np.stack(images)"
+            f"images are a {type(images).__name__}: pass a tensor or a numpy array, such as np.stack(images)"
         )
     shape = tuple(images.shape)
     if len(shape) == 4 and shape[1] == channels:
@@ -58,7 +58,7 @@ def has_channels_last(images: Tensor | ArrayOfImages, channels: int) -> bool:
         return True
     hint = "; one image is images[None]" if len(shape) == 3 and channels in (shape[0], shape[2]) else ""
     raise ValueError(
-        f"images of shape {list(shape)}: give [n, {channels}, height, width] or [n, height, width, {channels}]{hint}"
+        f"images of shape {list(shape)}: pass [n, {channels}, height, width] or [n, height, width, {channels}]{hint}"
     )
 
 
@@ -66,8 +66,8 @@ def as_floats(images: Any, channels_last: bool, device: torch.device) -> Tensor:
     """Moves a batch to the device and converts it to float32 in [0, 1], [n, C, H, W].
 
     Raises:
-        TypeError: They are neither uint8 nor floats.
-        ValueError: Floats are outside [0, 1], or not finite.
+        TypeError: ``images`` is neither uint8 nor floating point.
+        ValueError: Values are outside [0, 1] or not finite.
     """
     if not isinstance(images, Tensor):
         array = np.asarray(images)
@@ -82,15 +82,15 @@ def as_floats(images: Any, channels_last: bool, device: torch.device) -> Tensor:
         raise TypeError(_of_wrong_type(batch.dtype))
     batch = batch.float()
     low, high = batch.aminmax()
-    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # nor if one is NaN
-        way = "the encoder normalises by itself"
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # also true for NaN
+        way = "do not normalise them, the encoder does"
         if not (low.isfinite() and high.isfinite()):
             way = "replace NaN and infinite values"
         elif low >= 0 and 1 < high <= 255:
-            way = "divide by 255 once, or give uint8"
+            way = "divide by 255 or pass uint8"
         raise ValueError(f"float images from {float(low):g} to {float(high):g} must be in [0, 1]: {way}")
     return batch
 
 
 def _of_wrong_type(dtype: Any) -> str:
-    return f"images of type {dtype}: give uint8 in 0 to 255, or floats in [0, 1]"
+    return f"images of type {dtype}: pass uint8 in 0 to 255 or floats in [0, 1]"

@@ -1,4 +1,4 @@
-"""Optimizers whose schedules are pure functions of progress: the share of the budget's samples that has been seen."""
+"""Builds optimizers and sets their learning rate from the progress of the run and the batch size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainables.settings import OptimizerSettings
 
 
 def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim.Optimizer:
-    """An optimizer for ``model``, in two groups: weights, then biases and norms (no decay, no LARS scaling)."""
+    """Builds the optimizer of ``model`` with two groups: weights, and biases and norms (no decay, no LARS scaling)."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -21,7 +21,7 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.opti
     ]
     if settings.name == "lars":
         return LARS(groups, momentum=settings.momentum)
-    fused = all(p.is_cuda for p in model.parameters())  # one kernel instead of hundreds
+    fused = all(p.is_cuda for p in model.parameters())
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=(settings.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, fused=fused)
@@ -30,7 +30,7 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.opti
 def set_progress(
     optimizer: torch.optim.Optimizer, settings: OptimizerSettings, progress: float, batch_size: int
 ) -> float:
-    """Sets the learning rate for the coming step and returns it."""
+    """Sets the learning rate of the next step and returns it."""
     rate = settings.learning_rate_at(progress, batch_size)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -40,10 +40,10 @@ def set_progress(
 def correct_momentum(
     optimizer: torch.optim.Optimizer, settings: OptimizerSettings, batch_before: int, batch_now: int
 ) -> None:
-    """Brings the momentum of past steps to the learning rate of a new batch size (Goyal et al. 2017, remark 3).
+    """Corrects the momentum for the learning rate of a new batch size (Goyal et al. 2017, remark 3).
 
-    Only LARS's velocity holds the learning rate it was gathered with, and is multiplied by the new rate over the old.
-    torch's SGD and AdamW keep gradients alone and multiply by the rate afterwards: they are corrected by construction.
+    Only LARS's momentum contains the learning rate. It is multiplied by the ratio of the new rate to the old one.
+    torch's SGD and AdamW apply the learning rate after the momentum and need no correction.
     """
     ratio = settings.learning_rate_at(settings.warmup, batch_now) / settings.learning_rate_at(
         settings.warmup, batch_before
@@ -58,7 +58,7 @@ class LARS(torch.optim.Optimizer):
 
         v <- m v + lr * trust * |w| / (|g| + decay |w|) * (g + decay w);   w <- w - v
 
-    The learning rate stands inside the momentum, as in the paper. Groups with ``adapt`` False are plain SGD.
+    The momentum contains the learning rate, as in the paper. Groups with ``adapt`` False use plain SGD.
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 0.0, momentum: float = 0.9, trust: float = 1e-3) -> None:
@@ -66,7 +66,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update; a closure is not supported."""
+        """Performs one update. Closures are not supported."""
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
@@ -76,7 +76,7 @@ class LARS(torch.optim.Optimizer):
             if group["adapt"]:
                 size, slope = torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(gradients))
                 local = group["trust"] * size / (slope + group["weight_decay"] * size)
-                # A zero weight or gradient has no scale to adapt to; torch.where does not wait for the device.
+                # Layers with zero weights or gradients are not scaled; torch.where does not synchronise.
                 torch._foreach_mul_(updates, list(torch.where((size > 0) & (slope > 0), local, 1.0).unbind()))
             for p in weights:
                 if "momentum_buffer" not in self.state[p]:

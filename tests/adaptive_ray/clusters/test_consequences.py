@@ -48,7 +48,9 @@ def test_without_information_or_features_nothing_is_measured() -> None:
 
 def test_an_alpha_that_is_never_reached_is_a_line(tmp_path: Path) -> None:
     settings = ["accumulation={until: information, alpha: 64}", "candidates=[16]", "budget.epochs=90"]
-    with pytest.raises(UserError, match="accumulation: alpha = 64 is never reached: the 64 micro-batches of 16"):
+    with pytest.raises(
+        UserError, match="accumulation: alpha = 64 is never reached: the scores of 64 micro-batches of 16"
+    ):
         images_per_update(load_config(QUICKSTART, settings), FOUND, lambda: None)
 
 

@@ -130,7 +130,7 @@ class TestMissing:
 
     def test_weights_of_something_else(self, tmp_path: Path) -> None:
         torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-        assert "do not fit the network" in complaint(f"resnet18:{tmp_path / 'other.pth'}")
+        assert "do not match the network" in complaint(f"resnet18:{tmp_path / 'other.pth'}")
         assert "does not hold its weights" in complaint(f"efficientnet_lite0:{tmp_path / 'other.pth'}")
 
     def test_a_package(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def test_a_damaged_image_file_is_named(cluster: Cluster, tmp_path: Path) -> None
         Image.fromarray(np.full((8, 8, 3), number % 256, np.uint8)).save(tmp_path / f"{number:04}.bmp")
     (tmp_path / "2005.bmp").write_bytes(b"no image")
     files = ImageFiles(sorted(tmp_path.glob("*.bmp")), 8)
-    with pytest.raises(UserError, match=r"2005\.bmp is no readable image"):
+    with pytest.raises(UserError, match=r"2005\.bmp cannot be decoded"):
         embed(files, FeatureFile(tmp_path / "features", len(files)), "pixels", 16, 1, lambda *_: None)
 
 

@@ -326,7 +326,7 @@ class TestWrongSettings:
             ),
             ("sample_weights={mode: static, strength: 2}", ["sample_weights.strength = 2", "less than or equal to 1"]),
             ("sample_weights={strength: 0.9}", ["'sample_weights.mode' is missing"]),
-            ("sample_weights={mode: static, centres: strata}", ["centres = strata changes nothing with mode static"]),
+            ("sample_weights={mode: static, centres: strata}", ["centres = strata has no effect with mode static"]),
         ],
     )
     def test_methods(self, override: str, parts: list[str]) -> None:
@@ -336,7 +336,7 @@ class TestWrongSettings:
     def test_two_ways_to_accumulate(self, tmp_path: Path) -> None:
         file = changed(tmp_path, candidates=[64, {"batch_size": 64, "accumulation": 4}])
         text = complaint("accumulation={until: information, alpha: 2}", file=file)
-        assert "64x4 fixes 4 batches for an update" in text
+        assert "64x4 accumulates 4 batches per update" in text
 
     def test_batch_sizes_from_clusters_that_accumulation_cannot_use(self) -> None:
         informed = "accumulation={until: information, alpha: auto, images_per_update: 64}"

@@ -124,7 +124,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     whole = (tmp_path / "000.png").read_bytes()
     for name, content in {"a.png": b"", "b.jpg": b"text", "c.png": whole[:20], "d.png": whole[:45]}.items():
         (tmp_path / name).write_bytes(content)
-    bad = "no image, or of a kind that is not supported"
+    bad = "not an image of a supported format"
     expected = {str(tmp_path / name): why for name, why in {"a.png": "the file is empty", "b.jpg": bad}.items()}
     found = of(tmp_path).unreadable
     assert {path: found[path] for path in expected} == expected

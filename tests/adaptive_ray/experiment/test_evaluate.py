@@ -63,7 +63,7 @@ def test_images_of_one_class_have_neighbours(digits: Dataset, tmp_path: Path) ->
     found = evaluated(replace(digits, labels=np.zeros_like(digits.labels)), tmp_path)
     assert set(found.accuracies.values()) == {None}
     (line,) = missing({"unavailable": found.unavailable})
-    assert line == "probes: all 100 images that a probe would learn from are of one class"
+    assert line == "probes: all 100 training images of a probe are of one class"
     assert (tmp_path / "neighbours.png").is_file()
 
 

@@ -136,5 +136,5 @@ def test_an_order_is_asked_for_once_an_epoch_and_gives_the_same_for_all_batch_si
 
 
 def test_an_order_must_fit_the_images() -> None:
-    with pytest.raises(ValueError, match="an order of 3 entries does not fit 4 images"):
+    with pytest.raises(ValueError, match="the epoch order has 3 entries, but there are 4 images"):
         SampleStream(4, seed=0, epoch_order=lambda epoch: np.arange(3)).take(0, 2)

@@ -72,7 +72,9 @@ class TestUpdates:
     def test_an_alpha_that_is_never_reached_is_said(self) -> None:
         assert updates(sorted_stream(), alpha=4).mean_images(20) == 160
         unreachable = updates(sorted_stream(), alpha=40, max_micro_batches=40)
-        with pytest.raises(ValueError, match=r"alpha = 40 is never reached: the 40 micro-batches .* score 20 tog"):
+        with pytest.raises(
+            ValueError, match=r"alpha = 40 is never reached: the scores of 40 micro-batches .* add up to 20"
+        ):
             unreachable.mean_images(20)
         with pytest.raises(ValueError, match="alpha = 6 is never reached"):  # in one epoch
             updates(sorted_stream(), alpha=6, remainder="apply").mean_images(20)

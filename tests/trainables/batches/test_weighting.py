@@ -72,7 +72,7 @@ class TestWeights:
 
     @pytest.mark.parametrize("strength", [-0.1, 1.01, math.nan])
     def test_no_weight_may_be_negative(self, strength: float) -> None:
-        with pytest.raises(ValueError, match=r"strength .* must be within 0 to 1: beyond, some weights would be neg"):
+        with pytest.raises(ValueError, match=r"strength .* must be within 0 to 1, because weights must not be neg"):
             sample_weights(Q, 0.2, strength)
 
 
@@ -140,9 +140,9 @@ class TestPercentiles:
         ({"mode": "static", "strength": -0.5}, "greater than or equal to 0"),
         ({"mode": "static", "strength": 1.5}, "less than or equal to 1"),
         ({"mode": "sometimes"}, "none"),
-        ({"mode": "static", "centres": "strata"}, "centres = strata changes nothing with mode static"),
-        ({"mode": "none", "strength": 0.9}, "strength = 0.9 changes nothing with mode none"),
-        ({"mode": "batch", "centres": "strata", "clusters": 4}, "clusters = 4 changes nothing with mode batch"),
+        ({"mode": "static", "centres": "strata"}, "centres = strata has no effect with mode static"),
+        ({"mode": "none", "strength": 0.9}, "strength = 0.9 has no effect with mode none"),
+        ({"mode": "batch", "centres": "strata", "clusters": 4}, "clusters = 4 has no effect with mode batch"),
         ({"strength": 0.9}, "mode"),
         ({"schedule": "slow"}, "linear"),
     ],

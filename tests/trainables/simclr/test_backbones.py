@@ -106,15 +106,15 @@ def test_features_are_the_classifiers_inputs(name: str, features: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"backbone": "resnet81"}, "'resnet81' is none; did you mean 'resnet18'"),
+        ({"backbone": "resnet81"}, "did you mean 'resnet18'"),
         ({"backbone": "cifar_resnt"}, "did you mean 'cifar_resnet'"),
-        ({"backbone": "qqq"}, "use cifar_resnet or a classification network of torchvision.models; 'qqq' is none"),
-        ({"backbone": "fcn_resnet50"}, "'fcn_resnet50' is none"),
+        ({"backbone": "qqq"}, "'qqq' is unknown; use cifar_resnet or a classification network of torchvision.models"),
+        ({"backbone": "fcn_resnet50"}, "'fcn_resnet50' is unknown"),
         ({"backbone": "squeezenet1_1"}, "squeezenet1_1 has no linear classifier"),
-        ({"backbone": "vit_b_16"}, "vit_b_16 cuts images into patches; use stem: imagenet"),
-        ({"backbone": "swin_t", "stem": "cifar"}, "swin_t cuts images into patches; use stem: imagenet"),
-        ({"backbone": "convnext_tiny"}, "convnext_tiny cuts images into patches"),
-        ({"backbone": "maxvit_t"}, "maxvit_t cuts images into patches"),
+        ({"backbone": "vit_b_16"}, "vit_b_16 splits images into patches; use stem: imagenet"),
+        ({"backbone": "swin_t", "stem": "cifar"}, "swin_t splits images into patches; use stem: imagenet"),
+        ({"backbone": "convnext_tiny"}, "convnext_tiny splits images into patches"),
+        ({"backbone": "maxvit_t"}, "maxvit_t splits images into patches"),
         ({"weights": "torchvision"}, "torchvision has no weights of cifar_resnet"),
         ({"weights": "imagenet"}, "use null, torchvision, or a file named"),
     ],
@@ -207,7 +207,7 @@ def test_stems(name: str, stem: str, size: int, first: tuple[int, int], last: in
     ],
 )
 def test_images_of_a_wrong_size_are_refused_when_the_network_is_built(name: str, stem: str, size: int) -> None:
-    start = f"backbone {name} with stem {stem} cannot take images of {size} x {size} pixels"
+    start = f"backbone {name} with stem {stem} does not accept images of {size} x {size} pixels"
     with pytest.raises(ValueError, match=start) as caught:
         seeded(name, stem, size=size)
     assert "\n" not in str(caught.value)
@@ -363,7 +363,7 @@ def test_ones_own_encoder_goes_on_bit_for_bit(settings: dict[str, str], file: st
     weights = written(encoder.state_dict(), tmp_path / file)
     again = build_encoder(plain.model_copy(update={"weights": weights}), channels=1)
     assert same(again, encoder)
-    with pytest.raises(ValueError, match="do not fit the network"):
+    with pytest.raises(ValueError, match="do not match the network"):
         build_encoder(plain.model_copy(update={"weights": weights}), channels=3)
 
 
@@ -383,13 +383,13 @@ def test_files_are_found_from_other_folders(monkeypatch: pytest.MonkeyPatch, tmp
         ("none.pt", None, "cannot be read: .*No such file"),
         ("none.safetensors", None, "cannot be read: .*"),
         ("empty.pt", b"", "cannot be read"),
-        ("text.pt", b"not a pickle at all", "holds more than tensors, or is damaged"),
+        ("text.pt", b"not a pickle at all", "contains more than tensors or is damaged"),
         ("text.safetensors", b"nothing of the kind", "cannot be read"),
-        ("list.pt", [torch.zeros(1)], "is no state dict"),
-        ("nested.pt", {"state_dict": {"conv1.weight": torch.zeros(1)}}, "is no state dict"),
-        ("module.pt", nn.Linear(1, 1), "holds more than tensors"),
-        ("other.pt", {"conv1.weight": torch.zeros(1)}, "do not fit the network, which has no conv1.weight"),
-        ("partial.pt", {}, "do not fit the network: stem.0.weight is missing"),
+        ("list.pt", [torch.zeros(1)], "is not a state dict"),
+        ("nested.pt", {"state_dict": {"conv1.weight": torch.zeros(1)}}, "is not a state dict"),
+        ("module.pt", nn.Linear(1, 1), "contains more than tensors"),
+        ("other.pt", {"conv1.weight": torch.zeros(1)}, "do not match the network, which has no conv1.weight"),
+        ("partial.pt", {}, "do not match the network: stem.0.weight is missing"),
         ("shape.pt", {"stem.0.weight": torch.zeros(2)}, r"stem.0.weight has shape \(2,\), not \(16, 3, 3, 3\)"),
     ],
 )
@@ -406,7 +406,7 @@ def test_files_that_are_none(file: str, content: object, complaint: str, tmp_pat
 
 def test_another_networks_file_is_named(tmp_path: Path) -> None:
     weights = written(pretrained("shufflenet_v2_x0_5").state_dict(), tmp_path / "shufflenet.pt")
-    with pytest.raises(ValueError, match=r"shufflenet\.pt: do not fit the network, which has no "):
+    with pytest.raises(ValueError, match=r"shufflenet\.pt: do not match the network, which has no "):
         build_encoder(EncoderSettings(backbone="mobilenet_v3_small", weights=weights))
 
 
@@ -418,7 +418,7 @@ def test_without_a_network_one_line_tells_what_to_do(monkeypatch: pytest.MonkeyP
     settings = EncoderSettings(backbone="mobilenet_v3_small", weights="torchvision")
     with pytest.raises(ValueError, match=r"^weights torchvision: https://\S+ cannot be downloaded") as caught:
         build_encoder(settings)
-    assert re.search(r"give the file instead, /path/to/mobilenet_v3_small-\w+\.pth$", str(caught.value))
+    assert re.search(r"set weights to /path/to/mobilenet_v3_small-\w+\.pth$", str(caught.value))
     assert "\n" not in str(caught.value)
 
 

@@ -158,8 +158,8 @@ def test_of_two_layouts_that_fit_channels_come_first() -> None:
 @pytest.mark.parametrize(
     ("images", "error", "way"),
     [
-        (torch.rand(2, 3, 8, 8) * 255, ValueError, "divide by 255 once, or give uint8"),
-        (torch.randn(2, 3, 8, 8), ValueError, "the encoder normalises by itself"),
+        (torch.rand(2, 3, 8, 8) * 255, ValueError, "divide by 255 or pass uint8"),
+        (torch.randn(2, 3, 8, 8), ValueError, "do not normalise them, the encoder does"),
         (torch.full((2, 3, 8, 8), math.nan), ValueError, r"must be in \[0, 1\]: replace NaN"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.int64), TypeError, "torch.int64: give uint8"),
         (np.zeros((2, 3, 8, 8), dtype=np.uint16), TypeError, "uint16: give uint8"),

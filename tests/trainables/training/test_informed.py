@@ -294,11 +294,11 @@ def test_without_strength_it_is_the_run_without_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("chosen", "complaint"),
     [
-        ({"information": informed()}, "score histogram compares clusters, and there are none"),
-        ({"information": informed(score="mmd")}, "score mmd compares features, and there are none"),
+        ({"information": informed()}, "score histogram needs the data's strata"),
+        ({"information": informed(score="mmd")}, "score mmd needs the data's features"),
         ({"sample_weights": STATIC}, "mode = static needs the data's centrality"),
         ({"sample_weights": BY_BATCH}, "centres = strata needs the data's strata"),
-        ({"information": informed(), "accumulation": 2}, "16x2 fixes 2 batches for an update"),
+        ({"information": informed(), "accumulation": 2}, "16x2 accumulates 2 batches per update"),
         ({"information": informed(alpha="auto", images_per_update=8)}, "images_per_update = 8: up to 64"),
         ({"information": informed(alpha=60.0), "budget": 10_000}, "alpha = 60 is never reached"),
     ],
@@ -312,9 +312,9 @@ def test_what_cannot_be_is_said_before_work_starts(chosen: dict[str, Any], compl
 @pytest.mark.parametrize(
     ("known", "complaint"),
     [
-        ({"strata": STRATA[1:]}, "strata of 39 images do not fit 40"),
+        ({"strata": STRATA[1:]}, "strata has 39 entries, but there are 40 images"),
         ({"features": np.full((40, 2), np.nan, np.float32)}, "features must be finite"),
-        ({"centrality": np.linspace(0, 2, 40)}, "centrality from 0 to 2 must be percentiles"),
+        ({"centrality": np.linspace(0, 2, 40)}, "centrality from 0 to 2 must be within 0 to 1"),
     ],
 )
 def test_what_is_known_of_images_must_fit_them(known: dict[str, Any], complaint: str) -> None:
