@@ -82,7 +82,7 @@ class TestSettings:
             ({"alpha": 70}, "is never reached.*allow at least 67"),
             ({"alpha": 3, "max_micro_batches": 2}, "is never reached.*allow at least 3"),
             ({"alpha": "auto"}, "needs images_per_update"),
-            ({"alpha": 2, "images_per_update": 64}, "is for alpha: auto"),
+            ({"alpha": 2, "images_per_update": 64}, "needs alpha: auto"),
             ({"tolerance": 1}, "less than 1"),
             ({"score": "fid"}, "histogram"),
             ({"until": "bored"}, "information"),
