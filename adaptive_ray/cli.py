@@ -217,12 +217,11 @@ def version() -> None:
 
 def _show(console: Console, directory: Any, result: dict[str, Any], settings: Any) -> None:
     from adaptive_ray.report.accuracies import REPRESENTATIONS, accuracy_rows, missing, reference_loss
-    from adaptive_ray.report.page import last_decisions
-    from adaptive_ray.report.terminal import restart_line, results_table
+    from adaptive_ray.report.decisions import decision_table, format_restart, last_decisions
     from schedulers import Candidate
 
     console.print()
-    console.print(results_table(last_decisions(directory.decisions())))
+    console.print(decision_table(last_decisions(directory.decisions())))
     chosen = Candidate(result["chosen_batch_size"], result["chosen_accumulation"])
     console.print(f"\n[bold green]chosen batch size: {chosen.key}[/]\n", highlight=False)
     table = Table(box=None, padding=(0, 3, 0, 0))
@@ -241,7 +240,7 @@ def _show(console: Console, directory: Any, result: dict[str, Any], settings: An
         highlight=False,
     )
     for restart in result.get("restarts", []):
-        console.print(f"batch size {restart_line(**restart)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"batch size {format_restart(**restart)}", highlight=False, markup=False, soft_wrap=True)
     lines = {"results": directory.path, "report": directory.path / "report.html"}
     if settings.tracking.enabled and settings.tracking.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
         lines["MLflow"] = f"mlflow ui --backend-store-uri sqlite:///{directory.path.parent / 'mlflow.db'}"

@@ -67,7 +67,8 @@ def figures(lines: list[tuple[float, str]], whole: float, reports: list[dict[str
     def arrival(pattern: str) -> list[float]:
         return [when for when, line in lines if re.match(r"\[\d+:\d\d\] " + pattern, line)]
 
-    (begin,), (race,), (won,), (probing,) = map(arrival, ("starting Ray", "race: ", r"batch size \d+ won", "probing"))
+    lines_of = ("starting Ray", "race: ", r"batch size \d+ won", "evaluating")
+    (begin,), (race,), (won,), (probing,) = map(arrival, lines_of)
     arrivals = arrival(r"batch size \d+: ")  # one a report, in the reports' order
     assert len(arrivals) == len(reports), "a line and a report belong together"
     first: dict[str, float] = {}

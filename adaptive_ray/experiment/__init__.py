@@ -1,1 +1,1 @@
-"""One run of the product, from its configuration to its results."""
+"""Runs an experiment: race, winner's training, evaluation and results."""

@@ -1,4 +1,4 @@
-"""Ends an unfinished run: closes its MLflow runs, and explains full disks and lost output to the user."""
+"""Opens the MLflow tracker in the background and ends its runs if the run fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adaptive_ray.ray_cluster.signals import ended_once
 if TYPE_CHECKING:
     from adaptive_ray.experiment.mlflow_tracking import Tracker
 
-#: What is wrong with a disk, a folder or the output, and not with a program or a network.
+#: Errors of disks, directories or output streams.
 _STORAGE = {
     getattr(errno, name)
     for name in (
@@ -26,11 +26,11 @@ _STORAGE = {
 
 
 class Tracking:
-    """A run's tracker, opened in another thread while Ray starts: MLflow's database takes seconds.
+    """Opens the tracker of a run in another thread while Ray starts, since that takes seconds.
 
     Args:
-        pool: To open it in.
-        opened: Opens it; None: nothing is tracked.
+        pool: Executor.
+        opened: Opens and returns the tracker; returns None if tracking is disabled.
     """
 
     def __init__(self, pool: Executor, opened: Callable[[], Tracker | None]) -> None:
@@ -38,18 +38,18 @@ class Tracking:
         self._opening: Future[Tracker | None] | None = None
 
     def open(self) -> None:
-        """Starts to open it, unless that was done."""
+        """Starts opening the tracker, if not done yet."""
         self._opening = self._opening or self._pool.submit(self._opened)
 
     def tracker(self) -> Tracker | None:
-        """The tracker, once it is open; raises what opening it has raised."""
+        """Waits for the tracker and returns it; raises the error if it cannot be opened."""
         self.open()
         assert self._opening is not None
         return self._opening.result()
 
     @contextmanager
     def ended(self) -> Iterator[None]:
-        """Ends MLflow's runs if the block fails: as KILLED if it is interrupted, else as FAILED."""
+        """Ends the MLflow runs if the block fails: as KILLED on interruption, else as FAILED."""
         try:
             with ended_once():
                 yield
@@ -63,15 +63,15 @@ class Tracking:
     def _end(self, status: Literal["KILLED", "FAILED"]) -> None:
         if self._opening is None or self._opening.cancel():
             return
-        with suppress(Exception):  # where it cannot be opened, there is nothing to end
+        with suppress(Exception):  # it may not have been opened
             if (tracker := self._opening.result()) is not None:
                 tracker.end(status)
 
 
 def storage_problem(error: BaseException) -> str | None:
-    """What is wrong with a disk, a folder or the output, if that is to blame for an error; else None.
+    """Describes the error of a disk, directory or output stream that caused ``error``; None if there is none.
 
-    Ray wraps what is raised in its callbacks; all that led to an error is looked at.
+    Follows the chain of causes, since Ray wraps errors of callbacks.
     """
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OSError) and cause.errno in _STORAGE):
@@ -79,6 +79,6 @@ def storage_problem(error: BaseException) -> str | None:
     if not isinstance(cause, OSError):
         return None
     if isinstance(cause, BrokenPipeError):
-        return "the output was closed by whoever read it"
+        return "the output was closed by the reader"
     place = cause.filename if isinstance(cause.filename, str) else "a file or the output cannot be written"
-    return f"{place}: {os.strerror(cause.errno or 0)}"  # its own text may be a library's
+    return f"{place}: {os.strerror(cause.errno or 0)}"  # str(error) may be the message of a library

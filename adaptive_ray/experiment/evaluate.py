@@ -1,4 +1,4 @@
-"""Evaluates the winner's encoder part by part: a part that fails does not affect the others."""
+"""Evaluates an encoder. A part that fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from trainables.simclr import Encoder
 
 _log = logging.getLogger(__name__)
 
-_Features = tuple[NDArray[np.float32], NDArray[np.float32]]  # of the images to learn from, and to test on
+_Features = tuple[NDArray[np.float32], NDArray[np.float32]]  # of training and test images
 
 
 @dataclass
 class Evaluation:
-    """What was found, and why the rest was not.
+    """Results of an evaluation.
 
     Args:
-        accuracies: A share, or None where there is none, for each of ``ACCURACIES``.
-        unavailable: For each accuracy and picture that is missing the reason, in one line; and what was left out.
+        accuracies: Accuracy (0 to 1) for each of ``ACCURACIES``; None: not available.
+        unavailable: Reason for each missing accuracy or plot, in one line.
     """
 
     accuracies: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(ACCURACIES))
@@ -41,18 +41,16 @@ class Evaluation:
 
     @contextmanager
     def part(self, *names: str) -> Iterator[None]:
-        """Takes whatever is raised within as the reason why ``names`` are missing."""
+        """Records an exception raised in the block as the reason why ``names`` are missing."""
         try:
             yield
-        except (
-            Exception
-        ) as error:  # a library, a file or the memory: the encoder is saved, and other parts are still evaluated
+        except Exception as error:  # of any kind: the encoder is saved, and the other parts are still evaluated
             _log.debug("%s cannot be evaluated", names, exc_info=True)
             self.unavailable |= dict.fromkeys(names, reason(error))
 
 
 def reason(error: Exception) -> str:
-    """An error in one line."""
+    """Formats an error as one line."""
     text = (str(error).strip().splitlines() or [""])[0]
     named = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
     return textwrap.shorten(named, 300, placeholder=" ...")
@@ -67,19 +65,19 @@ def evaluate(
     budget: int,
     directory: Path,
 ) -> Evaluation:
-    """Probes an encoder beside an untrained one and raw pixels, and draws its neighbours and the weighted samples.
+    """Probes an encoder, an untrained one and raw pixels; plots nearest neighbours and weighted samples.
 
     Args:
-        encoder: The trained one.
-        untrained: Makes the one that training started from.
-        data: What it was trained on, and images to test on. Without labels there are no accuracies.
-        probe_images: Training images that the probes learn from, at most.
-        reports: Of the run that trained it.
-        budget: The whole run, in samples.
-        directory: Gets ``neighbours.png`` and, where samples were weighted, ``weights.png``.
+        encoder: The trained encoder.
+        untrained: Returns the untrained encoder.
+        data: Training and test images. Without labels, no accuracies are computed.
+        probe_images: Maximum number of training images of the probes.
+        reports: Reports of the training.
+        budget: Budget in samples.
+        directory: Directory for ``neighbours.png`` and, with sample weights, ``weights.png``.
 
     Returns:
-        Accuracies, and why parts are missing; nothing that goes wrong with a part is raised.
+        Accuracies and the reasons for missing parts. Errors of a part are not raised.
     """
     found = Evaluation()
     with found.part("weights.png"):
@@ -105,12 +103,12 @@ def _evaluate_images(
     def embedded_by(network: Encoder) -> _Features:
         features = network.embed(train), network.embed(test)
         if not all(np.isfinite(part).all() for part in features):
-            raise ValueError("features of some images are NaN or infinite")
+            raise ValueError("some features are NaN or infinite")
         return features
 
     def probe(prefix: str, features: _Features) -> None:
         if labels is None or test_labels is None:
-            raise ValueError("the images have no labels, or all the same")
+            raise ValueError("the images are unlabelled or have a single class")
         for name, fit in ((f"{prefix}probe_accuracy", linear_probe), (f"{prefix}knn_accuracy", knn_probe)):
             with found.part(name):
                 found.accuracies[name] = fit(features[0], labels[rows], features[1], test_labels)
@@ -136,14 +134,14 @@ def _accuracies_of(prefix: str) -> tuple[str, str]:
 def _readable(
     images: NDArray[np.uint8] | ImageFiles, count: int, found: Evaluation
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The first ``count`` images and their rows, without those on disk that are damaged."""
+    """The first ``count`` images and their rows, without files that cannot be decoded."""
     rows = np.arange(count)
     if not isinstance(images, ImageFiles):
         return images[:count], rows
     good, unreadable = images.readable(rows)
-    if unreadable:  # training has not reached them, or they were damaged since
+    if unreadable:  # not decoded in training, or corrupted since
         why = reason(next(iter(unreadable.values())))
         if not len(good):
-            raise ValueError(f"none of {count:,} training images can be read: {why}")
-        found.unavailable["images"] = f"{len(unreadable):,} of {count:,} training images are left out: {why}"
+            raise ValueError(f"none of {count:,} training images can be decoded: {why}")
+        found.unavailable["images"] = f"{len(unreadable):,} of {count:,} training images were skipped: {why}"
     return good, np.delete(rows, list(unreadable))

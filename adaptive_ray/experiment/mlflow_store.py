@@ -1,4 +1,4 @@
-"""Where MLflow keeps an experiment: opening its database or server, once for all runs that start together."""
+"""Opens the MLflow tracking store of an experiment; safe for runs that start concurrently."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-# A server's address may hold a password, and this is a library that a person did not ask to report home.
+# Disables telemetry, and does not print the tracking URI, which may contain a password.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# MLflow's own seven retries would hold a run up for four minutes at every call to a server that is gone.
+# The default of seven retries delays a run by four minutes per call if the server is down.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
@@ -23,73 +23,73 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from adaptive_ray.errors import UserError
 
-#: Opens MLflow's page with the runs' metrics, and not with the traces of chats.
+#: Makes the MLflow UI show runs and metrics instead of traces.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
-#: Seconds to wait for another run that sets up the same database; that takes 10 to 20 on a busy machine.
-_PATIENCE = 120
+#: Timeout in seconds while another run creates the same database; that takes up to 20 on a busy machine.
+_TIMEOUT = 120
 
 
 def open_experiment(uri: str, name: str, runs_dir: Path) -> tuple[MlflowClient, str]:
-    """A client of the store at ``uri``, and the id of the experiment ``name``, which is made if it is not there.
+    """Returns a client and the ID of the experiment, which is created if it does not exist.
 
     Args:
-        uri: Of a database or a server.
-        name: Of the experiment.
-        runs_dir: Holds the artifacts of a database on this machine.
+        uri: Tracking URI of a database or a server.
+        name: Name of the experiment.
+        runs_dir: Directory of the artifacts of a local database.
 
     Raises:
-        UserError: Nothing answers there, the database is damaged, or the experiment has been deleted.
+        UserError: The store cannot be opened, or the experiment was deleted.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # It prints a traceback of each error of a database, which is raised as well.
+    # It logs tracebacks of errors that it also raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
-        with _alone(uri):
+        with _locked(uri):
             client = MlflowClient(tracking_uri=uri)
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
-                # Only a database on this machine keeps artifacts beside itself; a server knows its own place for them.
+                # A server has its own artifact location.
                 location = runs_dir.as_uri() + "/mlartifacts" if uri.startswith("sqlite:") else None
                 try:
                     return client, str(client.create_experiment(name, artifact_location=location, tags=_KIND))
                 except MlflowException as error:
                     if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                         raise
-                    experiment = client.get_experiment_by_name(name)  # another run has just made it
+                    experiment = client.get_experiment_by_name(name)  # another run created it
     except Timeout as error:
         raise UserError(
-            f"{error.lock_file} has been held by another run for {_PATIENCE} s while it sets up MLflow's database; "
-            f"try again, or stop that run"
+            f"{error.lock_file}: timed out after {_TIMEOUT} s while another run creates the MLflow database; "
+            f"try again or stop that run"
         ) from None
-    except Exception as error:  # whatever a store, a driver or a server raises, the address is of no use
+    except Exception as error:  # stores and drivers raise errors of many types
         raise UserError(unusable(uri, error)) from None
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
         raise UserError(
-            f"tracking.experiment = {name!r}: this experiment has been deleted in MLflow at {public(uri)}; restore it "
-            f"with: MLFLOW_TRACKING_URI={public(uri)} {restore}; or use another: --set tracking.experiment=NAME"
+            f"tracking.experiment = {name!r}: deleted in MLflow at {public(uri)}; restore it with: "
+            f"MLFLOW_TRACKING_URI={public(uri)} {restore}; or use another name: --set tracking.experiment=NAME"
         )
     return client, str(experiment.experiment_id)
 
 
 def unusable(uri: str, error: Exception) -> str:
-    """What is wrong with a store, in one line without a password."""
-    kind = "does not answer" if uri.startswith(("http:", "https:")) else "cannot use its store"
+    """Formats an error of a store as one line without passwords."""
+    kind = "server is unavailable" if uri.startswith(("http:", "https:")) else "cannot open its store"
     return public(f"MLflow {kind} at {uri}: {first_reason(error)}")
 
 
 def first_reason(error: Exception) -> str:
-    """The line of an error that says what is wrong."""
+    """The first informative line of an error message."""
     lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
     return lines[0] if lines else type(error).__name__
 
 
 def public(text: str) -> str:
-    """A text with the user and the password taken out of every address."""
+    """Removes user names and passwords from all URLs in a text."""
     return re.sub(r"//[^/\s]*@", "//", text)
 
 
-def _alone(uri: str) -> AbstractContextManager[object]:
-    """A lock beside a database file: two processes that make the same tables at the same time both fail."""
+def _locked(uri: str) -> AbstractContextManager[object]:
+    """A lock next to a database file: concurrent creation of the tables would fail."""
     place, separator, file = uri.partition("sqlite:///")
-    return FileLock(f"{file.partition('?')[0]}.lock", timeout=_PATIENCE) if separator and not place else nullcontext()
+    return FileLock(f"{file.partition('?')[0]}.lock", timeout=_TIMEOUT) if separator and not place else nullcontext()

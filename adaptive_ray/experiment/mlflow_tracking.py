@@ -1,4 +1,4 @@
-"""MLflow: a parent run for the experiment, a nested run per candidate, curves over samples."""
+"""Logs a run to MLflow: a parent run with one nested run per candidate; metrics are logged over samples."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from mlflow.utils.mlflow_tags import (
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.errors import UserError
 from adaptive_ray.experiment.mlflow_store import first_reason, open_experiment, public, unusable
+from adaptive_ray.metrics import LOGGED
 from adaptive_ray.ray_cluster.signals import held_back
 from adaptive_ray.report.accuracies import missing, percent, reference_loss
 from adaptive_ray.run_directory.directory import RunDirectory
@@ -32,44 +33,23 @@ _RUNNING = RunStatus.to_string(RunStatus.RUNNING)
 
 _log = logging.getLogger(__name__)
 
-#: What is logged of every report, over samples.
-_CURVES = (
-    "reference_loss",
-    "train_loss",
-    "train_loss_above_chance",
-    "batch_size",
-    "accumulation",
-    "images_per_update",
-    "batches_per_update",
-    "information",
-    "informed",
-    "learning_rate",
-    "images_per_second",
-    "data_wait",
-    "alignment",
-    "uniformity",
-    "rankme",
-    "forecast",
-    "deviation",
-)
-
 
 class Tracker:
-    """Writes a run to MLflow as it happens. A server that stops answering is reported once and does not stop the run.
+    """Logs a run to MLflow. If the server becomes unavailable, it is reported once and the run continues.
 
     Args:
-        config: Its ``tracking`` settings say where.
-        directory: Remembers the MLflow runs, so that a resumed run continues them. Where MLflow does not know them any
-            more, or the directory is a copy of another name, they are made again with what has been reported so far.
+        config: Configuration with the ``tracking`` settings.
+        directory: Directory of the run; stores the MLflow run IDs, so that a resumed run continues them. If the MLflow
+            runs no longer exist, or the directory is a copy with another name, new ones are created with all reports.
 
     Raises:
-        UserError: The tracking server cannot be reached, or refuses.
+        UserError: The tracking server cannot be reached or returns an error.
     """
 
     def __init__(self, config: ExperimentConfig, directory: RunDirectory) -> None:
         self._failed = False
-        self._open: set[str] = set()  # runs that MLflow shows as RUNNING
-        self._broken_off: set[str] = set()  # as KILLED or FAILED, by an earlier session
+        self._open: set[str] = set()  # runs with status RUNNING
+        self._interrupted: set[str] = set()  # runs that an earlier session left as KILLED or FAILED
         self.run_id, self._children = "", dict[str, str]()
         runs_dir, file = directory.path.parent, directory.path / "mlflow.json"
         default = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_dir / 'mlflow.db'}"
@@ -78,7 +58,7 @@ class Tracker:
         try:
             if file.exists():
                 known = directory.read_json(file.name)
-                is_copy = known.get("run", directory.name) != directory.name  # the original may continue too
+                is_copy = known.get("run", directory.name) != directory.name  # do not log to the runs of the original
                 if not is_copy and self._continue(known):
                     return
             self._create_runs(config, directory)
@@ -93,7 +73,7 @@ class Tracker:
             raise
 
     def _continue(self, known: Mapping[str, Any]) -> bool:
-        """Reopens the runs of an earlier session; False: MLflow no longer has one of them."""
+        """Reopens the runs of an earlier session. Returns False if one of them no longer exists."""
         runs = []
         for run_id in [*known["candidates"].values(), known["parent"]]:
             try:
@@ -106,7 +86,7 @@ class Tracker:
             return False
         self.run_id, self._children = known["parent"], known["candidates"]
         self._open = {run.info.run_id for run in runs if run.info.status == _RUNNING}
-        self._broken_off = {run.info.run_id for run in runs if run.info.status in ("KILLED", "FAILED")}
+        self._interrupted = {run.info.run_id for run in runs if run.info.status in ("KILLED", "FAILED")}
         self._reopen(self.run_id)
         return True
 
@@ -128,84 +108,82 @@ class Tracker:
         return run_id
 
     def report(self, candidate: str, metrics: Mapping[str, Any]) -> None:
-        """Logs a candidate's report."""
+        """Logs the metrics of a report."""
         self._reopen(self._children[candidate])
         self._log_curves(self._children[candidate], [metrics])
 
     def pruned(self, candidate: str, reason: str) -> None:
-        """Ends a candidate's run."""
-        self._guard(self._client.set_tag, self._children[candidate], "verdict", f"pruned: {reason}")
+        """Ends the run of a pruned candidate."""
+        self._guard(self._client.set_tag, self._children[candidate], "state", f"pruned: {reason}")
         self._close(self._children[candidate], "FINISHED")
 
     def racing(self, candidate: str, reason: str) -> None:
-        """Opens a candidate's run again for another race."""
-        self._guard(self._client.set_tag, self._children[candidate], "verdict", reason)
+        """Reopens the run of a candidate for another race."""
+        self._guard(self._client.set_tag, self._children[candidate], "state", reason)
         self._reopen(self._children[candidate])
 
     def finished(self, winner: str, result: Mapping[str, Any], reports: Iterable[Mapping[str, Any]]) -> None:
-        """Ends the winner's run, and gives the parent run the results and the winner's curves."""
-        self._guard(self._client.set_tag, self._children[winner], "verdict", "won")
+        """Ends the run of the winner; logs the results and the winner's metrics to the parent run."""
+        self._guard(self._client.set_tag, self._children[winner], "state", "won")
         self._close(self._children[winner], "FINISHED")
         self._log_curves(self.run_id, list(reports))
         now = int(time.time() * 1000)
         numbers = [
             Metric(key, float(value), now, 0)
             for key, value in result.items()
-            if isinstance(value, int | float) and key not in _CURVES  # whose last point it is
+            if isinstance(value, int | float) and key not in LOGGED  # else the last report already logged it
         ]
         self._guard(self._client.log_batch, self.run_id, metrics=numbers)
         chosen = Candidate(result["chosen_batch_size"], result["chosen_accumulation"])
         lines = [
-            f"**Batch size {chosen.key}** was chosen out of {', '.join(self._children)}; linear probe "
-            f"{percent(result['probe_accuracy'])}, {reference_loss(result)}. "
-            "Curves, forecasts and reasons: artifact `report.html`.",
+            f"**Batch size {chosen.key}** was chosen from {', '.join(self._children)}; linear probe "
+            f"{percent(result['probe_accuracy'])}, {reference_loss(result)}. See the artifact `report.html`.",
             *(f"- {line}" for line in missing(result)),
         ]
         note = "\n\n".join(lines)
         self._guard(self._client.set_tag, self.run_id, MLFLOW_RUN_NOTE, note)
 
     def artifacts(self, directory: RunDirectory, names: Iterable[str]) -> None:
-        """Stores files of the run's directory, and ends all runs that are still open."""
+        """Logs files of the run's directory as artifacts and ends all open runs."""
         for name in names:
             self._guard(self._client.log_artifact, self.run_id, str(directory.path / name))
         self.end("FINISHED")
 
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Ends what is still open, the parent run last.
+        """Ends all open runs, the parent run last.
 
-        Runs of candidates that were pruned or won stay as they are. With FINISHED, runs that an earlier session left
-        as KILLED or FAILED are finished too.
+        With FINISHED, runs that an earlier session left as KILLED or FAILED are finished too.
         """
-        ended = self._open | self._broken_off if status == "FINISHED" else self._open
+        ended = self._open | self._interrupted if status == "FINISHED" else self._open
         for run_id in sorted(ended, key=lambda run_id: run_id == self.run_id):
             if not self._close(run_id, status):
-                return  # nobody answers, and a person may be waiting for this to end
+                return  # the server is unavailable: do not wait for more timeouts
 
     def _close(self, run_id: str, status: str) -> bool:
         closed = self._guard(self._client.set_terminated, run_id, status)
         if closed:
             self._open.discard(run_id)
-            self._broken_off.discard(run_id)
+            self._interrupted.discard(run_id)
         return closed
 
     def _reopen(self, run_id: str) -> None:
         if run_id not in self._open and self._guard(self._client.update_run, run_id, _RUNNING):
             self._open.add(run_id)
-            self._broken_off.discard(run_id)
+            self._interrupted.discard(run_id)
 
     def _log_curves(self, run_id: str, reports: Iterable[Mapping[str, Any]]) -> None:
         now = int(time.time() * 1000)
         metrics = [
             Metric(name, float(report[name]), now, int(report["samples_seen"]))
             for report in reports
-            for name in _CURVES
+            for name in LOGGED
             if report.get(name) is not None
         ]
-        for start in range(0, len(metrics), 1000):  # MLflow's limit for one call
+        for start in range(0, len(metrics), 1000):  # limit of MLflow per call
             self._guard(self._client.log_batch, run_id, metrics=metrics[start : start + 1000])
 
     def _guard(self, call: Any, *arguments: Any, **keywords: Any) -> bool:
-        """Whether a call succeeded; the first that does not is reported."""
+        """Calls MLflow; returns whether it succeeded. Only the first failure is logged."""
         # A signal in the middle of a transaction would leave the database locked for the calls that follow.
         uninterrupted = nullcontext() if self.uri.startswith("http") else held_back()
         try:
@@ -213,7 +191,7 @@ class Tracker:
                 call(*arguments, **keywords)
         except (MlflowException, OSError) as error:
             if not self._failed:
-                _log.warning(public(f"MLflow at {self.uri} stopped answering: {first_reason(error)}"))
+                _log.warning(public(f"MLflow at {self.uri} is unavailable: {first_reason(error)}"))
             self._failed = True
             return False
         return True

@@ -1,4 +1,4 @@
-"""Saves the winner's encoder as soon as it is trained, then evaluates it."""
+"""Saves and evaluates the encoder of the winner."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from trainables.training.loop import initial_encoder, load_ema_encoder
 
 @dataclass(frozen=True)
 class Winner:
-    """The candidate whose trial is finished, and what it has trained."""
+    """The winner after its training."""
 
     key: str
     settings: TrainSettings
-    chosen: Candidate  # what it trained with for most of its later half
+    chosen: Candidate  # most used in the second half of its training
     encoder: Encoder
     reports: Sequence[Mapping[str, Any]]
 
     @classmethod
     def saved(cls, winner: Candidate, directory: RunDirectory, data: Dataset, settings: TrainSettings) -> Winner:
-        """Writes the encoder of the winner's last checkpoint to ``directory``; before anything else that may fail.
+        """Saves the encoder of the winner's last checkpoint to ``directory``.
 
         Args:
-            winner: The candidate whose trial has trained to the end of the budget.
-            directory: Of the run; it holds the reports.
-            data: What the winner was trained on.
+            winner: The candidate whose training is finished.
+            directory: Directory of the run, with its reports.
+            data: The training data.
             settings: That the winner has trained with.
         """
         reports = directory.reports_of(winner.key)
         last, chosen = reports[-1], _mostly_used(reports)
-        # Of a repeated report the last one names the checkpoint that there is.
+        # Of repeated reports, the last has the existing checkpoint.
         checkpoint = [each["checkpoint_path"] for each in directory.reports() if each["candidate"] == winner.key][-1]
         channels, size, _ = data.shape
         encoder = load_ema_encoder(settings, channels, size, checkpoint)
@@ -57,18 +57,18 @@ class Winner:
 def judge(
     winner: Winner, directory: RunDirectory, data: Dataset, config: ExperimentConfig, budget: int, explored: int
 ) -> dict[str, Any]:
-    """Evaluates the winner's encoder, and returns what ``result.json`` holds.
+    """Evaluates the encoder of the winner and returns the content of ``result.json``.
 
     Args:
-        winner: Its encoder is saved.
-        directory: Of the run; it gets the pictures.
-        data: What the winner was trained on, and images to test on.
-        config: Says how many images the probes learn from.
-        budget: The whole run, in samples.
-        explored: Samples that went into candidates that lost.
+        winner: The winner.
+        directory: Directory of the run; plots are written to it.
+        data: Training and test images.
+        config: Configuration of the run.
+        budget: Budget in samples.
+        explored: Samples spent on losing candidates.
 
     Returns:
-        All but the seconds that the run took. An accuracy that could not be computed is None; ``unavailable`` says why.
+        All entries except the run time. Missing accuracies are None; ``unavailable`` holds the reasons.
     """
     from adaptive_ray.experiment.evaluate import (
         evaluate,  # matplotlib and scikit-learn: not before the encoder is saved
@@ -97,7 +97,7 @@ def judge(
 
 
 def _mostly_used(reports: Sequence[Mapping[str, Any]]) -> Candidate:
-    """The candidate that a run trained with for most of its later half; it may have swapped."""
+    """The candidate that a run used most in the second half of its training; it may have swapped."""
     used: Counter[Candidate] = Counter()
     for before, report in itertools.pairwise([{"samples_seen": 0}, *reports]):
         late = max(report["samples_seen"] - max(before["samples_seen"], reports[-1]["samples_seen"] / 2), 0)

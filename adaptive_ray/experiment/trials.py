@@ -15,7 +15,8 @@ from ray import tune
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.errors import NoSurvivorError, UserError, WinnerFailedError
-from adaptive_ray.experiment.tune_callback import METRIC, RunCallback
+from adaptive_ray.experiment.tune_callback import RunCallback
+from adaptive_ray.metrics import METRIC
 from adaptive_ray.ray_cluster.layout import Layout, Workers
 from adaptive_ray.ray_cluster.placement import PlacementWatch
 from adaptive_ray.run_directory.checkpoints import Checkpoints

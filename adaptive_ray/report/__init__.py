@@ -1,1 +1,1 @@
-"""A run's results for people: the HTML page, its pictures and the console."""
+"""Shows the results of a run: HTML report, plots and console."""

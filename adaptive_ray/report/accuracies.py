@@ -1,11 +1,11 @@
-"""Accuracies of a finished run in words: a share, or "-" and why there is none."""
+"""Formats the accuracies of a finished run and the reasons for missing results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: The probes, and what they were given: entries of ``result.json``, of which any may be None.
+#: Probes and the representations that they are trained on: entries of ``result.json``, which may be None.
 PROBES = {"probe": "linear probe", "knn": "20 nearest neighbours"}
 REPRESENTATIONS = {"": "trained", "untrained_": "untrained", "pixel_": "raw pixels"}
 ACCURACIES = tuple(f"{prefix}{probe}_accuracy" for probe in PROBES for prefix in REPRESENTATIONS)
@@ -17,22 +17,22 @@ def percent(share: float | None) -> str:
 
 
 def accuracy_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
-    """A row for each probe: its name, then the accuracy of each representation."""
+    """One row per probe: its name and the accuracy for each representation."""
     for probe, title in PROBES.items():
         yield [title, *(percent(result[f"{prefix}{probe}_accuracy"]) for prefix in REPRESENTATIONS)]
 
 
 def reference_loss(result: Mapping[str, Any]) -> str:
-    """How far the loss on held-out images has fallen, which needs no labels."""
+    """Formats the reference loss at the last and the first report."""
     first, last = (
         "-" if loss is None else f"{loss:.3f}"
         for loss in (result.get("first_reference_loss"), result["reference_loss"])
     )
-    return f"reference loss: {last} (at the first report {first})"
+    return f"reference loss: {last} (first report: {first})"
 
 
 def missing(result: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each reason why something could not be evaluated."""
+    """One line per reason why results are missing."""
     groups: dict[str, list[str]] = {}
     for name, why in result.get("unavailable", {}).items():
         groups.setdefault(why, []).append(name)

@@ -1,4 +1,4 @@
-"""The pictures of a report, as SVG or PNG. Imports matplotlib; workers do not."""
+"""Plots of the report as SVG or PNG. Imports matplotlib, which workers do not need."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from adaptive_ray.metrics import METRICS
 from adaptive_ray.report.accuracies import REPRESENTATIONS, percent
 from schedulers import PREDICTORS, Candidate, Race
 
-#: Okabe & Ito's colours, which colour-blind readers can tell apart; the yellow is left out.
+#: Colour-blind safe palette of Okabe & Ito, without yellow.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444")
-#: matplotlib settings of every picture.
+#: matplotlib settings of all plots.
 STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "adaptive_ray",  # equal runs give equal files
+    "svg.fonttype": "none",  # keep text as text
+    "svg.hashsalt": "adaptive_ray",  # deterministic output
     "font.family": ["sans-serif"],
     "font.size": 10,
     "axes.spines.top": False,
@@ -35,7 +36,7 @@ Curves = Mapping[str, Mapping[str, Any]]
 
 
 def race_at_decision(curves: Curves, decisions: Sequence[Mapping[str, Any]], budget: float, predictor: str) -> Race:
-    """The first race as it stood when its winner was chosen, fitted to the points known then."""
+    """Rebuilds the first race at the time of its decision, fitted to the reports until then."""
     forecaster = PREDICTORS[predictor]()
     won = next((i for i, entry in enumerate(decisions) if entry["state"] == "won"), len(decisions))
     first = decisions[: won + 1]  # of the first race; more may follow
@@ -49,7 +50,7 @@ def race_at_decision(curves: Curves, decisions: Sequence[Mapping[str, Any]], bud
 
 
 def loss_curves(curves: Curves, race: Race, winner: str) -> str:
-    """Reference loss over samples, with each candidate's forecast from the decision on; beside it the raw loss. SVG."""
+    """Plots reference loss and forecasts over samples, and the training loss beside it. Returns SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[2.2, 1])
@@ -70,18 +71,20 @@ def loss_curves(curves: Curves, race: Race, winner: str) -> str:
                 left.plot(ahead, [f.mean for f in forecasts], color=colour, linestyle="--", linewidth=1)
                 left.fill_between(ahead, intervals[:, 0], intervals[:, 1], color=colour, alpha=0.12, linewidth=0)
         left.set_title(
-            "Reference loss: seen (points), forecast at the decision (dashed, 80 %)", loc="left", fontsize=10
+            "Reference loss: reported (points), forecast at the decision (dashed, 80 %)",
+            loc="left",
+            fontsize=10,
         )
         left.legend(title="batch size")
         _limit(left, curves)
-        right.set_title("Raw training loss: not comparable", loc="left", fontsize=10)
+        right.set_title("Training loss (not comparable across batch sizes)", loc="left", fontsize=10)
         for axes in (left, right):
             samples_axis(axes)
         return svg(figure)
 
 
 def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: str) -> str:
-    """Batch size over samples, with the decisions marked. SVG."""
+    """Plots batch size over samples and marks the decisions. Returns SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 2.6), layout="constrained")
         axes = figure.subplots()
@@ -93,7 +96,7 @@ def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
             rows = [place[candidate.key] for candidate in courses[key]]
             samples, wide = [0, *curve["samples"]], 6 if key == winner else 3
             axes.plot(samples, rows, color=colour, linewidth=wide, solid_capstyle="butt", drawstyle="steps-pre")
-        marks = {"pruned": ("X", "#c0392b", "pruned"), "won": ("*", "#1e8449", "won: continues with all workers")}
+        marks = {"pruned": ("X", "#c0392b", "pruned"), "won": ("*", "#1e8449", "won")}
         for entry in decisions:
             if entry["state"] in marks and entry["candidate"] in curves:
                 marker, colour, label = marks[entry["state"]]
@@ -109,7 +112,7 @@ def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
 
 
 def accuracies(result: Mapping[str, Any]) -> str:
-    """Probe accuracies of the trained encoder, the untrained one and raw pixels; "-" where there is none. SVG."""
+    """Plots probe accuracies of trained encoder, untrained encoder and raw pixels. Returns SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.5, 2.6), layout="constrained")
         axes = figure.subplots()
@@ -131,11 +134,11 @@ def accuracies(result: Mapping[str, Any]) -> str:
 def neighbours(
     train: Any, train_features: Any, test: Any, test_features: Any, *, rows: int = 6, shown: int = 8
 ) -> bytes:
-    """Held-out images and the training images nearest to them by cosine. PNG.
+    """Plots held-out images with their nearest training images by cosine similarity. Returns PNG.
 
     Args:
-        train: uint8 [n, C, H, W], with their features [n, d].
-        test: uint8 [m, C, H, W], with their features [m, d]; the first ``rows`` are shown.
+        train: Training images, uint8 [n, C, H, W]; features [n, d].
+        test: Held-out images, uint8 [m, C, H, W]; features [m, d]. The first ``rows`` are shown.
     """
 
     def unit(features: Any) -> Any:
@@ -159,12 +162,12 @@ def neighbours(
 
 
 def colours(count: int) -> list[str]:
-    """One for each line of a picture; the eighth is the first again."""
+    """One colour per line; they repeat after seven."""
     return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
 
 
 def _course(curve: Mapping[str, Any]) -> list[Candidate]:
-    """What a run started with, and what it had trained with at each of its reports."""
+    """The candidate of a run at its start and at each report."""
     first = Candidate.from_dict(curve)
     unchanged = [None] * len(curve["samples"])
     sizes, counts = curve.get("batch_sizes", unchanged), curve.get("accumulations", unchanged)
@@ -176,7 +179,7 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
 
 
 def _limit(axes: Axes, curves: Curves) -> None:
-    """Keeps what was seen in view, however wide an interval is."""
+    """Limits the y axis to the reported losses, regardless of intervals."""
     losses = np.concatenate([_numbers(curve["reference_loss"]) for curve in curves.values()])
     losses = losses[np.isfinite(losses)]
     if len(losses):
@@ -186,14 +189,14 @@ def _limit(axes: Axes, curves: Curves) -> None:
 
 
 def samples_axis(axes: Axes) -> None:
-    """Labels an axis of samples in thousands."""
+    """Formats an x axis of samples in thousands."""
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value else "0"))
-    axes.set_xlabel("samples seen (images)")
+    axes.set_xlabel(METRICS["samples_seen"].title)
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an element of a page."""
+    """Returns a figure as an SVG element."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

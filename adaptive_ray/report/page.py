@@ -1,10 +1,9 @@
-"""A run's page: one HTML file without a reference to anything outside itself."""
+"""Builds the report of a run: one self-contained HTML file."""
 
 from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -13,15 +12,15 @@ from adaptive_ray.config.experiment import dump_config
 from adaptive_ray.report import curves as pictures
 from adaptive_ray.report import methods as method_pictures
 from adaptive_ray.report.accuracies import ACCURACIES, missing, percent, reference_loss
+from adaptive_ray.report.decisions import decision_rows, last_decisions
 from adaptive_ray.report.swaps import swap_picture
-from adaptive_ray.report.terminal import verdict_rows
 from adaptive_ray.run_directory.atomic_write import write_whole
 from adaptive_ray.run_directory.directory import RunDirectory
 from schedulers import Candidate
 
 
 def write_report(directory: RunDirectory) -> Path:
-    """Builds ``report.html`` from the other files of a finished run.
+    """Writes ``report.html`` from the files of a finished run.
 
     Raises:
         UserError: The run is not finished.
@@ -53,14 +52,9 @@ def write_report(directory: RunDirectory) -> Path:
         missing=list(missing(result)),
         accuracies=pictures.accuracies(result) if any(result[name] is not None for name in ACCURACIES) else "",
         neighbours=base64.b64encode(neighbours.read_bytes()).decode() if neighbours.is_file() else "",
-        rows=verdict_rows(last_decisions(decisions)),
+        rows=decision_rows(last_decisions(decisions)),
         config=dump_config(config),
     )
     file = directory.path / "report.html"
     write_whole(file, page)
     return file
-
-
-def last_decisions(decisions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each candidate's last decision, in the order in which candidates first appear."""
-    return list({entry["candidate"]: entry for entry in decisions}.values())

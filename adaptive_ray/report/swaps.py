@@ -1,4 +1,4 @@
-"""What the rule saw that changes the loader inside a run, as one picture. Imports matplotlib; workers do not."""
+"""Plots forecasts, deviations and swaps within a run. Imports matplotlib, which workers do not need."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from adaptive_ray.metrics import METRICS
 from adaptive_ray.report.curves import STYLE, colours, samples_axis, svg
 from schedulers import Candidate
 
-#: Deviations beyond so many standard deviations are drawn as if they were no larger.
+#: Deviations are clipped to this many standard deviations.
 _MOST = 4.0
 
 
 def swap_picture(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mapping[str, Any]]) -> str:
-    """``swap_figure`` as SVG."""
+    """Returns ``swap_figure`` as SVG."""
     with matplotlib.rc_context(STYLE):
         return svg(swap_figure(reports, decisions))
 
 
 def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mapping[str, Any]]) -> Figure:
-    """Losses beside what was forecast at the decision before, deviations, and what the run trained with.
+    """Plots losses with their forecasts, forecast deviations and the candidate in use.
 
     Args:
-        reports: Of one run: ``samples_seen``, ``reference_loss``, ``batch_size``, ``accumulation``.
-        decisions: ``SwapDecision.as_dict()`` of the same run; at least one.
+        reports: Reports of one run with ``samples_seen``, ``reference_loss``, ``batch_size``, ``accumulation``.
+        decisions: ``SwapDecision.as_dict()`` of the same run, at least one.
     """
     figure = Figure(figsize=(11, 6), layout="constrained")
     losses, deviations, course = figure.subplots(3, 1, sharex=True, height_ratios=[2.4, 1, 1])
     samples = [report["samples_seen"] for report in reports]
-    losses.plot(samples, [report["reference_loss"] for report in reports], color="#444444", linewidth=1, label="seen")
+    losses.plot(samples, [report["reference_loss"] for report in reports], color="#444444", linewidth=1, label="report")
     told = [decision for decision in decisions if decision["forecast"] is not None]
     at = [decision["samples"] for decision in told]
     losses.errorbar(
@@ -43,9 +44,9 @@ def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mappin
         markersize=3,
         linewidth=1,
         color=colours(1)[0],
-        label="forecast at the decision before, with its standard deviation",
+        label="forecast (± standard deviation)",
     )
-    losses.set_ylabel("reference loss")
+    losses.set_ylabel(METRICS["reference_loss"].label)
     losses.legend()
 
     heights = np.clip([decision["deviation"] or 0.0 for decision in told], -_MOST, _MOST)
@@ -53,7 +54,7 @@ def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mappin
     width = 0.6 * (samples[-1] - samples[0]) / max(len(told), 1)
     deviations.bar(at, heights, width=width, color=[good if height >= 0 else bad for height in heights])
     deviations.axhline(0, color="#444444", linewidth=0.8)
-    deviations.set_ylabel("deviation\n(+) or (-)")
+    deviations.set_ylabel("forecast deviation\n(+) lower, (-) higher")
 
     used = [Candidate.from_dict(report) for report in reports]
     named = {decision[name] for decision in decisions for name in ("candidate", "chosen")}
@@ -65,6 +66,6 @@ def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mappin
             course.annotate(decision["action"], place, xytext=(2, 4), textcoords="offset points", fontsize=8)
     course.set_yticks(range(len(rows)), list(rows))
     course.set_ylim(-0.5, len(rows) - 0.2)
-    course.set_ylabel("batch size")
+    course.set_ylabel(METRICS["batch_size"].label)
     samples_axis(course)
     return figure

@@ -1,4 +1,4 @@
-"""Shows a run's progress on the console, and the candidates in a table at its end."""
+"""Shows the progress of a run on the console."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from adaptive_ray.config.plan import Plan
-from schedulers import Candidate, Decision, Forecast, Race, State
+from adaptive_ray.report.decisions import STATE_COLOURS, format_forecast, format_number, format_restart
+from schedulers import Candidate, Decision, Race, State
 from schedulers.events import Restart
-
-_COLOUR = {State.RACING: "cyan", State.WAITING: "yellow", State.PRUNED: "red", State.WON: "green"}
 
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """What is shown. The display's thread must not read a race while the scheduler fits its curves."""
+    """State of the display. Its thread must not read a race while the scheduler fits curves."""
 
     standings: tuple[Decision, ...] = ()
     last: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # metrics by candidate
@@ -43,17 +42,17 @@ class _Snapshot:
 
 
 class Progress:
-    """A live table on a terminal; a line per report where there is none (a job's log, a pipe)."""
+    """Shows a live table on a terminal, or prints one line per report to a log."""
 
-    plan: Plan  # known before the first report
+    plan: Plan  # set before the first report
 
     def __init__(self, console: Console, plan: Plan | None = None) -> None:
         if plan is not None:
             self.plan = plan
         self._console = console
-        self._embedding: tuple[float, int, int] | None = None  # since when, from where, and what was last told
+        self._embedding: tuple[float, int, int] | None = None  # start time, images then, and last tenth shown
         self._phase = ""
-        self._shown = _Snapshot()  # replaced as a whole
+        self._shown = _Snapshot()  # replaced atomically
         self._started = time.monotonic()
         self._live: Live | None = None
         if console.is_terminal:
@@ -69,28 +68,28 @@ class Progress:
             self._live.stop()
 
     def phase(self, text: str) -> None:
-        """Says what is happening now."""
+        """Shows the current phase of the run."""
         self._phase = text
         if not self._live:
             self._console.print(f"[{self._elapsed()}] {text}", markup=False, highlight=False, soft_wrap=True)
 
     def embedded(self, done: int, total: int, actors: int) -> None:
-        """Says how many images have been embedded; without a terminal at every tenth."""
+        """Shows how many images are embedded; in a log, once per 10 %."""
         now = time.monotonic()
         if self._embedding is None:
             self._embedding = now, done, -1
-        since, first, told = self._embedding
+        since, first, shown = self._embedding
         pace = (done - first) / max(now - since, 1e-9)
         left = f", {pace:,.0f} images/s, {_clock((total - done) / pace)} left" if pace else ""
-        if self._live or 10 * done // total > told:
+        if self._live or 10 * done // total > shown:
             self._embedding = since, first, 10 * done // total
-            self.phase(f"embedding by {actors} actors: {done:,} of {total:,} images{left}")
+            self.phase(f"embedding with {actors} actors: {done:,} of {total:,} images{left}")
 
     def report(self, race: Race, candidate: str, metrics: Mapping[str, Any]) -> None:
-        """Shows a candidate's report."""
+        """Shows the report of a candidate."""
         self._shown = self._shown.with_report(race.standings(), candidate, metrics)
         if self._shown.winner is not None and self._phase.startswith("race"):
-            self._phase = f"winner's training: batch size {self._shown.winner.key} continues to the end of the budget"
+            self._phase = f"winner's training: batch size {self._shown.winner.key} continues"
         if self._live:
             return
         standing = next(s for s in self._shown.standings if s.key == candidate)
@@ -98,7 +97,7 @@ class Progress:
         samples, loss = metrics["samples_seen"], metrics.get("reference_loss")
         self._console.print(
             f"[{self._elapsed()}] batch size {used}: {samples:,} of {self.plan.budget:,} samples, reference "
-            f"loss {_number(loss)}, forecast {_interval(standing.forecast)}, "
+            f"loss {format_number(loss)}, forecast {format_forecast(standing.forecast)}, "
             f"{metrics.get('images_per_second') or math.nan:,.0f} images/s, {self._time_left(self._shown)} left",
             markup=False,
             highlight=False,
@@ -106,25 +105,25 @@ class Progress:
         )
 
     def decided(self, decision: Decision) -> None:
-        """Says what has been decided."""
+        """Shows a decision of the race."""
         self._shown = self._shown.with_decision(decision)
         if decision.state is State.WAITING:
             return
         if decision.state is State.RACING:
-            self._phase = "race: candidates side by side"
+            self._phase = "race: candidates in parallel"
         text = f"[{self._elapsed()}] batch size {decision.key} {decision.state.value}: {decision.reason}"
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True, style=_COLOUR[decision.state])
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True, style=STATE_COLOURS[decision.state])
 
     def restarted(self, restart: Restart) -> None:
-        """Says that a candidate was restarted, and why."""
-        text = f"[{self._elapsed()}] batch size {restart_line(restart.candidate, restart.samples, restart.reason)}"
+        """Shows that a candidate was restarted."""
+        text = f"[{self._elapsed()}] batch size {format_restart(restart.candidate, restart.samples, restart.reason)}"
         self._console.print(text, markup=False, highlight=False, soft_wrap=True, style="yellow")
 
     def swapped(self, decision: Mapping[str, Any]) -> None:
-        """Says what was done about the loader inside the run, if anything."""
+        """Shows a decision to swap the candidate within a run."""
         if decision["action"] == "keep":
             return
-        words = {"swap": "is swapped for", "return": "returns to", "confirm": "stays:"}[decision["action"]]
+        words = {"swap": "swapped to", "return": "returned to", "confirm": "confirmed:"}[decision["action"]]
         chosen = "" if decision["action"] == "confirm" else f" {decision['chosen']}:"
         text = f"{decision['candidate']} {words}{chosen} {decision['reason']}"
         text = f"[{self._elapsed()}] batch size {text}"
@@ -134,7 +133,7 @@ class Progress:
         return _clock(time.monotonic() - self._started)
 
     def _time_left(self, shown: _Snapshot) -> str:
-        """Until training ends: the rest of the race at the slowest one's pace, the rest of the budget at everyone's."""
+        """Estimates the remaining training time: the race at the slowest candidate's throughput, then the winner."""
         plan, winner = self.plan, shown.winner
         alive = [str(standing.key) for standing in shown.standings if standing.state is not State.PRUNED]
         paces = {key: float(m.get("images_per_second") or 0) for key, m in shown.last.items()}
@@ -162,65 +161,18 @@ class Progress:
                 str(standing.key),
                 f"{seen:,}",
                 ProgressBar(total=self.plan.budget, completed=seen, width=24),
-                _number(metrics.get("reference_loss")),
-                _interval(standing.forecast),
+                format_number(metrics.get("reference_loss")),
+                format_forecast(standing.forecast),
                 f"{metrics.get('images_per_second') or math.nan:,.0f}",
-                Text(standing.state.value, style=_COLOUR[standing.state]),
+                Text(standing.state.value, style=STATE_COLOURS[standing.state]),
             )
         return Group(head, table, Text(f"{self._time_left(shown)} of training left", style="dim"))
 
 
 def print_lines(console: Console, lines: Iterable[str]) -> None:
-    """Prints sentences as they are, on one line each."""
+    """Prints lines without markup or wrapping."""
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def results_table(verdicts: Sequence[Mapping[str, Any]]) -> Table:
-    """The candidates' last decisions (entries of ``decisions.jsonl``), the winner first."""
-    table = Table(title="Candidates", title_justify="left", title_style="bold")
-    for title in ("batch size", "reference loss", "forecast (80 %)", "progress rate", "images/s", "verdict", "why"):
-        table.add_column(title, justify="left" if title in ("verdict", "why") else "right")
-    for row in verdict_rows(verdicts):
-        state = State(row["verdict"])
-        table.add_row(*list(row.values())[:-2], Text(state.value, style=_COLOUR[state]), Text(row["why"]))
-    return table
-
-
-def verdict_rows(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The candidates' last decisions in words, the winner first."""
-    rows = []
-    for entry in sorted(verdicts, key=lambda entry: entry["state"] != State.WON):
-        mean, std = entry["forecast"]["mean"], entry["forecast"]["std"]
-        rate, pace = entry["log_rate"], entry["throughput"]
-        rows.append(
-            {
-                "batch size": str(entry["candidate"]),
-                "reference loss": f"{_number(entry['loss'])} at {entry['samples']:,.0f}",
-                "forecast": "-" if mean is None or std is None else _interval(Forecast(mean, std)),
-                "progress rate": "-" if not rate else f"{math.exp(rate[0]):.2f} ± {100 * math.expm1(rate[1]):.0f} %",
-                "images/s": f"{pace:,.0f}" if pace else "-",
-                "verdict": str(entry["state"]),
-                "why": str(entry["reason"]),
-            }
-        )
-    return rows
-
-
-def restart_line(candidate: Any, samples: float, reason: str) -> str:
-    """Why a candidate was restarted, and after how many samples, in a line."""
-    return f"{candidate} was restarted after {samples:,.0f} samples: {reason}"
-
-
-def _interval(forecast: Forecast) -> str:
-    if not all(map(math.isfinite, forecast)):
-        return "-"
-    low, high = forecast.interval()
-    return f"{forecast.mean:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) and math.isfinite(value) else "-"
 
 
 def _clock(seconds: float) -> str:

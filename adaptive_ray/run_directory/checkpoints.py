@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 
 from adaptive_ray.errors import UserError
-from adaptive_ray.experiment.tune_callback import METRIC
+from adaptive_ray.metrics import METRIC
 from adaptive_ray.run_directory.directory import RunDirectory
 from trainables.training.checkpoint import CHECKPOINT_FILE, UNFINISHED, checkpoint_damage
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from adaptive_ray.config.experiment import ExperimentConfig, dump_config, load_config
 from adaptive_ray.errors import UserError
+from adaptive_ray.metrics import CURVE_COLUMNS
 from adaptive_ray.run_directory.atomic_write import write_whole
 from schedulers import Decision
 
@@ -178,26 +179,6 @@ class RunDirectory:
             for metric, column in CURVE_COLUMNS.items():
                 curve[column].append(report.get(metric))
         return dict(sorted(curves.items(), key=lambda item: (item[1]["batch_size"], item[1]["accumulation"])))
-
-
-#: Reported metric -> its column in curves.json.
-CURVE_COLUMNS = {
-    "samples_seen": "samples",
-    "batch_size": "batch_sizes",
-    "accumulation": "accumulations",
-    "seconds": "seconds",
-    "reference_loss": "reference_loss",
-    "train_loss": "train_loss",
-    "rankme": "rankme",
-    "alignment": "alignment",
-    "uniformity": "uniformity",
-    "images_per_second": "images_per_second",
-    "workers": "workers",
-    "images_per_update": "images_per_update",
-    "batches_per_update": "batches_per_update",
-    "information": "information",
-    "least_information": "least_information",
-}
 
 
 def describe(decision: Decision) -> dict[str, Any]:

@@ -205,7 +205,7 @@ def test_a_full_disk_then_a_folder_in_the_way_then_the_results(own_images: Path,
     assert set(result["unavailable"]) == {name for name in result if name.endswith("_accuracy")}
     assert (run / "neighbours.png").is_file()
     assert "linear probe" in output
-    assert "- probes: the images have no labels, or all the same" in output
+    assert "- probes: the images are unlabelled or have a single class" in output
     assert "<b>-</b>" in (run / "report.html").read_text(encoding="utf-8")
     assert mlflow_says(runs) == {"FINISHED"}
     assert "loss_of_a_user" not in sys.modules

@@ -53,7 +53,9 @@ def test_labelled_images_have_every_accuracy_and_a_picture(digits: Dataset, tmp_
 def test_images_without_labels_have_neighbours(digits: Dataset, tmp_path: Path) -> None:
     found = evaluated(replace(digits, labels=None, test_labels=None), tmp_path)
     assert set(found.accuracies.values()) == {None}
-    assert list(missing({"unavailable": found.unavailable})) == ["probes: the images have no labels, or all the same"]
+    assert list(missing({"unavailable": found.unavailable})) == [
+        "probes: the images are unlabelled or have a single class"
+    ]
     assert (tmp_path / "neighbours.png").is_file()
     assert next(accuracy_rows(found.accuracies)) == ["linear probe", "-", "-", "-"]
 
@@ -116,10 +118,10 @@ def test_damaged_images_are_left_out(streamed: tuple[Dataset, list[Path]], tmp_p
         paths[index].write_bytes(paths[index].read_bytes()[:50])
     found = evaluated(data, tmp_path, lambda: encoder(3), network=encoder(3))
     assert list(found.unavailable) == ["images"]
-    assert "2 of 100 training images are left out" in found.unavailable["images"]
+    assert "2 of 100 training images were skipped" in found.unavailable["images"]
     assert str(paths[7]) in found.unavailable["images"]
     for name, share in found.accuracies.items():  # the others have kept their own labels
         assert share == pytest.approx(whole.accuracies[name], abs=0.06)
     for path in paths:
         path.unlink()
-    assert "none of 100 training images can be read" in evaluated(data, tmp_path).unavailable["probe_accuracy"]
+    assert "none of 100 training images can be decoded" in evaluated(data, tmp_path).unavailable["probe_accuracy"]

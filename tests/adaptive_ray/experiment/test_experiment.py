@@ -105,7 +105,7 @@ def test_the_result_says_what_was_chosen_and_the_encoder_has_learnt(finished: tu
     assert 0 < result["explore_fraction"] <= 2048 / 6144
     assert result["samples_seen"] >= 6144
     assert result["seconds"] > 0
-    for text in ("verdict", f"chosen batch size: {result['chosen_batch_size']}", "exploring", str(directory.path)):
+    for text in ("reason", f"chosen batch size: {result['chosen_batch_size']}", "exploration: ", str(directory.path)):
         assert text in output
 
 
@@ -200,7 +200,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str,
     for line in first.stdout:
         if "samples, reference loss" in line and to_kill:
             kill(first.pid, to_kill.pop(0))
-            next(line for line in first.stdout if "was restarted" in line)
+            next(line for line in first.stdout if " restarted after " in line)
         elif " won: " in line:
             break
     assert not to_kill

@@ -135,7 +135,7 @@ class TestDatabase:
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"  # not a chat's traces
         parent, children = runs_of(tracker)
         assert (
-            "**Batch size 64** was chosen out of 32, 64; linear probe 91.0 %, reference loss: 4.800"
+            "**Batch size 64** was chosen from 32, 64; linear probe 91.0 %, reference loss: 4.800"
             in parent.data.tags["mlflow.note.content"]
         )
         assert {run.data.tags["mlflow.source.name"] for run in (parent, *children.values())} == {"adaptive-ray"}
@@ -196,21 +196,21 @@ class TestDatabase:
         assert parent.data.metrics["chosen_batch_size"] == 64
         assert "name" not in parent.data.metrics
 
-    def test_verdicts(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+    def test_states(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         _, children = runs_of(tracked[0])
-        assert children["64"].data.tags["verdict"] == "won"
-        assert children["32"].data.tags["verdict"] == "pruned: its probability of finishing best is 1.0%"
+        assert children["64"].data.tags["state"] == "won"
+        assert children["32"].data.tags["state"] == "pruned: its probability of finishing best is 1.0%"
 
     def test_one_that_was_pruned_and_races_again_is_running(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         tracker, _ = tracked
         tracker.racing("32", "forks from 64 after 128 samples")
         _, children = runs_of(tracker)
         assert children["32"].info.status == "RUNNING"
-        assert children["32"].data.tags["verdict"] == "forks from 64 after 128 samples"
+        assert children["32"].data.tags["state"] == "forks from 64 after 128 samples"
         tracker.pruned("32", "its probability of finishing best is 1.0%")
         _, children = runs_of(tracker)
         assert children["32"].info.status == "FINISHED"
-        assert children["32"].data.tags["verdict"] == "pruned: its probability of finishing best is 1.0%"
+        assert children["32"].data.tags["state"] == "pruned: its probability of finishing best is 1.0%"
 
     def test_artifacts_lie_beside_the_database(self, tracked: tuple[Tracker, RunDirectory], tmp_path: Path) -> None:
         tracker, directory = tracked
@@ -261,7 +261,7 @@ class TestDatabase:
         tracker.finished("64", RESULT | dict.fromkeys(ACCURACIES) | {"unavailable": why}, [])
         parent, _ = runs_of(tracker)
         note = parent.data.tags["mlflow.note.content"]
-        assert "linear probe -, reference loss: 4.800 (at the first report 4.900)" in note
+        assert "linear probe -, reference loss: 4.800 (first report: 4.900)" in note
         assert note.endswith("\n\n- probes: the images have no labels")
         assert not set(ACCURACIES) & set(parent.data.metrics)
         assert parent.data.metrics["first_reference_loss"] == 4.9
@@ -374,7 +374,7 @@ class TestDatabase:
         tracker = Tracker(config, directory)
         client = MlflowClient(tracking_uri=tracker.uri)
         client.delete_experiment(tracker.experiment_id)
-        with pytest.raises(UserError, match="'gone': this experiment has been deleted") as caught:
+        with pytest.raises(UserError, match="'gone': deleted in MLflow") as caught:
             Tracker(config, directory)
         text = str(caught.value)
         assert "tracking.experiment=NAME" in text
@@ -472,7 +472,7 @@ class TestUnreachable:
 
     def test_nobody_answers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         text = self.complaint(tmp_path, monkeypatch, "http://127.0.0.1:9")
-        assert "MLflow does not answer at http://127.0.0.1:9:" in text
+        assert "MLflow server is unavailable at http://127.0.0.1:9:" in text
 
     @pytest.mark.slow
     def test_nobody_answers_and_it_is_said_soon(self, tmp_path: Path) -> None:
@@ -492,7 +492,7 @@ class TestUnreachable:
             env=environment, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode != 0
-        assert "MLflow does not answer at http://127.0.0.1:9" in done.stderr
+        assert "MLflow server is unavailable at http://127.0.0.1:9" in done.stderr
 
     @pytest.mark.parametrize("uri", [f"http://me:{PASSWORD}@127.0.0.1:9", f"nonsense://me:{PASSWORD}@127.0.0.1:9/x"])
     def test_a_password_is_not_shown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
@@ -561,7 +561,7 @@ def test_a_server(
         track(tracker, directory)
 
         parent, children = runs_of(tracker)
-        assert children["64"].data.tags["verdict"] == "won"
+        assert children["64"].data.tags["state"] == "won"
         assert [step for step, _ in curve(tracker, children["32"], "reference_loss")] == [64, 128]
         assert parent.data.metrics["probe_accuracy"] == 0.91
         client = MlflowClient(tracking_uri=uri)
@@ -578,7 +578,7 @@ def test_a_server(
             tracker.artifacts(directory, ["result.json"])
         said = [record.getMessage() for record in caplog.records if record.name.startswith("adaptive_ray")]
         assert len(said) == 1  # the first of them all
-        assert f"http://127.0.0.1:{port} stopped answering" in said[0]
+        assert f"http://127.0.0.1:{port} is unavailable" in said[0]
         assert PASSWORD not in said[0]
         printed = capfd.readouterr()
         assert PASSWORD not in printed.out + printed.err

@@ -21,7 +21,7 @@ def test_information_over_a_run() -> None:
             "images_per_update": [64, 96, 80],
         }
     )
-    for title in ("micro-batches of an update", "scores of micro-batches: mean, and the least", "images of an update"):
+    for title in ("micro-batches per update", "mean micro-batch score (dashed: lowest)", "images per update"):
         assert title in picture
     assert len(re.findall(r'clip-path="url', picture)) >= 4
 

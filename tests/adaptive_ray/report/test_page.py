@@ -19,7 +19,8 @@ from adaptive_ray import __version__
 from adaptive_ray.config.experiment import load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.report.accuracies import ACCURACIES
-from adaptive_ray.report.page import last_decisions, write_report
+from adaptive_ray.report.decisions import last_decisions
+from adaptive_ray.report.page import write_report
 from adaptive_ray.run_directory.directory import RunDirectory, describe
 from schedulers import Candidate, Decision, Race, State
 from schedulers.in_run.swap import SwapOnDeviation
@@ -150,7 +151,7 @@ class TestContent:
     def test_the_table(self, text: str, demo: RunDirectory) -> None:
         head, *rows = Page(text).rows
         assert head[0] == "batch size"
-        assert head[-1] == "why"
+        assert head[-1] == "reason"
         assert rows[0][0] == "64"
         assert {row[0] for row in rows} == {"64", "32", "128"}
         reasons = {entry["candidate"]: entry["reason"] for entry in demo.decisions()}
@@ -239,8 +240,8 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
         write_report(directory)
 
 
-def test_what_could_not_be_evaluated_says_why(tmp_path: Path) -> None:
-    """Images without labels have neighbours and a loss; a picture that could not be drawn is left out."""
+def test_missing_results_have_reasons(tmp_path: Path) -> None:
+    """Unlabelled images have neighbours and a loss; missing plots are left out."""
     directory = finished(tmp_path, (32, 64))
     why = dict.fromkeys(ACCURACIES, "the images have no labels")
     result = directory.read_json("result.json") | dict.fromkeys(ACCURACIES) | {"unavailable": why}
@@ -249,7 +250,7 @@ def test_what_could_not_be_evaluated_says_why(tmp_path: Path) -> None:
     assert text.count("<b>-</b>") == 2
     assert "<li>probes: the images have no labels</li>" in text
     assert "accuracy on held-out images" not in text
-    assert "reference loss: 3.600 (at the first report 4.600)" in text
+    assert "Reference loss: 3.600 (first report: 4.600)" in text
     assert "nearest training images" in text
 
     (directory.path / "neighbours.png").unlink()
@@ -262,7 +263,7 @@ def test_what_could_not_be_evaluated_says_why(tmp_path: Path) -> None:
     assert "accuracy on held-out images" in text
 
 
-def test_a_winner_that_accumulates_is_named_with_its_count(tmp_path: Path) -> None:
+def test_a_winner_with_accumulation(tmp_path: Path) -> None:
     directory = finished(tmp_path, (32, 64))
     for name in ("decisions.jsonl", "reports.jsonl"):
         file = directory.path / name
@@ -278,7 +279,7 @@ def test_a_winner_that_accumulates_is_named_with_its_count(tmp_path: Path) -> No
     assert Page(text).rows[1][0] == "64x4"
 
 
-def test_a_run_that_swapped_shows_what_the_rule_saw(tmp_path: Path) -> None:
+def test_forecast_deviations_of_a_run_that_swapped(tmp_path: Path) -> None:
     directory = finished(tmp_path, (32, 64))
     policy = SwapOnDeviation([Candidate(64), Candidate(32)], budget=BUDGET)
     for samples in range(EVERY, BUDGET + 1, EVERY):
@@ -287,9 +288,9 @@ def test_a_run_that_swapped_shows_what_the_rule_saw(tmp_path: Path) -> None:
             directory.append_swap(decision.as_dict())
     assert any(decision["action"] == "swap" for decision in directory.swaps())
     text = write_report(directory).read_text()
-    assert "What was forecast, what came, and what was done" in text
+    assert "Forecast deviations and swaps" in text
     assert ">swap</text>" in text
-    assert "What was forecast" not in write_report(finished(tmp_path / "other", (32, 64))).read_text()
+    assert "Forecast deviations" not in write_report(finished(tmp_path / "other", (32, 64))).read_text()
 
 
 def test_last_decisions() -> None:
@@ -327,8 +328,8 @@ def test_informed_updates_and_weighted_images_are_shown(tmp_path: Path) -> None:
         curve["images_per_update"] = [2.5 * curve["batch_size"]] * points
     directory.write_json("curves.json", curves)
     plain = write_report(directory).read_text()
-    assert "<h2>Accumulated until informed</h2>" in plain
-    assert "micro-batches of an update" in plain
+    assert "<h2>Adaptive accumulation</h2>" in plain
+    assert "micro-batches per update" in plain
     assert "<h2>Sample weights</h2>" not in plain
     Image.new("RGB", (30, 10), (200, 30, 10)).save(directory.path / "weights.png")
     assert Page(write_report(directory).read_text()).count("img") == Page(plain).count("img") + 1

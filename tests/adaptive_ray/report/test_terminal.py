@@ -1,19 +1,17 @@
-"""What a person sees: lines in a log, a live table on a terminal, the results at the end."""
+"""Progress of a run: one line per report in a log, a live table on a terminal."""
 
 from __future__ import annotations
 
 import io
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from adaptive_ray.config.plan import Plan
-from adaptive_ray.report.terminal import Progress, results_table, verdict_rows
-from adaptive_ray.run_directory.directory import RunDirectory, describe
+from adaptive_ray.report.terminal import Progress
 from schedulers import Candidate, Race, State
 from schedulers.forecast.base import Curves, Ends
 from schedulers.forecast.per_curve import PerCurveForecaster
@@ -68,14 +66,14 @@ class TestWithoutTerminal:
 
     def test_a_line_a_report(self, progress: Progress, out: io.StringIO) -> None:
         with progress:
-            progress.phase("race: batch sizes 32, 64 side by side")
+            progress.phase("race: batch sizes 32, 64 in parallel")
             race = new_race()
             for samples in (1024, 2048, 3072):
                 for key in ("32", "64"):
                     step(progress, race, key, samples)
         lines = out.getvalue().splitlines()
         assert len(lines) == 7
-        assert lines[0].endswith("race: batch sizes 32, 64 side by side")
+        assert lines[0].endswith("race: batch sizes 32, 64 in parallel")
         assert f"batch size 32: 1,024 of 16,384 samples, reference loss {loss('32', 1024):.3f}" in lines[1]
         assert "200 images/s" in lines[2]
         standing = race.standings()[1]
@@ -96,7 +94,7 @@ class TestWithoutTerminal:
         progress.swapped({**common, "action": "keep"})
         assert out.getvalue() == ""
         progress.swapped({**common, "action": "swap"})
-        assert "batch size 32 is swapped for 64: -2.1 standard deviations" in out.getvalue()
+        assert "batch size 32 swapped to 64: -2.1 standard deviations" in out.getvalue()
         step(progress, new_race(), "32", 1024, batch_size=64)
         assert "batch size 64: 1,024 of" in out.getvalue()
 
@@ -143,7 +141,7 @@ class TestOnATerminal:
         out = io.StringIO()
         with Progress(Console(file=out, force_terminal=True, width=140), PLAN) as progress:
             progress.phase("starting Ray and MLflow")
-            progress.phase("race: batch sizes 32, 64 side by side")
+            progress.phase("race: batch sizes 32, 64 in parallel")
             race = new_race()
             step(progress, race, "32", 1024)
             step(progress, race, "64", 2048)
@@ -156,7 +154,7 @@ class TestOnATerminal:
     def test_the_phase_follows_the_race(self) -> None:
         out = io.StringIO()
         with Progress(Console(file=out, force_terminal=True, width=140), PLAN) as progress:
-            progress.phase("race: batch sizes 32, 64 side by side")
+            progress.phase("race: batch sizes 32, 64 in parallel")
             whole_race(progress)
         screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
         assert "winner's training: batch size 32 continues" in screen
@@ -190,78 +188,3 @@ class TestOnATerminal:
     def test_an_error_inside_goes_through(self) -> None:
         with pytest.raises(KeyboardInterrupt), Progress(Console(file=io.StringIO(), force_terminal=True), PLAN):
             raise KeyboardInterrupt
-
-
-@pytest.fixture
-def decisions(tmp_path: Path) -> list[dict[str, Any]]:
-    """The last decisions of a race of three, as read from a file: one lost, one won, one failed before it reported."""
-    race = Race(["32", "64", "128"], budget=BUDGET, window=WINDOW, prune_below=0.0)
-    entries = {str(d.key): describe(d) for d in race.fail("128", "OutOfMemoryError")}
-    for samples in range(EVERY, WINDOW + 1, EVERY):
-        for key in ("32", "64"):
-            for decision in race.report(key, samples, loss(key, samples), samples / SPEED[key]):
-                entries[str(decision.key)] = describe(decision)
-    assert race.winner == "32"
-    file = RunDirectory(tmp_path)
-    for key in ("64", "128", "32"):
-        file.append_decision(entries[key])
-    return file.decisions()
-
-
-class TestVerdicts:
-    def test_rows(self, decisions: list[dict[str, Any]]) -> None:
-        first, lost, failed = verdict_rows(decisions)
-        assert [row["batch size"] for row in (first, lost, failed)] == ["32", "64", "128"]  # the winner first
-        assert [row["verdict"] for row in (first, lost, failed)] == ["won", "pruned", "pruned"]
-        assert first["reference loss"] == f"{loss('32', WINDOW):.3f} at 4,096"
-        assert first["images/s"] == "100"
-        assert lost["images/s"] == "200"
-        assert re.fullmatch(r"1\.\d\d ± \d+ %", first["progress rate"])
-        assert re.fullmatch(r"0\.\d\d ± \d+ %", lost["progress rate"])
-        assert re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", first["forecast"])
-
-    def test_rates_of_two_are_one_another_s_reciprocal(self, decisions: list[dict[str, Any]]) -> None:
-        rates = [float(row["progress rate"].split()[0]) for row in verdict_rows(decisions)[:2]]
-        assert rates[0] * rates[1] == pytest.approx(1, abs=0.02)
-        assert rates[0] / rates[1] == pytest.approx(1.5, rel=0.1)
-
-    def test_a_rate_is_a_factor_with_its_uncertainty_in_percent(self, decisions: list[dict[str, Any]]) -> None:
-        entry = decisions[0] | {"log_rate": [math.log(1.6), math.log(1.05)]}
-        assert verdict_rows([entry])[0]["progress rate"] == "1.60 ± 5 %"
-
-    def test_one_that_never_reported(self, decisions: list[dict[str, Any]]) -> None:
-        failed = verdict_rows(decisions)[2]
-        assert failed == {
-            "batch size": "128",
-            "reference loss": "- at 0",
-            "forecast": "-",
-            "progress rate": "-",
-            "images/s": "-",
-            "verdict": "pruned",
-            "why": "OutOfMemoryError",
-        }
-
-
-class TestResultsTable:
-    @staticmethod
-    def rendered(verdicts: list[dict[str, Any]]) -> str:
-        out = io.StringIO()
-        Console(file=out, width=200).print(results_table(verdicts))
-        return out.getvalue()
-
-    def test_every_cell_is_there(self, decisions: list[dict[str, Any]]) -> None:
-        text = self.rendered(decisions)
-        for row in verdict_rows(decisions):
-            (line,) = [line for line in text.splitlines() if f" {row['batch size']} " in line.split("at")[0]]
-            assert all(value in line for value in row.values())
-        for title in ("batch size", "progress rate", "verdict", "why"):
-            assert title in text
-
-    @pytest.mark.parametrize(
-        "reason",
-        ["[Errno 12] no memory", "[enforce fail at alloc.cpp:117] no memory", "no [/tmp/x] there", "[rank0]: failed"],
-    )
-    def test_reasons_are_shown_as_they_are(self, decisions: list[dict[str, Any]], reason: str) -> None:
-        """Reasons are others' error messages, and rich takes square brackets for its own markup."""
-        (entry,) = [entry for entry in decisions if entry["state"] == State.WON]
-        assert reason in self.rendered([entry | {"reason": reason}])

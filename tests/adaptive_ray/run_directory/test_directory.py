@@ -12,7 +12,8 @@ import pytest
 
 from adaptive_ray.config.experiment import ExperimentConfig, load_config
 from adaptive_ray.errors import UserError
-from adaptive_ray.run_directory.directory import CURVE_COLUMNS, RunDirectory, describe
+from adaptive_ray.metrics import CURVE_COLUMNS
+from adaptive_ray.run_directory.directory import RunDirectory, describe
 from schedulers import Race
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
