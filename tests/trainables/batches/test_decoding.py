@@ -94,7 +94,7 @@ def test_grey_of_16_bits(tmp_path: Path, suffix: str, bits: int) -> None:
         ("<f4", 3, -0.25, 0.75),
     ],
 )
-def test_other_numbers(tmp_path: Path, kind: str, sample_format: int, low: float, high: float) -> None:
+def test_other_integer_types(tmp_path: Path, kind: str, sample_format: int, low: float, high: float) -> None:
     path, numbers = tmp_path / "image.tif", (low + RAMP * (high - low)).astype(kind)
     if sample_format:
         tiff(path, numbers, sample_format)
@@ -106,7 +106,7 @@ def test_other_numbers(tmp_path: Path, kind: str, sample_format: int, low: float
     assert differ(clipped, np.minimum(510 * RAMP, 255)[..., None]) <= 1
 
 
-def test_floats_that_are_no_numbers(tmp_path: Path) -> None:
+def test_nan_and_infinite_values(tmp_path: Path) -> None:
     numbers = np.full((SIDE, SIDE), 0.5, dtype=np.float32)
     numbers[:8], numbers[8:12], numbers[12:16] = np.nan, np.inf, -np.inf
     Image.fromarray(numbers).save(tmp_path / "image.tif")
@@ -116,13 +116,13 @@ def test_floats_that_are_no_numbers(tmp_path: Path) -> None:
     assert set(np.unique(image[16:])) == {128}
 
 
-def test_of_16_bits_a_colour_the_upper_8_are_read(tmp_path: Path) -> None:
+def test_sixteen_bit_colours_are_reduced_to_eight(tmp_path: Path) -> None:
     pixels = np.asarray(picture()).astype(np.uint16) * 257
     assert differ(shown(png16(tmp_path / "image.png", pixels)), picture()) == 0
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "palette", "palette with alpha", "one colour", "gif"])
-def test_what_is_transparent_lies_on_the_background(tmp_path: Path, kind: str) -> None:
+def test_transparent_pixels_show_the_background(tmp_path: Path, kind: str) -> None:
     path, grey = (
         tmp_path / ("image.gif" if kind == "gif" else "image.png"),
         picture().convert("L").point(lambda v: v | 1),
@@ -148,7 +148,7 @@ def test_what_is_transparent_lies_on_the_background(tmp_path: Path, kind: str) -
     assert differ(white[: SIDE // 2, :, 0], np.asarray(grey)[: SIDE // 2]) <= (20 if "palette with" in kind else 0)
 
 
-def test_alpha_weighs_colours_when_an_image_is_made_smaller(tmp_path: Path) -> None:
+def test_alpha_weights_colours_in_resampling(tmp_path: Path) -> None:
     """What an invisible pixel is coloured shows nowhere: half green, half nothing is half green on the background."""
     image = Image.new("RGBA", (2 * SIDE, 2 * SIDE), (0, 255, 0, 255))
     image.paste((255, 0, 0, 0), (0, 0, 2 * SIDE, SIDE // 2))
@@ -162,7 +162,7 @@ def test_alpha_weighs_colours_when_an_image_is_made_smaller(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-def test_upright_as_exif_says(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
     path, wide = tmp_path / f"image.{suffix}", picture().resize((3 * SIDE, 2 * SIDE))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
@@ -174,13 +174,13 @@ def test_upright_as_exif_says(tmp_path: Path, orientation: int, suffix: str) -> 
     assert differ(shown(path), expected) <= 2
 
 
-def test_damaged_exif_costs_no_image(tmp_path: Path) -> None:
+def test_damaged_exif_data_is_ignored(tmp_path: Path) -> None:
     picture().save(tmp_path / "image.jpg", exif=b"Exif\0\0none of this is EXIF", quality=95)
     assert differ(shown(tmp_path / "image.jpg"), picture()) < 30
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
-def test_the_first_picture_of_several(tmp_path: Path, suffix: str) -> None:
+def test_the_first_of_several_images_is_decoded(tmp_path: Path, suffix: str) -> None:
     path, first = tmp_path / f"image.{suffix}", picture().convert("P").convert("RGB")
     options = {"lossless": True} if suffix == "webp" else {}
     first.save(
@@ -191,14 +191,14 @@ def test_the_first_picture_of_several(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here whose disk is broken")
-def test_a_broken_disk_is_no_damaged_image() -> None:
+def test_a_disk_error_is_not_an_unreadable_image() -> None:
     with pytest.raises(OSError, match="error") as caught:
         shown(Path("/proc/self/mem"))  # its first byte cannot be read
     assert caught.value.errno == errno.EIO
     assert caught.value.filename == "/proc/self/mem"
 
 
-def test_a_name_reaches_no_other_program(tmp_path: Path) -> None:
+def test_no_reader_starts_another_program(tmp_path: Path) -> None:
     """Pillow has Ghostscript draw a file of PostScript, whatever its name."""
     picture().save(tmp_path / "image.eps")
     (tmp_path / "image.eps").rename(tmp_path / "image.png")
@@ -206,7 +206,7 @@ def test_a_name_reaches_no_other_program(tmp_path: Path) -> None:
         shown(tmp_path / "image.png")
 
 
-def test_a_pillow_without_one_of_the_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillow_may_lack_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.init()
     monkeypatch.delitem(Image.OPEN, "AVIF")
     decoding._formats.cache_clear()
@@ -220,7 +220,7 @@ def test_a_pillow_without_one_of_the_formats(tmp_path: Path, monkeypatch: pytest
         decoding._formats.cache_clear()
 
 
-def test_what_a_file_means_goes_with_it(tmp_path: Path) -> None:
+def test_pixel_settings_are_kept_by_subsets_and_pickles(tmp_path: Path) -> None:
     for index in range(3):
         Image.fromarray((RAMP * 4095).astype(np.uint16)).save(tmp_path / f"{index}.png")
     plain, scaled = (ImageFiles(sorted(tmp_path.iterdir()), SIDE, pixels=p) for p in (None, Pixels(integers=(0, 4095))))
@@ -229,7 +229,7 @@ def test_what_a_file_means_goes_with_it(tmp_path: Path) -> None:
     assert list(plain.stamps()) != list(scaled.stamps())
 
 
-def test_those_that_can_be_read(tmp_path: Path) -> None:
+def test_readable_images_are_returned(tmp_path: Path) -> None:
     for index in range(4):
         picture().save(tmp_path / f"{index}.png")
     (tmp_path / "1.png").write_bytes(b"")

@@ -24,7 +24,7 @@ from trainables.training.loop import train
 CPU = torch.device("cpu")
 
 
-def test_serves_the_images_asked_for_in_their_order() -> None:
+def test_returns_images_in_the_order_of_the_indices() -> None:
     images = noise_images(9, 5).numpy()
     feed = Feed(images, CPU)
     assert len(feed) == 9
@@ -34,7 +34,7 @@ def test_serves_the_images_asked_for_in_their_order() -> None:
         assert torch.equal(batch, torch.stack([torch.tensor(images[index]) for index in indices]))
 
 
-def test_memory_may_be_read_only_and_is_not_shared() -> None:
+def test_arrays_may_be_read_only_and_are_not_aliased() -> None:
     images = noise_images(4, 5).numpy()
     images.flags.writeable = False
     feed = Feed(images, CPU)
@@ -45,7 +45,7 @@ def test_memory_may_be_read_only_and_is_not_shared() -> None:
     assert torch.equal(feed.batch(np.array([1]))[0], torch.tensor(before[1]))
 
 
-def test_an_array_needs_no_prefetch_and_no_wait() -> None:
+def test_arrays_are_not_prefetched() -> None:
     feed = Feed(noise_images(4, 5).numpy(), CPU)
     asked = iter([np.array([0])])
     feed.prefetch(asked)
@@ -98,7 +98,7 @@ def decoders_alive() -> int:
 
 
 @pytest.mark.parametrize("prefetched", [[], [3, 8, 0], list(range(24))], ids=["nothing", "something", "all"])
-def test_files_are_served_like_their_array(folder: Folder, prefetched: list[int]) -> None:
+def test_files_give_the_same_batches_as_arrays(folder: Folder, prefetched: list[int]) -> None:
     feed = folder.feed()
     assert len(feed) == 24
     feed.prefetch([np.array(prefetched, dtype=np.int64)])
@@ -109,7 +109,7 @@ def test_files_are_served_like_their_array(folder: Folder, prefetched: list[int]
     feed.close()
 
 
-def test_what_is_prefetched_is_decoded_before_it_is_asked_for_and_once(folder: Folder) -> None:
+def test_prefetched_images_are_decoded_ahead_and_once(folder: Folder) -> None:
     folder.make_pipe(5)
     feed = folder.feed()
     feed.prefetch([np.array([1, 2]), np.array([5, 6])])
@@ -120,7 +120,7 @@ def test_what_is_prefetched_is_decoded_before_it_is_asked_for_and_once(folder: F
     feed.close()
 
 
-def test_what_is_no_longer_expected_is_forgotten(folder: Folder) -> None:
+def test_images_no_longer_prefetched_are_discarded(folder: Folder) -> None:
     folder.make_pipe(0)
     feed = folder.feed(decoders=1)
     feed.prefetch([np.arange(12)])  # the only decoder waits for the pipe
@@ -146,7 +146,7 @@ def test_batch_size_and_workers_may_change_at_any_step(folder: Folder, decoders:
     feed.close()
 
 
-def test_the_time_waited_for_a_decoder_is_known(folder: Folder) -> None:
+def test_waiting_for_a_decoder_is_measured(folder: Folder) -> None:
     folder.make_pipe(5)
     feed = folder.feed()
     assert feed.waited == 0
@@ -164,7 +164,7 @@ def test_the_time_waited_for_a_decoder_is_known(folder: Folder) -> None:
     feed.close()
 
 
-def test_an_unreadable_file_is_named_by_the_batches_that_hold_it(folder: Folder) -> None:
+def test_an_unreadable_file_raises_in_its_batches(folder: Folder) -> None:
     folder.paths[4].write_text("no image")
     feed = folder.feed()
     feed.prefetch([np.arange(8)])
@@ -193,7 +193,7 @@ def test_no_decoder_outlives_the_feed(folder: Folder) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_may_end_while_images_are_being_decoded(folder: Folder) -> None:
+def test_a_process_may_exit_while_decoding(folder: Folder) -> None:
     code = (
         "import sys, numpy, torch; from trainables.batches import Feed, ImageFiles\n"
         "feed = Feed(ImageFiles(sys.argv[1:], 12, decoders=2), torch.device('cpu'))\n"
@@ -207,7 +207,7 @@ def test_a_process_may_end_while_images_are_being_decoded(folder: Folder) -> Non
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_files_reach_a_gpu(folder: Folder) -> None:
+def test_files_are_loaded_onto_a_gpu(folder: Folder) -> None:
     feed = folder.feed(device=torch.device("cuda"))
     for start in range(0, 24, 4):  # pinned buffers are used again and again while copies are under way
         indices = np.arange(start, start + 4)

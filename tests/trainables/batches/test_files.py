@@ -40,7 +40,7 @@ def distance(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
     return int(np.abs(one.astype(int) - other).max())
 
 
-def test_looks_like_the_array_of_its_images(tmp_path: Path) -> None:
+def test_behaves_like_the_array_of_its_images(tmp_path: Path) -> None:
     paths = folder_of(tmp_path)
     files = ImageFiles(paths, 16)
     whole = files[:]
@@ -56,7 +56,7 @@ def test_looks_like_the_array_of_its_images(tmp_path: Path) -> None:
     assert np.array_equal(files.decode(4), whole[4])
 
 
-def test_the_number_of_decoders_changes_nothing(tmp_path: Path) -> None:
+def test_results_do_not_depend_on_the_number_of_decoders(tmp_path: Path) -> None:
     paths = folder_of(tmp_path)
     one, many = (ImageFiles(paths, 16, decoders=decoders)[:] for decoders in (1, 6))
     assert np.array_equal(one, many)
@@ -80,7 +80,7 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path: Path, size: 
         assert distance(ImageFiles([path], side)[:][0], pixels(path, side)) <= 2
 
 
-def test_few_bytes_go_to_a_worker(tmp_path: Path) -> None:
+def test_pickles_are_small(tmp_path: Path) -> None:
     paths = folder_of(tmp_path)
     files = ImageFiles(paths * 100, 16, decoders=2)
     sent = pickle.dumps(files, protocol=5)
@@ -88,7 +88,7 @@ def test_few_bytes_go_to_a_worker(tmp_path: Path) -> None:
     assert np.array_equal(pickle.loads(sent)[:12], files[:12])
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_file_names_may_be_any_bytes(tmp_path: Path) -> None:
     names = [os.fsencode(tmp_path) + b"/\xff\xfe.png", os.fsencode(tmp_path / "größe 1.png")]
     for name in names:
         photograph(20, 20).save(os.fsdecode(name))

@@ -32,7 +32,7 @@ class TestAccumulator:
             np.testing.assert_allclose(accumulator.weights, np.array(scores) / sum(scores))
             assert accumulator.weights.sum() == pytest.approx(1.0, abs=1e-12)
 
-    def test_without_tolerance_it_waits_for_all_of_alpha(self) -> None:
+    def test_zero_tolerance_needs_all_of_alpha(self) -> None:
         accumulator = InformationAccumulator(1.0, tolerance=0.0)
         assert [accumulator.add(score) for score in (0.3, 0.35, 0.3, 0.05)] == [False, False, False, True]
 
@@ -40,7 +40,7 @@ class TestAccumulator:
         accumulator = InformationAccumulator(1.0, tolerance=0.0)
         assert [accumulator.add(0.1) for _ in range(10)] == [False] * 9 + [True]  # 0.1 ten times is 0.9999999999999999
 
-    def test_batches_that_tell_nothing_count_alike(self) -> None:
+    def test_batches_with_zero_scores_have_equal_weights(self) -> None:
         accumulator = InformationAccumulator(1.0)
         assert not accumulator.weights.size
         accumulator.add(0.0)
@@ -48,7 +48,7 @@ class TestAccumulator:
         assert accumulator.weights.tolist() == [0.5, 0.5]
 
     @given(st.floats(0.1, 5), st.lists(st.floats(0, 1), min_size=1, max_size=60))
-    def test_no_update_is_made_of_less_and_weights_sum_to_one(self, alpha: float, scores: list[float]) -> None:
+    def test_updates_reach_alpha_and_weights_sum_to_one(self, alpha: float, scores: list[float]) -> None:
         accumulator, pending = InformationAccumulator(alpha), 0.0
         for score in scores:
             pending += score
@@ -63,12 +63,12 @@ class TestAccumulator:
             InformationAccumulator(alpha)
 
     @pytest.mark.parametrize("tolerance", [-0.1, 1.0])
-    def test_a_tolerance_is_a_share(self, tolerance: float) -> None:
+    def test_tolerance_must_be_in_range(self, tolerance: float) -> None:
         with pytest.raises(ValueError, match="at least 0 and below 1"):
             InformationAccumulator(1.0, tolerance)
 
     @pytest.mark.parametrize("score", [-0.1, math.nan, math.inf])
-    def test_a_score_is_a_number(self, score: float) -> None:
+    def test_scores_must_be_finite(self, score: float) -> None:
         with pytest.raises(ValueError, match="not negative"):
             InformationAccumulator(1.0).add(score)
 
@@ -90,11 +90,11 @@ class TestSettings:
             ({"micro_batches": 3}, "not permitted"),
         ],
     )
-    def test_what_cannot_be_is_refused(self, chosen: dict[str, Any], complaint: str) -> None:
+    def test_invalid_settings_are_refused(self, chosen: dict[str, Any], complaint: str) -> None:
         with pytest.raises(ValidationError, match=complaint):
             settings(**chosen)
 
-    def test_the_largest_alpha_that_can_be_reached(self) -> None:
+    def test_the_largest_reachable_alpha(self) -> None:
         assert settings(alpha=64 / 0.95).alpha == pytest.approx(67.37, abs=0.01)
 
     @pytest.mark.parametrize(("batch_size", "fits"), [(16, True), (64, True), (65, False), (1, False)])

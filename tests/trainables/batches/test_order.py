@@ -56,7 +56,7 @@ def test_the_stream_is_the_same_for_all_batch_sizes(length: int, seed: int, ones
 
 
 @given(lengths, seeds, st.lists(st.tuples(st.integers(0, 200), st.integers(1, 60)), min_size=1, max_size=8))
-def test_any_part_can_be_taken_in_any_order(length: int, seed: int, parts: list[tuple[int, int]]) -> None:
+def test_any_slice_can_be_read_in_any_order(length: int, seed: int, parts: list[tuple[int, int]]) -> None:
     whole = SampleStream(length, seed).take(0, 260)
     stream = SampleStream(length, seed)
     for position, count in parts:
@@ -65,9 +65,7 @@ def test_any_part_can_be_taken_in_any_order(length: int, seed: int, parts: list[
 
 @pytest.mark.parametrize("order", ["shuffled", "balanced"])
 @given(lengths, seeds, st.lists(st.tuples(st.integers(0, 200), st.integers(1, 40)), min_size=1, max_size=8))
-def test_knows_which_batches_hold_an_image_twice(
-    order: str, length: int, seed: int, parts: list[tuple[int, int]]
-) -> None:
+def test_detects_batches_with_repeated_images(order: str, length: int, seed: int, parts: list[tuple[int, int]]) -> None:
     balanced = partial(balanced_order, np.minimum(np.arange(length), 2), seed)  # images 0 and 1 come again and again
     stream = SampleStream(length, seed, balanced if order == "balanced" else None)
     for position, count in parts:
@@ -78,7 +76,7 @@ def test_knows_which_batches_hold_an_image_twice(
             assert stream.may_repeat(position, count) or not stream.repeats(position, count)
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     epochs = SampleStream(50, 3).take(0, 150).reshape(3, 50)
     other = SampleStream(50, 4).take(0, 50)
     orders = [*epochs.tolist(), other.tolist(), list(range(50))]
@@ -87,13 +85,13 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     assert other.tolist() != SampleStream(50, 3).take(50, 50).tolist()
 
 
-def test_every_place_is_equally_likely() -> None:
+def test_every_position_is_equally_likely() -> None:
     first = np.array([SampleStream(5, seed).take(0, 5) for seed in range(2000)])
     counts = np.array([[(first[:, place] == index).sum() for index in range(5)] for place in range(5)])
     assert np.abs(counts - 400).max() < 4.5 * np.sqrt(400 * 0.8)  # 4.5 standard deviations
 
 
-def test_what_was_taken_can_be_written_to() -> None:
+def test_returned_indices_are_writable() -> None:
     stream = SampleStream(10, 0)
     taken = stream.take(0, 4)
     expected = taken.copy()
@@ -102,7 +100,7 @@ def test_what_was_taken_can_be_written_to() -> None:
 
 
 @given(st.integers(0, 500), st.integers(1, 64))
-def test_shares_partition_the_batch_evenly(count: int, workers: int) -> None:
+def test_shards_partition_the_batch_evenly(count: int, workers: int) -> None:
     rows = [list(range(count)[shard_rows(count, worker, workers)]) for worker in range(workers)]
     assert [row for part in rows for row in part] == list(range(count))
     sizes = [len(part) for part in rows]
@@ -110,14 +108,12 @@ def test_shares_partition_the_batch_evenly(count: int, workers: int) -> None:
 
 
 @pytest.mark.parametrize(("workers", "sizes"), [(1, [13]), (2, [6, 7]), (4, [3, 3, 3, 4]), (13, [1] * 13)])
-def test_shares_of_thirteen(workers: int, sizes: list[int]) -> None:
+def test_shards_of_thirteen(workers: int, sizes: list[int]) -> None:
     assert [len(range(13)[shard_rows(13, worker, workers)]) for worker in range(workers)] == sizes
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 5))
-def test_an_order_is_asked_for_once_an_epoch_and_gives_the_same_for_all_batch_sizes(
-    sizes: list[int], ahead: int
-) -> None:
+def test_an_order_is_computed_once_per_epoch_for_all_batch_sizes(sizes: list[int], ahead: int) -> None:
     strata = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [20, 30, 50]))
     asked: list[int] = []
 
@@ -135,6 +131,6 @@ def test_an_order_is_asked_for_once_an_epoch_and_gives_the_same_for_all_batch_si
     assert taken == expected[:position].tolist()
 
 
-def test_an_order_must_fit_the_images() -> None:
+def test_an_order_must_match_the_images() -> None:
     with pytest.raises(ValueError, match="the epoch order has 3 entries, but there are 4 images"):
         SampleStream(4, seed=0, epoch_order=lambda epoch: np.arange(3)).take(0, 2)

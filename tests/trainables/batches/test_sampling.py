@@ -33,7 +33,7 @@ def test_a_batch_of_100_of_1000_images_in_five_clusters() -> None:
     seed=st.integers(0, 1000),
     epoch=st.integers(0, 5),
 )
-def test_every_stretch_holds_every_cluster_in_its_share(
+def test_all_consecutive_entries_have_the_clusters_proportions(
     sizes: list[int], start: float, length: float, seed: int, epoch: int
 ) -> None:
     strata = clusters(sizes, seed)
@@ -46,7 +46,7 @@ def test_every_stretch_holds_every_cluster_in_its_share(
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=8), seed=st.integers(0, 99), epoch=st.integers(0, 9))
-def test_every_image_comes_once_and_the_seed_decides(sizes: list[int], seed: int, epoch: int) -> None:
+def test_every_image_occurs_once_and_the_order_depends_on_the_seed(sizes: list[int], seed: int, epoch: int) -> None:
     strata = clusters(sizes)
     order = stratified_order(strata, seed, epoch)
     assert order.dtype == np.int64
@@ -54,7 +54,7 @@ def test_every_image_comes_once_and_the_seed_decides(sizes: list[int], seed: int
     assert np.array_equal(order, stratified_order(strata, seed, epoch))
 
 
-def test_epochs_and_seeds_differ_and_names_of_clusters_do_not_matter() -> None:
+def test_epochs_and_seeds_differ_and_cluster_numbering_does_not_matter() -> None:
     strata = clusters([40, 60, 100])
     order = stratified_order(strata, 0, 0)
     assert not np.array_equal(order, stratified_order(strata, 0, 1))
@@ -62,12 +62,12 @@ def test_epochs_and_seeds_differ_and_names_of_clusters_do_not_matter() -> None:
     assert np.array_equal(order, stratified_order(1000 * strata - 7, 0, 0))
 
 
-def test_who_comes_first_in_a_cluster_is_shuffled() -> None:
+def test_members_of_a_cluster_are_shuffled() -> None:
     strata = np.zeros(1000, dtype=int)
     assert abs(np.corrcoef(stratified_order(strata, 0, 0), np.arange(1000))[0, 1]) < 0.1
 
 
-def test_any_number_of_clusters_stays_in_its_share_within_a_batch_of_any_size() -> None:
+def test_proportions_hold_for_any_clusters_and_batch_size() -> None:
     sizes = np.random.default_rng(1).integers(1, 400, 60).tolist()
     strata = clusters(sizes)
     order = strata[stratified_order(strata, 0, 2)]
@@ -82,9 +82,7 @@ some_sizes = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(sizes=some_sizes, start=st.floats(0, 1), length=st.floats(0, 1), epoch=st.integers(0, 5))
-def test_balanced_batches_hold_equally_much_of_every_cluster(
-    sizes: list[int], start: float, length: float, epoch: int
-) -> None:
+def test_balanced_batches_have_equal_cluster_counts(sizes: list[int], start: float, length: float, epoch: int) -> None:
     strata = clusters(sizes)
     order, n = balanced_order(strata, 3, epoch), len(strata)
     assert order.shape == (n,)
@@ -96,7 +94,7 @@ def test_balanced_batches_hold_equally_much_of_every_cluster(
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(sizes=some_sizes, epochs=st.integers(1, 12))
-def test_over_balanced_epochs_a_clusters_images_come_equally_often(sizes: list[int], epochs: int) -> None:
+def test_images_of_a_cluster_occur_equally_often_over_balanced_epochs(sizes: list[int], epochs: int) -> None:
     strata = clusters(sizes)
     seen = np.bincount(np.concatenate([balanced_order(strata, 3, e) for e in range(epochs)]), minlength=len(strata))
     for cluster in range(len(sizes)):
@@ -111,7 +109,7 @@ def test_how_often_small_clusters_are_repeated() -> None:
     assert count[strata == 2].mean() == pytest.approx(33.3, abs=0.11)
 
 
-def test_clustered_batches_hold_few_clusters_and_an_epoch_every_image_once() -> None:
+def test_clustered_batches_have_few_clusters() -> None:
     strata = clusters([1000, 700, 300, 40, 8])
     order = clustered_order(strata, 0, 1)
     assert np.array_equal(np.sort(order), np.arange(2048))
@@ -125,7 +123,7 @@ def test_clustered_batches_hold_few_clusters_and_an_epoch_every_image_once() -> 
 
 @pytest.mark.parametrize("order", CLUSTER_ORDERS.values())
 @pytest.mark.parametrize(("strata", "named"), [([], "shape"), ([[0, 1]], "shape"), ([0.5, 1.0], "float64")])
-def test_refuses_what_are_no_clusters(order: Any, strata: Any, named: str) -> None:
+def test_refuses_invalid_strata(order: Any, strata: Any, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         order(strata, 0, 0)
 

@@ -38,7 +38,7 @@ def batch_of(clusters: int, size: int = 120, seed: int = 0) -> NDArray[np.int64]
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_the_more_clusters_a_batch_holds_the_more_it_tells(name: str) -> None:
+def test_scores_grow_with_the_number_of_clusters(name: str) -> None:
     one, some, all_of_them = (
         np.mean([SCORES[name](batch_of(held, seed=seed)) for seed in range(8)]) for held in (1, 3, CLUSTERS)
     )
@@ -47,7 +47,7 @@ def test_the_more_clusters_a_batch_holds_the_more_it_tells(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_all_of_the_data_tells_everything(name: str) -> None:
+def test_the_score_of_the_whole_data_is_one(name: str) -> None:
     assert SCORES[name](np.arange(CLUSTERS * EACH)) == pytest.approx(1.0, abs=1e-5)
 
 
@@ -88,7 +88,7 @@ def test_frechet_ignores_directions_that_do_not_vary() -> None:
     assert FrechetScore(np.ones((10, 3), np.float32))(np.array([1, 2])) == 1.0
 
 
-def test_mmd_agrees_with_the_kernel_itself() -> None:
+def test_mmd_approximates_the_exact_kernel() -> None:
     _, features = mixture(2)
     generator, data, batch = np.random.default_rng(0), features.astype(np.float64), batch_of(2)
     pairs = generator.integers(0, len(data), (2, 1000))
@@ -102,13 +102,13 @@ def test_mmd_agrees_with_the_kernel_itself() -> None:
     assert MMDScore(features)(batch) == pytest.approx(1 - math.sqrt(squared / 2), abs=0.03)
 
 
-def test_mmd_follows_from_its_seed() -> None:
+def test_mmd_depends_on_its_seed() -> None:
     _, features = mixture()
     once, again, other = (MMDScore(features, seed)(batch_of(3)) for seed in (1, 1, 2))
     assert once == again != other
 
 
-def test_what_is_compared_must_be_there() -> None:
+def test_missing_strata_and_features_are_refused() -> None:
     strata, features = mixture()
     with pytest.raises(ValueError, match="score histogram needs the data's strata"):
         batch_score("histogram", None, features, 0)

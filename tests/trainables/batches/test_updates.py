@@ -30,7 +30,7 @@ def sorted_stream() -> SampleStream:
 
 
 class TestUpdates:
-    def test_the_weights_are_the_scores_share(self) -> None:
+    def test_weights_are_proportional_to_scores(self) -> None:
         scored = HistogramScore(STRATA)
         stream = SampleStream(200, seed=5)
         update = updates(stream, alpha=3).at(40, 20)
@@ -44,12 +44,12 @@ class TestUpdates:
         assert updates(alpha=3, negatives="shared").at(0, 20).groups == [range(4)]
 
     @pytest.mark.parametrize(("negatives", "count"), [("plain", 25), ("shared", 10)])
-    def test_no_image_is_its_own_negative(self, negatives: str, count: int) -> None:
+    def test_shared_updates_hold_no_image_twice(self, negatives: str, count: int) -> None:
         """An update may be longer than an epoch of ten batches, unless its batches share their negatives."""
         update = updates(sorted_stream(), alpha=30, max_micro_batches=25, tolerance=0.5, negatives=negatives).at(0, 20)
         assert (len(update.weights), update.informed) == (count, False)
 
-    def test_a_stall_is_bounded(self) -> None:
+    def test_the_number_of_micro_batches_is_bounded(self) -> None:
         assert len(updates(sorted_stream(), alpha=4).at(0, 20).weights) == 8  # 0.5 each: 3.8 after eight
         update = updates(sorted_stream(), alpha=4, max_micro_batches=5).at(0, 20)
         np.testing.assert_allclose(update.weights, np.full(5, 0.2))
@@ -58,7 +58,7 @@ class TestUpdates:
         assert len(updates(sorted_stream(), alpha=4).at(140, 20).weights) == 8
 
     @pytest.mark.parametrize(("position", "count"), [(140, 3), (180, 1), (190, 1), (0, 8), (170, 2)])
-    def test_a_remainder_is_applied_at_the_epoch_s_end(self, position: int, count: int) -> None:
+    def test_a_remainder_is_applied_at_the_end_of_the_epoch(self, position: int, count: int) -> None:
         """A batch that the end falls into, or that ends there, is the last one."""
         assert len(updates(sorted_stream(), alpha=4, remainder="apply").at(position, 20).weights) == count
 
@@ -69,7 +69,7 @@ class TestUpdates:
         assert all(update.informed for update in coming)
         assert informed.until(40, 40, 20) == []
 
-    def test_an_alpha_that_is_never_reached_is_said(self) -> None:
+    def test_an_unreachable_alpha_raises(self) -> None:
         assert updates(sorted_stream(), alpha=4).mean_images(20) == 160
         unreachable = updates(sorted_stream(), alpha=40, max_micro_batches=40)
         with pytest.raises(
@@ -81,7 +81,7 @@ class TestUpdates:
         short = updates(sorted_stream(), budget=100, alpha=40, max_micro_batches=40)
         assert short.mean_images(20) == 100  # the budget ends first
 
-    def test_nothing_is_left_at_the_budget_s_end(self) -> None:
+    def test_the_last_update_ends_with_the_budget(self) -> None:
         informed, position, seen = updates(sorted_stream(), budget=310, alpha=4), 0, []
         while position < 310:
             seen.append(len(informed.at(position, 20).weights))
@@ -95,7 +95,7 @@ class TestUpdates:
         st.sampled_from(["carry", "apply"]),
         st.integers(0, 3),
     )
-    def test_every_image_is_used_once_an_epoch(self, batch_size: int, alpha: float, remainder: str, seed: int) -> None:
+    def test_every_image_is_used_once_per_epoch(self, batch_size: int, alpha: float, remainder: str, seed: int) -> None:
         stream = SampleStream(200, seed)
         informed, position, used = updates(stream, alpha=alpha, remainder=remainder), 0, []
         while position < 400:
@@ -108,7 +108,7 @@ class TestUpdates:
 
 class TestAlpha:
     @pytest.mark.parametrize(("images", "batch_size"), [(40, 20), (100, 20), (64, 8), (200, 50)])
-    def test_auto_gives_the_images_of_an_update(self, images: int, batch_size: int) -> None:
+    def test_auto_reaches_images_per_update(self, images: int, batch_size: int) -> None:
         stream = SampleStream(200, seed=1)
         informed, position, counts = updates(stream, alpha="auto", images_per_update=images), 0, []
         while position < 4_000:
@@ -121,7 +121,7 @@ class TestAlpha:
         assert 2.1 * 0.8 < 0.95 * alpha < 2.9 * 0.8
 
     @given(st.lists(st.floats(0.05, 1), min_size=3, max_size=50), st.floats(1, 8))
-    def test_no_other_alpha_comes_much_nearer(self, scores: list[float], wanted: float) -> None:
+    def test_auto_is_nearly_optimal(self, scores: list[float], wanted: float) -> None:
         endless = scores * math.ceil(8 * wanted / len(scores))
 
         def mean(alpha: float) -> float:
@@ -135,6 +135,6 @@ class TestAlpha:
         others = min(abs(mean(alpha) - wanted) for alpha in np.linspace(0.05, 9, 60))
         assert found <= others + 1e-3
 
-    def test_without_any_information_there_is_none(self) -> None:
+    def test_auto_refuses_scores_that_are_all_zero(self) -> None:
         with pytest.raises(ValueError, match="all scores are 0"):
             alpha_for([0.0, 0.0], 2, 0.05, 8)

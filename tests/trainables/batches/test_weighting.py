@@ -25,33 +25,33 @@ SCHEDULES = ("linear", "cosine", "step")
 
 class TestWeights:
     @pytest.mark.parametrize("schedule", SCHEDULES)
-    def test_the_centre_counts_more_early_and_the_edge_late(self, schedule: Any) -> None:
+    def test_central_images_have_more_weight_early(self, schedule: Any) -> None:
         early, late = (sample_weights(Q, progress, 0.5, schedule) for progress in (0.1, 0.9))
         assert (np.diff(early) < 0).all()
         assert (np.diff(late) > 0).all()
         np.testing.assert_allclose(early, late[::-1])
 
     @pytest.mark.parametrize("schedule", SCHEDULES)
-    def test_at_mid_run_all_count_alike(self, schedule: Any) -> None:
+    def test_weights_are_equal_at_mid_run(self, schedule: Any) -> None:
         np.testing.assert_allclose(sample_weights(Q, 0.5, 1.0, schedule), 1.0, atol=1e-15)
 
-    def test_the_rule(self) -> None:
+    def test_weights_follow_the_formula(self) -> None:
         np.testing.assert_allclose(sample_weights(Q, 0.25, 0.6), 1 + 0.6 * 0.5 * (1 - 2 * Q))
         cosine = math.cos(math.pi * 0.25)
         np.testing.assert_allclose(sample_weights(Q, 0.25, 0.6, "cosine"), 1 + 0.6 * cosine * (1 - 2 * Q))
         np.testing.assert_allclose(sample_weights(Q, 0.25, 0.6, "step"), 1 + 0.6 * (1 - 2 * Q))
 
-    def test_without_strength_all_count_exactly_one(self) -> None:
+    def test_zero_strength_gives_weights_of_one(self) -> None:
         assert sample_weights(Q**3, 0.1, 0.0).tolist() == [1.0] * 11
 
     @given(arrays(np.float64, st.integers(1, 50), elements=st.floats(0, 1)), st.floats(0, 1), st.floats(0, 1))
-    def test_weights_have_mean_1_and_none_is_negative(self, q: Any, progress: float, strength: float) -> None:
+    def test_weights_have_mean_1_and_are_not_negative(self, q: Any, progress: float, strength: float) -> None:
         weights = sample_weights(q, progress, strength)
         assert weights.mean() == pytest.approx(1.0)
         assert (weights >= 0).all()
         torch.testing.assert_close(sample_weights(torch.from_numpy(q), progress, strength), torch.from_numpy(weights))
 
-    def test_where_all_would_weigh_nothing_all_count_alike(self) -> None:
+    def test_weights_that_are_all_zero_become_equal(self) -> None:
         assert sample_weights(np.zeros(3), 1.0, 1.0).tolist() == [1.0] * 3
         assert sample_weights(torch.zeros(3), 1.0, 1.0).tolist() == [1.0] * 3
 
@@ -60,18 +60,18 @@ class TestWeights:
         assert abs(np.diff(course, axis=0)).max() < 0.021
 
     @pytest.mark.parametrize(("progress", "strength"), [(-0.1, 0.5), (1.1, 0.5), (math.nan, 0.5)])
-    def test_progress_is_a_share(self, progress: float, strength: float) -> None:
+    def test_progress_must_be_in_range(self, progress: float, strength: float) -> None:
         with pytest.raises(ValueError, match="progress"):
             sample_weights(Q, progress, strength)
 
     @pytest.mark.parametrize("q", [[0, 1.4], [-0.2, 0.5], [math.nan, 0.5]])
-    def test_a_percentile_is_a_share(self, q: list[float]) -> None:
+    def test_percentiles_must_be_in_range(self, q: list[float]) -> None:
         for percentile in (np.array(q), torch.tensor(q)):
             with pytest.raises(ValueError, match=r"percentiles from .* must be within 0 to 1"):
                 sample_weights(percentile, 0.2, 0.5)
 
     @pytest.mark.parametrize("strength", [-0.1, 1.01, math.nan])
-    def test_no_weight_may_be_negative(self, strength: float) -> None:
+    def test_strength_must_be_in_range(self, strength: float) -> None:
         with pytest.raises(ValueError, match=r"strength .* must be within 0 to 1, because weights must not be neg"):
             sample_weights(Q, 0.2, strength)
 
@@ -98,7 +98,7 @@ class TestPercentiles:
                 expected[member] = rank / (len(own) - 1)
         torch.testing.assert_close(percentiles(z, strata, 3), expected)
 
-    def test_k_means_finds_the_clusters_itself(self) -> None:
+    def test_k_means_finds_the_clusters(self) -> None:
         z, strata = around(torch.eye(6)[:4], 50, 0.1)
         first = torch.cat([(strata == c).nonzero()[0] for c in range(4)])  # begins at one image of each
         order = torch.cat([first, torch.tensor([i for i in range(len(z)) if i not in first.tolist()])])
@@ -116,18 +116,18 @@ class TestPercentiles:
             expected = torch.linspace(0, 1, len(own)) if len(own) > 2 else torch.full((len(own),), 0.5)
             torch.testing.assert_close(own, expected)
 
-    def test_alike_images_are_ranked_in_their_order(self) -> None:
+    def test_equal_images_are_ranked_in_order(self) -> None:
         z = F.normalize(torch.ones(5, 3), dim=1)
         assert percentiles(z, None, 1).tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
 
-    def test_an_empty_cluster_is_none(self) -> None:
+    def test_empty_clusters_are_ignored(self) -> None:
         z = F.normalize(torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), dim=1)
         q = percentiles(z, torch.tensor([0, 2, 0, 2, 0, 2]), 5)
         assert sorted(q.tolist()) == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
 
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-    def test_the_host_does_not_wait(self) -> None:
+    def test_percentiles_do_not_synchronise(self) -> None:
         z, strata = (part.cuda() for part in around(torch.eye(6)[:4], 50, 0.1))
         with no_waiting():
             for known in (strata, None):
@@ -147,6 +147,6 @@ class TestPercentiles:
         ({"schedule": "slow"}, "linear"),
     ],
 )
-def test_what_cannot_be_is_refused(chosen: dict[str, Any], complaint: str) -> None:
+def test_invalid_settings_are_refused(chosen: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         WeightSettings.model_validate(chosen)

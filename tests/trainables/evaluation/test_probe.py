@@ -14,11 +14,11 @@ def clusters(n: int, classes: int = 4, d: int = 8, spread: float = 0.1, seed: in
     return features.astype(np.float32), labels.astype(np.int64)
 
 
-def test_separable_clusters_are_told_apart() -> None:
+def test_separable_clusters_are_classified() -> None:
     assert probe(*clusters(200), *clusters(100, seed=1)) == ProbeScores(linear=1.0, knn=1.0)
 
 
-def test_random_labels_stay_near_chance() -> None:
+def test_random_labels_are_near_chance() -> None:
     random = np.random.default_rng(0)
     features = random.standard_normal((1200, 8)).astype(np.float32)
     labels = random.integers(0, 4, 1200)
@@ -27,14 +27,14 @@ def test_random_labels_stay_near_chance() -> None:
     assert scores.knn == pytest.approx(0.25, abs=0.07)
 
 
-def test_scores_are_shares_of_the_test_images() -> None:
+def test_scores_are_fractions_of_the_test_images() -> None:
     features, labels = clusters(200)
     test, test_labels = clusters(100, seed=1)
     test_labels[:30] = (test_labels[:30] + 1) % 4
     assert probe(features, labels, test, test_labels) == ProbeScores(linear=0.7, knn=0.7)
 
 
-def test_neighbours_are_near_by_angle() -> None:
+def test_neighbours_are_found_by_cosine_similarity() -> None:
     features, labels = clusters(200, spread=0.3)
     test, test_labels = clusters(200, spread=0.3, seed=1)
     lengths = np.random.default_rng(2).uniform(0.01, 100, (200, 1)).astype(np.float32)
@@ -43,7 +43,7 @@ def test_neighbours_are_near_by_angle() -> None:
     assert probe(features * lengths, labels, test * lengths[::-1], test_labels).knn == pytest.approx(plain, abs=0.011)
 
 
-def test_the_linear_probe_does_not_mind_units() -> None:
+def test_the_linear_probe_is_invariant_to_scale() -> None:
     features, labels = clusters(200, spread=0.4)
     test, test_labels = clusters(200, spread=0.4, seed=1)
     units = np.logspace(-3, 3, 8, dtype=np.float32)
@@ -61,11 +61,11 @@ def test_twenty_neighbours_vote() -> None:
     assert probe(features, labels, test, np.array([0])).knn == 1.0
 
 
-def test_needs_no_twenty_images() -> None:
+def test_works_with_fewer_than_twenty_images() -> None:
     assert probe(*clusters(12), *clusters(30, seed=1)).knn == 1.0
 
 
-def test_pixels_become_the_training_images_components() -> None:
+def test_pixels_are_projected_on_the_training_images_components() -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (300, 3, 8, 8), dtype=np.uint8)
     train, test = pixel_features(images[:200], images[200:])
@@ -77,7 +77,7 @@ def test_pixels_become_the_training_images_components() -> None:
     assert np.array_equal(train, again)
 
 
-def test_few_small_images_keep_all_their_pixels() -> None:
+def test_few_small_images_keep_all_components() -> None:
     images = np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), dtype=np.uint8)
     train, test = pixel_features(images[:30], images[30:])
     assert train.shape == (30, 16)

@@ -49,7 +49,7 @@ def random_projections(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return z[:n], z[n:]
 
 
-def test_the_loss_is_a_function_of_the_weights() -> None:
+def test_the_loss_depends_on_the_weights_only() -> None:
     references, model = reference_set(smooth_images(24)), network()
     first = references.measure(model)
     torch.rand(3)  # global randomness plays no part
@@ -72,7 +72,7 @@ def test_the_loss_does_not_depend_on_running_statistics_or_mode() -> None:
     assert references.measure(model) == first
 
 
-def test_measuring_leaves_weights_and_gradients_and_an_evaluable_model() -> None:
+def test_measure_keeps_weights_and_gradients_and_sets_evaluation_mode() -> None:
     references, model = reference_set(smooth_images(24)), network()
     before = [p.detach().clone() for p in model.parameters()]
     references.measure(model)
@@ -87,7 +87,7 @@ def test_measuring_leaves_weights_and_gradients_and_an_evaluable_model() -> None
     torch.testing.assert_close(in_evaluation, in_training, rtol=0.05, atol=0.01)
 
 
-def test_views_differ_between_seeds_and_between_the_two_of_an_image() -> None:
+def test_views_differ_between_seeds_and_within_a_pair() -> None:
     images, model = smooth_images(24), network()
     one, other = (reference_set(images, seed).measure(model) for seed in (0, 1))
     assert one["reference_loss"] != other["reference_loss"]
@@ -105,7 +105,7 @@ def test_the_loss_is_nt_xent_of_the_projections() -> None:
 
 @pytest.mark.parametrize("n", [2, 40, 700])  # 1400 views are embedded in two parts
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_the_loss_is_over_all_images_together(n: int, temperature: float) -> None:
+def test_the_loss_is_computed_over_all_images(n: int, temperature: float) -> None:
     z_a, z_b = random_projections(n, 8)
     z_b = z_a + 0.5 * z_b
     measured = measures_of(z_a, z_b, temperature)["reference_loss"]
@@ -118,7 +118,7 @@ def test_random_projections_are_near_chance(n: int) -> None:
     assert measures_of(z_a, z_b, 0.5)["reference_loss"] == pytest.approx(math.log(2 * n - 1), abs=0.02)
 
 
-def test_measures_are_those_of_their_papers() -> None:
+def test_metrics_equal_the_definitions_of_their_papers() -> None:
     z_a, z_b = random_projections(12, 5)
     z_b = z_a + 0.4 * z_b
     measured = measures_of(z_a, z_b)
@@ -136,14 +136,14 @@ def test_measures_are_those_of_their_papers() -> None:
     assert measured["rankme"] == pytest.approx(rankme, abs=1e-3)
 
 
-def test_measures_of_a_collapse() -> None:
+def test_metrics_of_collapsed_projections() -> None:
     z = torch.ones(20, 6) * torch.rand(20, 1, generator=torch.Generator().manual_seed(0)).add(0.5)
     measured = measures_of(z, z)
     expected = {"reference_loss": math.log(39), "alignment": 0, "uniformity": 0, "rankme": 1}
     assert measured == pytest.approx(expected, abs=2e-4)
 
 
-def test_measures_of_the_best_there_is() -> None:
+def test_metrics_of_optimal_projections() -> None:
     z = torch.eye(8)
     measured = measures_of(z, z)
     expected = {
@@ -155,7 +155,7 @@ def test_measures_of_the_best_there_is() -> None:
     assert measured == pytest.approx(expected, abs=1e-4)
 
 
-def test_images_may_be_read_only_and_stay_as_they_are() -> None:
+def test_images_may_be_read_only_and_are_not_modified() -> None:
     images = smooth_images(24)
     images.flags.writeable = False
     before = images.copy()

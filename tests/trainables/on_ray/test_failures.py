@@ -36,7 +36,7 @@ def lost(reports: int = 0) -> WorkerGroupError:
     "error",
     [ValueError("a batch of 4096\nand more"), MemoryError("too little"), torch.OutOfMemoryError("CUDA"), KeyError("x")],
 )
-def test_what_would_fail_again_is_not_retried_and_named(error: Exception) -> None:
+def test_errors_that_would_occur_again_are_not_retried(error: Exception) -> None:
     for failures in ({0: error}, {0: PeerLostError("reset"), 1: error}, {1: error, 2: lost().worker_failures[1]}):
         group = WorkerGroupError("errors", failures)
         assert policy().make_decision(group) is RAISE
@@ -45,14 +45,14 @@ def test_what_would_fail_again_is_not_retried_and_named(error: Exception) -> Non
         assert str(failure) == f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
-def test_memory_that_others_hold_ends_the_training_and_is_said_as_what_it_is() -> None:
+def test_memory_used_by_other_processes_ends_the_training() -> None:
     error = MemoryTakenError("out of memory: others hold it")
     group = WorkerGroupError("errors", {0: PeerLostError("reset"), 1: error})
     assert policy().make_decision(group) is RAISE
     assert as_failure(group) is error
 
 
-def test_lost_workers_are_retried_so_often_without_a_report_in_between() -> None:
+def test_lost_workers_are_retried_a_limited_number_of_times() -> None:
     decide = policy()
     assert [decide.make_decision(lost()) for _ in range(RETRIES + 1)] == [RETRY] * RETRIES + [RAISE]
     moving = policy()
@@ -72,24 +72,24 @@ def test_lost_workers_are_retried_so_often_without_a_report_in_between() -> None
         ObjectLostError("00", None, ""),
     ],
 )
-def test_whatever_the_machine_took_is_retried(error: Exception) -> None:
+def test_all_kinds_of_lost_workers_are_retried(error: Exception) -> None:
     assert policy().make_decision(WorkerGroupError("an error", {0: error})) is RETRY
 
 
-def test_announced_ends_of_nodes_are_not_counted() -> None:
+def test_preemptions_are_not_counted() -> None:
     decide = policy()
     for _ in range(3 * RETRIES):
         assert decide.make_decision(PreemptionError(PreemptionInfo(None, {"node": [0]}))) is RETRY
     assert decide.make_decision(lost()) is RETRY
 
 
-def test_a_controller_that_fails_leaves_it_to_tune() -> None:
+def test_a_failed_controller_is_retried_by_tune() -> None:
     failure = as_failure(ControllerError(ActorDiedError()))
     assert not isinstance(failure, NoRetryError)
     assert "ActorDiedError" in str(failure)
 
 
-def test_a_full_disk_is_nobodys_failure() -> None:
+def test_a_full_disk_is_raised_as_oserror() -> None:
     full = OSError(errno.ENOSPC, "Error writing bytes", "checkpoint.pt")
     for error in (WorkerGroupError("errors", {0: PeerLostError("reset"), 1: full}), ControllerError(full)):
         assert as_failure(error) is full
@@ -106,6 +106,6 @@ def test_a_damaged_checkpoint_is_retried_from_another_one() -> None:
     assert str(failure) == "checkpoint.pt is damaged"
 
 
-def test_a_lost_worker_travels_between_processes() -> None:
+def test_worker_lost_error_can_be_pickled() -> None:
     (_, died) = pickle.loads(pickle.dumps(lost(5))).worker_failures.values()
     assert (str(died), died.reports) == ("worker 1: process 7 (RayTrainWorker) died", 5)

@@ -90,7 +90,7 @@ class Drainer(tune.Callback):
             assert accepted, why
 
 
-def test_an_announced_end_is_heeded_and_not_counted(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_preempted_node_is_drained_and_not_counted(cluster: Cluster, tmp_path: Path) -> None:
     scheduler = LossExtrapolationScheduler("loss", "min", budget=STEPS, window=STEPS / 2)
     drainer = Drainer(cluster.address)
     results = tune.Tuner(

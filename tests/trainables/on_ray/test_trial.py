@@ -74,7 +74,7 @@ def race(
     return results, record
 
 
-def test_a_race_frees_the_loser_and_the_winner_goes_on_where_it_was_with_all_workers(tmp_path: Path) -> None:
+def test_the_winner_of_a_race_continues_with_all_workers(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 1, 4, 4), dtype=np.uint8)
     scheduler = LossExtrapolationScheduler(
         "reference_loss", "min", budget=BUDGET, window=WINDOW, prune_below=0, winner_config={"workers": 3}
@@ -115,7 +115,7 @@ def test_a_race_frees_the_loser_and_the_winner_goes_on_where_it_was_with_all_wor
     assert "DatasetManager" not in actors  # nobody needs it, and every process takes a second of a core to start
 
 
-def test_a_trial_accumulates_and_swaps_and_its_decisions_arrive(tmp_path: Path) -> None:
+def test_a_trial_accumulates_swaps_and_reports_decisions(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (140, 1, 16, 16), dtype=np.uint8)
     first, second = Candidate(16, 2), Candidate(64)
     swap = SwapSettings(mode="rotate", turn=128, candidates=(first, second))

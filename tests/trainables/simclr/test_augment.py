@@ -76,7 +76,7 @@ def test_views_are_images_in_0_to_1(profile: str | AugmentSettings, channels: in
     assert float(result[:8].max()) == 0
 
 
-def test_images_stay_as_they_are() -> None:
+def test_images_are_not_modified() -> None:
     images = noise_images(16)
     before = images.clone()
     views(ALL, images)
@@ -84,18 +84,18 @@ def test_images_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("size", [7, 16, 32, 33])
-def test_nothing_switched_on_changes_nothing(size: int) -> None:
+def test_disabled_augmentations_change_nothing(size: int) -> None:
     images = noise_images(8, size)
     torch.testing.assert_close(views(OFF, images), images / 255, rtol=0, atol=1e-5)
 
 
-def test_beyond_the_edge_an_image_goes_on_as_it_ends() -> None:
+def test_the_border_is_replicated() -> None:
     white = torch.full((64, 1, 16, 16), 255, dtype=torch.uint8)
     turned = views(AugmentSettings(rotation=180), white, size=24)
     torch.testing.assert_close(turned, torch.ones(64, 1, 24, 24), rtol=0, atol=1e-6)
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
+def test_views_depend_on_the_seed_only() -> None:
     images = noise_images(16)
     state = torch.get_rng_state()
     first = views(ALL, images, seed=1)
@@ -105,7 +105,7 @@ def test_the_seed_decides_and_nothing_else() -> None:
     assert not torch.equal(views(ALL, images, seed=2), first)
 
 
-def test_a_generator_goes_on() -> None:
+def test_consecutive_draws_differ() -> None:
     images, generator, augment = noise_images(16), seeded(), Augment(16, ALL)
     assert not torch.equal(augment(images, generator), augment(images, generator))
 
@@ -123,7 +123,7 @@ def test_a_generator_goes_on() -> None:
     ],
     ids=str,
 )
-def test_every_image_gets_a_draw_of_its_own(chosen: dict[str, Any]) -> None:
+def test_every_image_has_its_own_parameters(chosen: dict[str, Any]) -> None:
     same = noise_images(1, 32).expand(12, -1, -1, -1)
     result = views(AugmentSettings.model_validate({**OFF.model_dump(), **chosen}), same).flatten(1)
     distances = torch.cdist(result, result) + torch.eye(12)
@@ -141,7 +141,7 @@ def test_rows_do_not_depend_on_the_rest_of_the_batch(rows: slice | Tensor) -> No
 @pytest.mark.parametrize("profile", ["natural", "digits", ALL])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [16, 40])
-def test_a_gpu_gets_the_views_of_a_cpu(profile: str | AugmentSettings, channels: int, size: int) -> None:
+def test_gpu_and_cpu_views_are_equal(profile: str | AugmentSettings, channels: int, size: int) -> None:
     images, augment = noise_images(128, 16, channels), Augment(size, profile)
     draw = augment.draw(128, (16, 16), seeded())
     theirs = augment.views(images, draw.packed())
@@ -149,7 +149,7 @@ def test_a_gpu_gets_the_views_of_a_cpu(profile: str | AugmentSettings, channels:
     torch.testing.assert_close(theirs, augment.apply(images, draw), rtol=0, atol=1e-5)
 
 
-def test_digits_keep_what_they_are() -> None:
+def test_digits_are_neither_flipped_nor_recoloured() -> None:
     draw = Augment(28, "digits").draw(2000, (28, 28), seeded())
     assert bool((draw.extent > 0).all())  # none is mirrored
     assert bool((draw.order == -1).all())
@@ -159,7 +159,7 @@ def test_digits_keep_what_they_are() -> None:
     assert float(draw.extent.prod(1).min()) > 0.37  # area from 0.4, before rounding to pixels
 
 
-def test_refuses_an_unknown_profile_and_names_those_there_are() -> None:
+def test_an_unknown_profile_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'naturall'.*natural, digits"):
         Augment(32, "naturall")
     with pytest.raises(ValidationError, match="flipp"):
@@ -257,7 +257,7 @@ def test_a_crop_that_cannot_fit_is_the_whole_image() -> None:
     ],
     ids=["flip often", "flip seldom", "jitter", "grayscale", "blur"],
 )
-def test_changes_happen_as_often_as_they_should(chosen: dict[str, float], happens: Any) -> None:
+def test_changes_have_their_probabilities(chosen: dict[str, float], happens: Any) -> None:
     (probability,) = chosen.values()
     drawn = happens(many_draws(**chosen)).double()
     spread = math.sqrt(probability * (1 - probability) / len(drawn))
@@ -311,7 +311,7 @@ def pictures() -> Tensor:
         (3, [-0.5, -0.3, -0.1, 0.0, 0.05, 0.1, 0.3, 0.5]),
     ],
 )
-def test_colour_changes_are_torchvisions(change: int, factors: list[float]) -> None:
+def test_colour_changes_equal_torchvisions(change: int, factors: list[float]) -> None:
     images = pictures()
     for shift in range(len(factors)):  # every image meets every factor, and no two images the same one
         turned = factors[shift:] + factors[:shift]
@@ -320,7 +320,7 @@ def test_colour_changes_are_torchvisions(change: int, factors: list[float]) -> N
         torch.testing.assert_close(actual, torch.stack(expected), rtol=0, atol=1e-5)
 
 
-def test_grayscale_is_torchvisions() -> None:
+def test_grayscale_equals_torchvisions() -> None:
     images = noise_images(6)
     gray = torch.tensor([True, False, True, True, False, False])
     result = Augment(16, OFF).apply(images, plain(6, gray=gray))
@@ -331,7 +331,7 @@ def test_grayscale_is_torchvisions() -> None:
 
 @pytest.mark.parametrize(("size", "kernel"), [(16, 3), (32, 3), (48, 5), (64, 7)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_blur_is_torchvisions(size: int, kernel: int, channels: int) -> None:
+def test_blur_equals_torchvisions(size: int, kernel: int, channels: int) -> None:
     images, sigma = noise_images(6, size, channels), torch.tensor([0.1, 0.0, 0.5, 1.0, 0.0, 2.0])
     result = Augment(size, OFF).apply(images, plain(6, sigma=sigma))
     for view, image, width in zip(result, images.float() / 255, sigma.tolist(), strict=True):
@@ -349,7 +349,7 @@ def test_flip_is_exact() -> None:
 
 @pytest.mark.parametrize("size", [16, 24])
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_a_crop_is_torchvisions_resized_crop(size: int, flip: float) -> None:
+def test_crop_equals_torchvisions_resized_crop(size: int, flip: float) -> None:
     augment = Augment(size, AugmentSettings.model_validate({**OFF.model_dump(), "crop_area": (0.2, 0.8), "flip": flip}))
     images = noise_images(30, 16)
     draw = augment.draw(30, (16, 16), seeded())
@@ -374,7 +374,7 @@ def test_a_quarter_turn_is_exact() -> None:
     torch.testing.assert_close(result, torch.rot90(images / 255, 1, (2, 3)), rtol=0, atol=1e-4)
 
 
-def test_rotation_is_torchvisions() -> None:
+def test_rotation_equals_torchvisions() -> None:
     size, degrees = 17, [-15.0, -4.0, 7.0, 12.0, 90.0, 130.0]
     images = noise_images(6, size)
     result = Augment(size, OFF).apply(images, plain(6, angle=torch.tensor(degrees).deg2rad()))
@@ -400,7 +400,7 @@ def test_a_rotated_crop_shows_what_is_in_it() -> None:
     torch.testing.assert_close(view[:2], expected, rtol=0, atol=1e-4)
 
 
-def test_all_together_are_torchvisions_pipeline_image_by_image() -> None:
+def test_the_pipeline_equals_torchvisions_image_by_image() -> None:
     """Flip, the colour changes in the order drawn, grayscale, blur; without crops, which differ at their edges."""
     chosen = AugmentSettings(crop_area=(1, 1), crop_aspect=(1, 1), grayscale=0.3, blur=0.5)
     augment, images = Augment(16, chosen), noise_images(40)

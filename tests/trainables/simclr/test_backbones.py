@@ -59,7 +59,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 @pytest.mark.slow
-def test_torchvision_is_imported_by_those_who_ask_for_it() -> None:
+def test_torchvision_is_imported_on_demand() -> None:
     code = """
 import sys
 from trainables.simclr import build_encoder
@@ -96,7 +96,7 @@ assert "torchvision" in sys.modules
         ("vit_b_16", 768),
     ],
 )
-def test_features_are_the_classifiers_inputs(name: str, features: int) -> None:
+def test_features_equal_the_classifiers_inputs(name: str, features: int) -> None:
     before = torch.random.get_rng_state()
     assert describe(name).features == features
     assert EncoderSettings(backbone=name, stem="imagenet").features == features
@@ -119,7 +119,7 @@ def test_features_are_the_classifiers_inputs(name: str, features: int) -> None:
         ({"weights": "imagenet"}, "use null, torchvision, or a file named"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, str], complaint: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, str], complaint: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(complaint)) as caught:
         EncoderSettings.model_validate(settings)
     assert caught.value.error_count() == 1
@@ -130,7 +130,7 @@ def test_settings_that_cannot_be(settings: dict[str, str], complaint: str) -> No
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_backbone_is_ready_for_simclr(name: str) -> None:
+def test_backbones_are_adapted_for_simclr(name: str) -> None:
     encoder = seeded(name, size=32)
     representations = encoder(torch.rand(2, 3, 32, 32))
     assert representations.shape == (2, encoder.settings.features)
@@ -153,7 +153,7 @@ def test_batch_norms_are_global_and_otherwise_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "stem"), [("efficientnet_b0", "cifar"), ("convnext_tiny", "imagenet")])
-def test_nothing_is_drawn_in_training(name: str, stem: str) -> None:
+def test_training_mode_is_deterministic(name: str, stem: str) -> None:
     encoder, images = seeded(name, stem), torch.rand(2, 3, 32, 32)
     assert not any(isinstance(module, nn.Dropout | StochasticDepth) for module in encoder.modules())
     with torch.no_grad():
@@ -225,7 +225,7 @@ def test_images_of_other_channels(name: str, stem: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_initialisation_is_drawn_from_the_seed(channels: int) -> None:
+def test_initialisation_depends_on_the_seed(channels: int) -> None:
     one, again, other = (seeded("resnet18", channels=channels, seed=seed) for seed in (1, 1, 2))
     assert same(one, again)
     assert not torch.equal(first_convolution(one).weight, first_convolution(other).weight)
@@ -238,7 +238,7 @@ def test_a_new_first_convolution_is_initialised_like_the_old_one() -> None:
     assert float(weight.std()) == pytest.approx(math.sqrt(2 / 9), rel=0.1)  # by fan-in, equation 10
 
 
-def test_random_weights_see_pixels_around_zero() -> None:
+def test_random_weights_get_centred_pixels() -> None:
     encoder, images = seeded("shufflenet_v2_x0_5").eval(), torch.rand(2, 3, 32, 32)
     assert torch.equal(encoder(images), encoder.backbone((images - 0.5) * 4))
 
@@ -270,7 +270,7 @@ def written(state: dict[str, Tensor], file: Path) -> str:
     ("name", "file"),
     [("shufflenet_v2_x0_5", "it.pth"), ("regnet_y_400mf", "it.pt"), ("mnasnet0_5", "it.safetensors")],
 )
-def test_a_file_of_torchvisions_gives_its_networks_outputs(name: str, file: str, tmp_path: Path) -> None:
+def test_torchvision_weights_give_torchvision_outputs(name: str, file: str, tmp_path: Path) -> None:
     network, images = pretrained(name), torch.rand(2, 3, 64, 64)
     weights = written(network.state_dict(), tmp_path / file)
     encoder = build_encoder(EncoderSettings(backbone=name, stem="imagenet", weights=weights)).eval()
@@ -282,7 +282,7 @@ def test_a_file_of_torchvisions_gives_its_networks_outputs(name: str, file: str,
         assert torch.equal(encoder(images), expected)
 
 
-def test_a_first_convolution_that_is_kept_keeps_its_weights_and_one_that_is_not_is_new(tmp_path: Path) -> None:
+def test_the_first_convolution_is_loaded_if_its_shape_is_kept(tmp_path: Path) -> None:
     kept = pretrained("shufflenet_v2_x0_5")
     weights = written(kept.state_dict(), tmp_path / "kept.pt")
     encoder = build_encoder(EncoderSettings(backbone="shufflenet_v2_x0_5", weights=weights))
@@ -295,18 +295,18 @@ def test_a_first_convolution_that_is_kept_keeps_its_weights_and_one_that_is_not_
     assert torch.equal(encoder.state_dict()["backbone.layer4.1.conv2.weight"], replaced.layer4[1].conv2.weight)
 
 
-def test_gray_images_get_the_sum_over_the_colours(tmp_path: Path) -> None:
+def test_weights_are_summed_over_colours_for_gray_images(tmp_path: Path) -> None:
     network = pretrained()
     weights = written(network.state_dict(), tmp_path / "weights.pt")
     settings = EncoderSettings(backbone="shufflenet_v2_x0_5", stem="imagenet", weights=weights)
     encoder = build_encoder(settings, channels=1)
     assert torch.equal(first_convolution(encoder).weight, first_convolution(network).weight.sum(1, keepdim=True))
     assert encoder.mean.flatten().tolist() == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
-    with pytest.raises(ValueError, match="for images of 3 channels, not 4; use images of 3 channels or of 1"):
+    with pytest.raises(ValueError, match="images of 3 channels, not 4; use images of 3 channels or of 1"):
         build_encoder(settings, channels=4)
 
 
-def test_entries_of_classifiers_within_are_ignored() -> None:
+def test_auxiliary_classifiers_are_ignored() -> None:
     network = pretrained("googlenet")
     assert any(key.startswith("aux1.") for key in network.state_dict())
     encoder = seeded("googlenet", "imagenet")
@@ -314,7 +314,7 @@ def test_entries_of_classifiers_within_are_ignored() -> None:
     assert torch.equal(encoder.backbone.inception5b.branch1.conv.weight, network.inception5b.branch1.conv.weight)
 
 
-def test_files_from_before_torchvision_renamed_densenets_layers_and_counted_batches() -> None:
+def test_old_files_of_densenets_are_loaded() -> None:
     network = pretrained("densenet121")
     old = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): tensor
@@ -338,7 +338,7 @@ def test_position_embeddings_are_interpolated() -> None:
     torch.testing.assert_close(encoder.backbone.encoder.pos_embedding[0, :, 0].detach(), torch.tensor(corners).float())
 
 
-def test_normalisations_are_those_that_the_weights_were_trained_with() -> None:
+def test_normalisation_equals_that_of_the_weights() -> None:
     assert normalisation("resnet50")[0].tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert normalisation("efficientnet_v2_l")[0].tolist() == [0.5, 0.5, 0.5]
     # With its own weights torchvision has GoogLeNet undo ImageNet's normalisation: that is (x - 0.5) / 0.5.
@@ -354,7 +354,7 @@ def test_normalisations_are_those_that_the_weights_were_trained_with() -> None:
 
 @pytest.mark.parametrize("settings", [{"backbone": "shufflenet_v2_x0_5"}, {"backbone": "mnasnet0_5"}, {"width": 8}])
 @pytest.mark.parametrize("file", ["encoder.safetensors", "encoder.pt"])
-def test_ones_own_encoder_goes_on_bit_for_bit(settings: dict[str, str], file: str, tmp_path: Path) -> None:
+def test_a_saved_encoder_is_loaded_bit_for_bit(settings: dict[str, str], file: str, tmp_path: Path) -> None:
     plain = EncoderSettings.model_validate(settings)
     encoder = build_encoder(plain, channels=1)
     for name, buffer in encoder.named_buffers():
@@ -367,12 +367,12 @@ def test_ones_own_encoder_goes_on_bit_for_bit(settings: dict[str, str], file: st
         build_encoder(plain.model_copy(update={"weights": weights}), channels=3)
 
 
-def test_weights_are_left_random_on_request(tmp_path: Path) -> None:
+def test_pretrained_weights_can_be_skipped(tmp_path: Path) -> None:
     settings = EncoderSettings(backbone="shufflenet_v2_x0_5", weights=str(tmp_path / "gone.pt"))
     assert build_encoder(settings, pretrained=False).settings == settings
 
 
-def test_files_are_found_from_other_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weight_files_are_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert EncoderSettings(weights="weights.pt").weights == str(tmp_path / "weights.pt")
 
@@ -393,7 +393,7 @@ def test_files_are_found_from_other_folders(monkeypatch: pytest.MonkeyPatch, tmp
         ("shape.pt", {"stem.0.weight": torch.zeros(2)}, r"stem.0.weight has shape \(2,\), not \(16, 3, 3, 3\)"),
     ],
 )
-def test_files_that_are_none(file: str, content: object, complaint: str, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(file: str, content: object, complaint: str, tmp_path: Path) -> None:
     path = tmp_path / file
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -404,13 +404,13 @@ def test_files_that_are_none(file: str, content: object, complaint: str, tmp_pat
     assert "\n" not in str(caught.value)
 
 
-def test_another_networks_file_is_named(tmp_path: Path) -> None:
+def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     weights = written(pretrained("shufflenet_v2_x0_5").state_dict(), tmp_path / "shufflenet.pt")
     with pytest.raises(ValueError, match=r"shufflenet\.pt: do not match the network, which has no "):
         build_encoder(EncoderSettings(backbone="mobilenet_v3_small", weights=weights))
 
 
-def test_without_a_network_one_line_tells_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_download_raises_a_helpful_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for scheme in ("http", "https"):
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")  # nobody listens there

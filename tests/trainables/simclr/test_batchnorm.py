@@ -41,7 +41,7 @@ def steps_of(norm: nn.BatchNorm2d, inputs: Tensor, output_gradients: Tensor) -> 
     return {"outputs": torch.stack(outputs), "by_input": torch.stack(by_input), **gradients, **state}
 
 
-def test_is_batchnorm2d_on_one_process() -> None:
+def test_equals_batchnorm2d_in_one_process() -> None:
     inputs, gradients = numbers(3, 6, 4, 5, 5) * 3 + 1, numbers(3, 6, 4, 5, 5, seed=1)
     norm, reference = with_scales(GlobalBatchNorm2d(4).double()), with_scales(nn.BatchNorm2d(4).double())
     actual, expected = steps_of(norm, inputs, gradients), steps_of(reference, inputs, gradients)
@@ -50,7 +50,7 @@ def test_is_batchnorm2d_on_one_process() -> None:
     assert torch.equal(norm.eval()(inputs[0]), reference.eval()(inputs[0]))
 
 
-def test_loads_what_batchnorm2d_saved() -> None:
+def test_loads_state_dicts_of_batchnorm2d() -> None:
     reference = with_scales(nn.BatchNorm2d(4))
     reference(numbers(8, 4, 3, 3, dtype=torch.float32))
     norm = GlobalBatchNorm2d(4)
@@ -183,7 +183,7 @@ def test_calibrate_sets_statistics_and_returns_outputs() -> None:
 
 
 @torch.no_grad()
-def test_calibrate_forgets_what_was_before() -> None:
+def test_calibrate_discards_previous_statistics() -> None:
     batches = [numbers(4, 3, 6, 6, seed=n) for n in (0, 1)]
     fresh, worn = two_norms(), two_norms()
     calibrate(fresh, batches)
@@ -203,7 +203,7 @@ def calibrate_on_the_first_worker(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]
     return output, model.state_dict()
 
 
-def test_calibrate_is_one_workers_own_affair(workers: Workers) -> None:
+def test_calibrate_does_not_synchronise_workers(workers: Workers) -> None:
     x = numbers(6, 3, 6, 6)
     output, state = workers.run(2, calibrate_on_the_first_worker, x)[0]
     model = two_norms()

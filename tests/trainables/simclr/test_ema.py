@@ -43,7 +43,7 @@ def run(schedule: list[tuple[int, float]], horizon: float, start: float = 100.0)
     return averaged(average)
 
 
-def test_constant_weights_stay() -> None:
+def test_constant_weights_are_unchanged() -> None:
     assert run([(7, 0.3)] * 20, horizon=30) == pytest.approx(0.3, abs=1e-14)
 
 
@@ -57,7 +57,7 @@ def test_follows_its_recursion() -> None:
     assert run(schedule, horizon=20) == pytest.approx(value, abs=1e-12)
 
 
-def test_is_a_plain_mean_over_samples_at_first() -> None:
+def test_is_the_mean_over_samples_at_first() -> None:
     schedule = [(4, 1.0), (4, 5.0), (8, -3.0), (2, 2.0)]
     mean = sum(batch * value for batch, value in schedule) / sum(batch for batch, _ in schedule)
     assert run(schedule, horizon=1e9) == pytest.approx(mean, abs=1e-6)
@@ -68,13 +68,13 @@ def test_forgets_the_initial_weights() -> None:
 
 
 @pytest.mark.parametrize("batch", [10, 20, 50, 100, 200])
-def test_looks_back_by_samples_and_not_by_steps(batch: int) -> None:
+def test_the_horizon_is_in_samples_and_not_in_steps(batch: int) -> None:
     """1000 samples at 1, then 200 at 0, in batches of any size: the same share of the old weights is left."""
     steps = [(batch, 1.0)] * (1000 // batch) + [(batch, 0.0)] * (200 // batch)
     assert run(steps, horizon=150) == pytest.approx(math.exp(-200 / 150), abs=1e-12)
 
 
-def test_takes_no_statistics_and_no_gradients() -> None:
+def test_averages_neither_statistics_nor_gradients() -> None:
     model = network(1.0)
     average = WeightEMA(model, 20)
     model.train()(torch.rand(4, 1, 8, 8, dtype=torch.float64))
@@ -87,7 +87,7 @@ def test_takes_no_statistics_and_no_gradients() -> None:
     assert average.encoder is average.model.encoder
 
 
-def test_leaves_the_model_alone() -> None:
+def test_does_not_change_the_model() -> None:
     model = network(1.0)
     average = WeightEMA(model, 20)
     average.update(4, 4)

@@ -43,7 +43,7 @@ def test_the_representation_is_what_the_head_sees() -> None:
     assert torch.equal(model(images), model.head(model.encoder(images)))
 
 
-def test_what_a_seed_gives_never_changes() -> None:
+def test_initial_weights_of_a_seed_do_not_change() -> None:
     """Computed when the small residual network was the only one: runs go on and encoders load across versions."""
     model, images = seeded(), noise_images(4, 8).float() / 255
     names = list(model.encoder.state_dict())
@@ -55,7 +55,7 @@ def test_what_a_seed_gives_never_changes() -> None:
     assert float(model.encoder(images).detach().double().square().sum()) == pytest.approx(60.3180169014507, rel=1e-5)
 
 
-def test_initialisation_is_drawn_from_the_seed() -> None:
+def test_initialisation_depends_on_the_seed() -> None:
     one, same, other = seeded(seed=1), seeded(seed=1), seeded(seed=2)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(one.encoder.stem[0].weight, other.encoder.stem[0].weight)
@@ -78,7 +78,7 @@ def test_every_weight_learns() -> None:
         assert float(p.grad.abs().max()) > 0, name
 
 
-def test_a_mid_grey_image_is_the_origin() -> None:
+def test_mid_grey_maps_to_zero() -> None:
     encoder = seeded().encoder.eval()
     assert torch.equal(encoder(torch.full((1, 3, 8, 8), 0.5)), torch.zeros(1, 32))
     assert float(encoder(torch.full((1, 3, 8, 8), 0.6)).detach().abs().max()) > 0
@@ -91,7 +91,7 @@ def calibrated() -> Encoder:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 512])
-def test_embeds_in_evaluation_mode_whatever_the_batch(batch_size: int) -> None:
+def test_embeddings_do_not_depend_on_the_batch(batch_size: int) -> None:
     encoder, images = calibrated(), noise_images(7, 8)
     embedded = encoder.embed(images, batch_size)
     assert embedded.dtype == torch.float32
@@ -101,7 +101,7 @@ def test_embeds_in_evaluation_mode_whatever_the_batch(batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_embedding_leaves_the_encoder_as_it_was(training: bool) -> None:
+def test_embed_keeps_the_encoders_mode(training: bool) -> None:
     encoder = calibrated().train(training)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     encoder.embed(noise_images(4, 8))
@@ -109,7 +109,7 @@ def test_embedding_leaves_the_encoder_as_it_was(training: bool) -> None:
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
-def test_embeds_nothing() -> None:
+def test_embeds_an_empty_array() -> None:
     assert calibrated().embed(noise_images(4, 8)[:0]).shape == (0, 32)
     assert calibrated().embed(noise_images(4, 8)[:0].numpy()).shape == (0, 32)
 
@@ -117,7 +117,7 @@ def test_embeds_nothing() -> None:
 @pytest.mark.parametrize("kind", ["torch", "numpy", "read-only", "reversed", "memory map", "big-endian"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
-def test_embeds_what_people_have(tmp_path: Path, kind: str, layout: str, dtype: str) -> None:
+def test_embeds_supported_types_and_layouts(tmp_path: Path, kind: str, layout: str, dtype: str) -> None:
     encoder, images = calibrated(), noise_images(7, 8)
     expected = encoder.embed(images)
     array = images.numpy() if layout == "NCHW" else images.permute(0, 2, 3, 1).numpy()
@@ -150,7 +150,7 @@ def test_embeds_files_a_batch_at_a_time(tmp_path: Path) -> None:
     assert np.array_equal(calibrated().embed(files, 2), calibrated().embed(images, 2).numpy())
 
 
-def test_of_two_layouts_that_fit_channels_come_first() -> None:
+def test_channels_first_is_preferred_if_both_layouts_match() -> None:
     encoder, images = calibrated().eval(), noise_images(4, 8)[:, :, :3, :3]
     assert torch.equal(encoder.embed(images), encoder(images.float() / 255).detach())
 
@@ -161,16 +161,16 @@ def test_of_two_layouts_that_fit_channels_come_first() -> None:
         (torch.rand(2, 3, 8, 8) * 255, ValueError, "divide by 255 or pass uint8"),
         (torch.randn(2, 3, 8, 8), ValueError, "do not normalise them, the encoder does"),
         (torch.full((2, 3, 8, 8), math.nan), ValueError, r"must be in \[0, 1\]: replace NaN"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.int64), TypeError, "torch.int64: give uint8"),
-        (np.zeros((2, 3, 8, 8), dtype=np.uint16), TypeError, "uint16: give uint8"),
-        (np.zeros((2, 3, 8, 8), dtype=bool), TypeError, "bool: give uint8"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.int64), TypeError, "torch.int64: pass uint8"),
+        (np.zeros((2, 3, 8, 8), dtype=np.uint16), TypeError, "uint16: pass uint8"),
+        (np.zeros((2, 3, 8, 8), dtype=bool), TypeError, "bool: pass uint8"),
         (np.zeros((3, 8, 8), dtype=np.uint8), ValueError, r"one image is images\[None\]"),
-        (np.zeros((2, 8, 8), dtype=np.uint8), ValueError, r"give \[n, 3, height, width\]"),
+        (np.zeros((2, 8, 8), dtype=np.uint8), ValueError, r"pass \[n, 3, height, width\]"),
         (np.zeros((2, 1, 8, 8), dtype=np.uint8), ValueError, r"shape \[2, 1, 8, 8\]"),
         ([np.zeros((3, 8, 8), dtype=np.uint8)], TypeError, "np.stack"),
     ],
 )
-def test_refuses_to_embed_what_it_would_misread(images: Any, error: type[Exception], way: str) -> None:
+def test_embed_refuses_invalid_images(images: Any, error: type[Exception], way: str) -> None:
     encoder = calibrated().train()
     with pytest.raises(error, match=way) as caught:
         encoder.embed(images)
@@ -187,13 +187,13 @@ def test_refuses_to_embed_what_it_would_misread(images: Any, error: type[Excepti
         (torch.rand(3, 8, 8), ValueError, r"not \[3, 8, 8\]"),
     ],
 )
-def test_a_call_names_the_way(images: Any, error: type[Exception], way: str) -> None:
+def test_forward_refuses_invalid_images(images: Any, error: type[Exception], way: str) -> None:
     for encoder in (calibrated(), build_encoder(EncoderSettings(backbone="resnet18"))):
         with pytest.raises(error, match=way):
             encoder(images)
 
 
-def test_build_encoder_remembers_how() -> None:
+def test_an_encoder_keeps_its_settings() -> None:
     encoder = build_encoder(SMALL, channels=1)
     assert encoder.settings == SMALL
     assert encoder.channels == encoder.stem[0].in_channels == 1
@@ -202,6 +202,6 @@ def test_build_encoder_remembers_how() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"widht": 8}, {"width": 7}, {"depth": 0}, {"projection_features": 1}, {"stem": "small"}]
 )
-def test_refuses_settings_that_are_none(wrong: dict[str, object]) -> None:
+def test_refuses_invalid_settings(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         EncoderSettings.model_validate(wrong)

@@ -79,7 +79,7 @@ def test_equals_the_direct_step(build: Callable[[], nn.Module], sizes: list[int]
     torch.testing.assert_close(gradients(model), expected, rtol=0, atol=1e-10)
 
 
-def test_plain_accumulation_is_another_step() -> None:
+def test_plain_accumulation_differs_from_the_direct_step() -> None:
     model, both = without_norms(), views(12)
     criterion = partial(nt_xent, temperature=0.3)
     _, expected = direct(model, both, criterion)
@@ -90,7 +90,7 @@ def test_plain_accumulation_is_another_step() -> None:
     assert max(differences) > 1e-3
 
 
-def test_adds_to_gradients_that_are_there() -> None:
+def test_adds_to_existing_gradients() -> None:
     model, both = without_norms(), views(6)
     criterion = partial(nt_xent, temperature=0.3)
     _, once = direct(model, both, criterion)
@@ -105,7 +105,7 @@ class Statistics(dict[str, Any]):
         super().__init__({name: buffer.clone() for name, buffer in model.named_buffers()})
 
 
-def test_batch_statistics_are_those_of_the_micro_batches_and_are_counted_once() -> None:
+def test_batch_statistics_of_micro_batches_are_updated_once() -> None:
     """Each normalises itself, and running statistics see each once, in their order."""
     both = views(12)
     criterion = partial(nt_xent, temperature=0.3)
@@ -121,7 +121,7 @@ def test_batch_statistics_are_those_of_the_micro_batches_and_are_counted_once() 
     torch.testing.assert_close(Statistics(model), Statistics(reference), rtol=0, atol=1e-12)
 
 
-def test_the_smaller_the_micro_batch_the_further_batch_norm_takes_the_gradient() -> None:
+def test_batch_norm_error_grows_with_smaller_micro_batches() -> None:
     both = views(32)
     criterion = partial(nt_xent, temperature=0.3)
     _, expected = direct(with_norms(), both, criterion)
@@ -137,7 +137,7 @@ def test_the_smaller_the_micro_batch_the_further_batch_norm_takes_the_gradient()
     assert 0.01 < errors[1] < errors[3] < 2  # no detail: a quarter of the gradient and more
 
 
-def test_dropout_prunes_the_same_in_both_passes() -> None:
+def test_dropout_masks_are_equal_in_both_passes() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.Dropout(0.5), nn.Linear(32, 8)).double()
     both, criterion = views(6), partial(nt_xent, temperature=0.3)
@@ -153,7 +153,7 @@ def test_dropout_prunes_the_same_in_both_passes() -> None:
     torch.testing.assert_close(actual, gradients(model), rtol=0, atol=1e-10)
 
 
-def test_autocast_covers_the_network_alone() -> None:
+def test_autocast_covers_the_network_only() -> None:
     settings = EncoderSettings(width=8, depth=1, projection_hidden=16, projection_features=8)
     torch.manual_seed(0)
     model, both = SimCLR(settings, 3).eval(), views(8).float()
@@ -195,7 +195,7 @@ def cached_step(both: Tensor, micro_batch: int) -> tuple[Tensor, dict[str, Tenso
 
 
 @pytest.mark.parametrize(("world", "batch", "micro_batch"), [(2, 12, 3), (4, 13, 2), (2, 13, 4)])
-def test_over_workers_it_is_the_direct_step_and_synchronises_once(
+def test_several_workers_equal_the_direct_step_and_synchronise_once(
     workers: Workers, world: int, batch: int, micro_batch: int
 ) -> None:
     both = views(batch)

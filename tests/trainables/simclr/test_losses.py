@@ -72,12 +72,12 @@ def test_workers_get_the_loss_of_one(workers: Workers, sizes: list[int], name: s
 
 @pytest.mark.parametrize("name", list(LOSSES))
 @pytest.mark.parametrize("n", [2, 64])
-def test_chance_is_where_all_look_the_same(name: str, n: int) -> None:
+def test_chance_level_is_the_loss_of_equal_projections(name: str, n: int) -> None:
     z = torch.ones(n, 3, dtype=torch.float64)
     assert float(loss_named(name)(z, z, 0.2)) == pytest.approx(chance_level(name, n), abs=1e-12)
 
 
-def test_ones_own_loss_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_loss_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_losses.py").write_text("def mine(z_a, z_b, temperature, **_):\n    return (z_a - z_b).sum()\n")
     monkeypatch.syspath_prepend(tmp_path)
     loss = loss_named("my_losses:mine")
@@ -94,7 +94,7 @@ def test_a_name_is_checked_without_importing_it(tmp_path: Path, monkeypatch: pyt
         loss_named("explosive:loss")
 
 
-def test_a_loss_that_takes_no_images_is_not_given_any() -> None:
+def test_a_loss_without_argument_images_gets_none() -> None:
     def simple(z_a: Tensor, z_b: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
         return (z_a - z_b).sum() * temperature
 
@@ -110,18 +110,18 @@ def test_a_loss_that_takes_no_images_is_not_given_any() -> None:
 
 
 @pytest.mark.parametrize("name", ["ntxent", "nowhere.at_all:loss", "math:nothing", "math:pi", ":", "math:", "a b:c"])
-def test_refuses_what_is_no_loss_and_names_it(name: str) -> None:
+def test_refuses_invalid_losses_by_name(name: str) -> None:
     with pytest.raises(ValueError, match="loss") as caught:
         loss_named(name)
     assert repr(name) in str(caught.value)
 
 
-def test_an_unknown_name_comes_with_those_there_are() -> None:
+def test_an_unknown_loss_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"use one of nt_xent, dcl, or package\.module:function"):
         loss_named("simclr")
 
 
-def test_without_a_weight_on_the_positive_small_batches_learn_more() -> None:
+def test_dcl_has_larger_gradients_for_small_batches() -> None:
     """NT-Xent's gradient shrinks with the positive's own share of the denominator; DCL's does not (Yeh et al., 3)."""
     torch.manual_seed(0)
     z_a = torch.eye(3, dtype=torch.float64)

@@ -64,9 +64,7 @@ def test_equals_equation_1_in_value_and_gradient(chunk: int | None, weighted: bo
 
 
 @pytest.mark.parametrize("entries", [1, 50])
-def test_equals_equation_1_where_the_default_tile_is_smaller_than_the_batch(
-    entries: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equals_equation_1_with_several_tiles(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainables.simclr.ntxent._TILE", (entries, entries))
     z_a, z_b = projections(7)
     actual = value_and_gradients(nt_xent(z_a, z_b, 0.5), z_a, z_b)
@@ -74,14 +72,14 @@ def test_equals_equation_1_where_the_default_tile_is_smaller_than_the_batch(
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_gradient_is_that_of_finite_differences(weighted: bool) -> None:
+def test_gradient_equals_finite_differences(weighted: bool) -> None:
     weights = some_weights(4) if weighted else None
     assert torch.autograd.gradcheck(
         lambda z_a, z_b: nt_xent(z_a, z_b, 0.3, weights=weights, chunk=3), projections(4, d=3)
     )
 
 
-def test_gradient_is_scaled_by_what_follows() -> None:
+def test_gradient_is_scaled_by_the_upstream_gradient() -> None:
     z_a, z_b = projections(4)
     plain = torch.autograd.grad(nt_xent(z_a, z_b, 0.5), (z_a, z_b))
     scaled = torch.autograd.grad(-3 * nt_xent(z_a, z_b, 0.5), (z_a, z_b))
@@ -89,7 +87,7 @@ def test_gradient_is_scaled_by_what_follows() -> None:
 
 
 @pytest.mark.parametrize("weight", [1.0, 2.0, 0.25])
-def test_uniform_weights_are_no_weights(weight: float) -> None:
+def test_uniform_weights_have_no_effect(weight: float) -> None:
     z_a, z_b = projections(6)
     without = value_and_gradients(nt_xent(z_a, z_b, 0.5), z_a, z_b)
     uniform = torch.full((6,), weight, dtype=torch.float64)
@@ -113,18 +111,18 @@ def test_weights_get_no_gradient() -> None:
     assert z_a.grad is not None
 
 
-def test_is_at_chance_where_all_look_the_same() -> None:
+def test_equals_chance_level_for_equal_projections() -> None:
     z = torch.ones(6, 3, dtype=torch.float64)
     assert float(nt_xent(z, z, 0.2)) == pytest.approx(math.log(2 * 6 - 1), abs=1e-12)
 
 
-def test_knows_the_best_loss_of_orthogonal_images() -> None:
+def test_equals_the_optimum_for_orthogonal_images() -> None:
     z, temperature = torch.eye(6, dtype=torch.float64), 0.2
     expected = math.log(math.exp(1 / temperature) + 2 * 6 - 2) - 1 / temperature
     assert float(nt_xent(z, z, temperature)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_one_image_has_nothing_to_be_told_from() -> None:
+def test_one_image_has_no_negatives() -> None:
     z_a, z_b = projections(1)
     loss, by_a, by_b = value_and_gradients(nt_xent(z_a, z_b, 0.5), z_a, z_b)
     assert_all_close((loss, by_a, by_b), tuple(torch.zeros_like(t) for t in (loss, by_a, by_b)))
@@ -139,7 +137,7 @@ def test_lengths_and_the_order_of_views_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
-def test_computes_in_float32_whatever_comes_in(dtype: torch.dtype, tolerance: float) -> None:
+def test_computes_in_float32_for_any_input(dtype: torch.dtype, tolerance: float) -> None:
     z_a, z_b = (z.detach().to(dtype).requires_grad_() for z in projections(8))
     loss = nt_xent(z_a, z_b, 0.1)
     assert loss.dtype == torch.float32
@@ -154,7 +152,7 @@ def test_computes_in_float32_whatever_comes_in(dtype: torch.dtype, tolerance: fl
         torch.testing.assert_close(z.grad.double(), gradient, rtol=tolerance, atol=tolerance)
 
 
-def test_autocast_does_not_reach_into_the_loss() -> None:
+def test_autocast_does_not_affect_the_loss() -> None:
     z_a, z_b = (z.detach().float().requires_grad_() for z in projections(8))
     plain = value_and_gradients(nt_xent(z_a, z_b, 0.1), z_a, z_b)
     with torch.autocast("cpu", torch.bfloat16):
@@ -183,13 +181,13 @@ def test_needs_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("shapes", [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((12,), (12,)), ((2, 4, 3), (2, 4, 3))])
-def test_refuses_views_that_do_not_match(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_refuses_views_of_different_shapes(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="shapes"):
         nt_xent(torch.ones(shapes[0]), torch.ones(shapes[1]), 0.5)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.5, math.nan])
-def test_refuses_temperatures_that_are_none(temperature: float) -> None:
+def test_refuses_invalid_temperatures(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature"):
         nt_xent(torch.ones(4, 3), torch.ones(4, 3), temperature)
 
@@ -218,7 +216,7 @@ def apart(
 
 @pytest.mark.parametrize("name", list(LOSSES))
 @pytest.mark.parametrize("temperature", [0.01, 0.3])
-def test_views_of_one_image_are_no_negatives(name: str, temperature: float) -> None:
+def test_repeated_images_are_not_negatives(name: str, temperature: float) -> None:
     z_a, z_b = projections(8)
     weights = some_weights(8)
     expected = apart(z_a, z_b, temperature, TWICE, weights, decoupled=name == "dcl")
@@ -229,7 +227,7 @@ def test_views_of_one_image_are_no_negatives(name: str, temperature: float) -> N
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
-def test_images_that_all_differ_change_no_bit(name: str) -> None:
+def test_indices_of_distinct_images_have_no_effect(name: str) -> None:
     z_a, z_b = (z.detach().float().requires_grad_() for z in projections(9))
     plain = value_and_gradients(LOSSES[name](z_a, z_b, 0.3), z_a, z_b)
     told = value_and_gradients(LOSSES[name](z_a, z_b, 0.3, images=torch.arange(9)), z_a, z_b)
@@ -237,7 +235,7 @@ def test_images_that_all_differ_change_no_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.3])
-def test_without_any_other_image_there_is_only_the_attraction(temperature: float) -> None:
+def test_without_negatives_only_the_positive_term_remains(temperature: float) -> None:
     z_a, z_b = projections(2)
     images = torch.zeros(2, dtype=torch.long)
     assert float(nt_xent(z_a, z_b, temperature, images=images).detach()) == pytest.approx(0, abs=1e-12)
@@ -275,7 +273,7 @@ def one_workers_share(
     ],
     ids=str,
 )
-def test_workers_get_the_loss_and_in_the_mean_the_gradient_of_one_worker(
+def test_workers_get_the_loss_and_mean_gradient_of_one_worker(
     workers: Workers, sizes: list[int], weighted: bool, chunk: int | None
 ) -> None:
     n, world = sum(sizes), len(sizes)
@@ -292,7 +290,7 @@ def test_workers_get_the_loss_and_in_the_mean_the_gradient_of_one_worker(
 
 @pytest.mark.parametrize("name", list(LOSSES))
 @pytest.mark.parametrize("sizes", [[4, 4], [3, 0, 4, 1]], ids=str)
-def test_an_image_may_come_twice_on_one_worker_and_on_several(workers: Workers, name: str, sizes: list[int]) -> None:
+def test_images_may_repeat_within_and_across_workers(workers: Workers, name: str, sizes: list[int]) -> None:
     z_a, z_b = projections(8)
     weights = some_weights(8)
     loss = apart(z_a, z_b, 0.3, TWICE, weights, decoupled=name == "dcl")
@@ -312,7 +310,7 @@ def half_of_the_workers(z_a: Tensor, z_b: Tensor) -> tuple[Tensor, ...]:
     return value_and_gradients(nt_xent(z_a, z_b, 0.3, group=groups[rank // 2]), z_a, z_b)
 
 
-def test_a_group_shares_a_batch_of_its_own(workers: Workers) -> None:
+def test_process_groups_have_separate_batches(workers: Workers) -> None:
     z_a, z_b = projections(12)
     shares = workers.run(4, half_of_the_workers, z_a.detach(), z_b.detach())
     for half in (0, 1):

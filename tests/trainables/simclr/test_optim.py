@@ -39,7 +39,7 @@ def test_without_warmup_starts_at_the_peak() -> None:
 
 
 @given(st.floats(0, 0.99), st.integers(2, 100_000), st.sampled_from(["sqrt", "linear", "none"]))
-def test_ends_at_zero_and_stays_there(warmup: float, batch: int, rule: str) -> None:
+def test_ends_at_zero(warmup: float, batch: int, rule: str) -> None:
     schedule = settings(warmup=warmup, lr_scaling=rule)
     assert schedule.learning_rate_at(1.0, batch) == pytest.approx(0, abs=1e-12)
     assert schedule.learning_rate_at(1.5, batch) == schedule.learning_rate_at(1.0, batch)
@@ -59,13 +59,13 @@ def test_rises_in_the_warmup_and_falls_after_it(warmup: float, one: float, other
 
 @pytest.mark.parametrize(("rule", "power"), [("sqrt", 0.5), ("linear", 1.0), ("none", 0.0)])
 @given(progress=progresses, batch=st.integers(2, 100_000))
-def test_follows_the_batch_size_by_its_rule(rule: str, power: float, progress: float, batch: int) -> None:
+def test_follows_the_learning_rate_scaling(rule: str, power: float, progress: float, batch: int) -> None:
     schedule = settings(lr_scaling=rule)
     at_base = schedule.learning_rate_at(progress, 256)
     assert schedule.learning_rate_at(progress, batch) == pytest.approx(at_base * (batch / 256) ** power, rel=1e-12)
 
 
-def test_square_root_is_the_default_rule() -> None:
+def test_square_root_is_the_default_scaling() -> None:
     assert OptimizerSettings().lr_scaling == "sqrt"
     assert settings().learning_rate_at(0.05, 1024) == pytest.approx(2 * 0.8)
 
@@ -92,7 +92,7 @@ def test_set_progress_reaches_every_group(name: str) -> None:
     "wrong",
     [{"name": "adam"}, {"lr_scaling": "cubic"}, {"lr": 0.1}, {"learning_rate": 0}, {"warmup": 1}, {"momentum": 1}],
 )
-def test_refuses_settings_that_are_none(wrong: dict[str, Any]) -> None:
+def test_refuses_invalid_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         OptimizerSettings(**wrong)
 
@@ -215,7 +215,7 @@ def test_lars_step_by_step() -> None:
     assert lars_step(optimizer, p, 1.5, (-1.6, 1.2)) == pytest.approx([2.9867933279, 3.9724151183], abs=1e-9)
 
 
-def test_lars_moves_by_a_share_of_the_weight_whatever_the_gradients_scale() -> None:
+def test_lars_steps_are_invariant_to_the_gradients_scale() -> None:
     for scale in (1e-6, 1.0, 1e6):
         p = parameter(3.0, 4.0)
         lars_step(LARS([p]), p, 2.0, (scale, -scale))
@@ -235,7 +235,7 @@ def test_lars_allocates_its_velocities_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(made) == 3
 
 
-def test_lars_without_a_scale_to_adapt_to_is_plain_sgd() -> None:
+def test_lars_with_zero_norms_equals_sgd() -> None:
     p = parameter(0.0, 0.0)
     assert lars_step(LARS([p]), p, 2.0, (1.0, -0.5)) == [-2.0, 1.0]
     p = parameter(1.0, 2.0)
@@ -272,7 +272,7 @@ def test_momentum_correction_step_by_step(rule: str, ratio: float) -> None:
         assert one.detach().tolist() == pytest.approx([weight], abs=1e-12)
 
 
-def test_momentum_correction_leaves_adamw_alone() -> None:
+def test_momentum_correction_does_not_change_adamw() -> None:
     p = parameter(1.0)
     optimizer = torch.optim.AdamW([p], lr=0.1)
     p.grad = torch.ones(1, dtype=torch.float64)
@@ -284,7 +284,7 @@ def test_momentum_correction_leaves_adamw_alone() -> None:
     }
 
 
-def test_lars_leaves_what_has_no_gradient() -> None:
+def test_lars_skips_parameters_without_gradient() -> None:
     p, other = parameter(1.0), parameter(1.0)
     optimizer = LARS([p, other])
     lars_step(optimizer, p, 2.0, (1.0,))
@@ -292,7 +292,7 @@ def test_lars_leaves_what_has_no_gradient() -> None:
     assert float(p.detach()) < 1.0
 
 
-def test_lars_goes_on_from_its_state() -> None:
+def test_lars_resumes_from_its_state() -> None:
     one, other = parameter(3.0, 4.0), parameter(3.0, 4.0)
     straight, first = LARS([one], momentum=0.5), LARS([other], momentum=0.5)
     for optimizer, p in ((straight, one), (first, other)):

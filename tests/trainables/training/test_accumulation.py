@@ -115,7 +115,7 @@ def test_it_adds_no_negatives() -> None:
         assert above == pytest.approx(loss - math.log(7))
 
 
-def test_schedules_and_reports_count_the_images_of_an_update() -> None:
+def test_schedules_and_reports_use_the_images_of_an_update() -> None:
     settings = TrainSettings.model_validate(small(batch_size=4, accumulation=4))
     reports = run(settings.model_dump())
     whole = run(small(batch_size=16))
@@ -126,7 +126,7 @@ def test_schedules_and_reports_count_the_images_of_an_update() -> None:
     assert whole.column("accumulation") == [1] * 4
 
 
-def test_the_average_of_the_weights_counts_the_images_of_an_update(tmp_path: Path) -> None:
+def test_the_ema_uses_the_images_of_an_update(tmp_path: Path) -> None:
     settings = small(batch_size=4, accumulation=4, evaluate_every=16, ema_horizon=0.5)
     reports = run(settings, tmp_path)
     name, average = "head.0.weight", torch.zeros(())
@@ -147,7 +147,7 @@ def test_resumes_bit_for_bit(tmp_path: Path, stopped: int, chosen: dict[str, Any
     assert_equal(without_clocks(rest.state()), without_clocks(whole.state()))
 
 
-def test_lars_brings_its_momentum_to_the_images_of_an_update(tmp_path: Path) -> None:
+def test_lars_rescales_its_momentum_to_the_images_of_an_update(tmp_path: Path) -> None:
     optimizer = {"name": "lars", "learning_rate": 5.0, "lr_scaling": "linear"}
     first = run(small(optimizer=optimizer), tmp_path)
     training = Run(

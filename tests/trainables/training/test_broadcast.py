@@ -22,11 +22,11 @@ def told_by_the_first(silent: bool) -> Any:
 
 @pytest.mark.parametrize("silent", [True, False])
 @pytest.mark.parametrize("world", [2, 4])
-def test_all_workers_hear_what_the_first_has_decided(workers: Workers, world: int, silent: bool) -> None:
+def test_all_workers_get_the_value_of_rank_0(workers: Workers, world: int, silent: bool) -> None:
     assert workers.run(world, told_by_the_first, silent) == [{"candidate": Candidate(8), "scores": [0.1]}] * world
 
 
-def test_alone_a_decision_stands() -> None:
+def test_a_single_worker_keeps_its_value() -> None:
     assert broadcast_from_rank0(Candidate(8), CPU) == Candidate(8)
     with pytest.raises(AssertionError, match="rank 0 must provide"):
         broadcast_from_rank0(None, CPU)

@@ -30,14 +30,14 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / CHECKPOINT_FILE
 
 
-def test_a_whole_one_comes_back(file: Path) -> None:
+def test_a_checkpoint_round_trips(file: Path) -> None:
     assert checkpoint_damage(file.parent) is None
     state = load_checkpoint(file.parent, CPU)
     assert {name: state[name] for name in ("samples", "text", "none")} == {"samples": 7, "text": "x" * 50, "none": None}
     assert all(torch.equal(state["model"][name], tensor) for name, tensor in WEIGHTS.items())
 
 
-def test_it_may_be_cut_at_any_byte(file: Path) -> None:
+def test_truncation_at_any_byte_is_detected(file: Path) -> None:
     whole = file.read_bytes()
     for length in {*range(64), *range(64, len(whole), 211), *range(len(whole) - 200, len(whole))}:
         os.truncate(file, length)
@@ -48,7 +48,7 @@ def test_it_may_be_cut_at_any_byte(file: Path) -> None:
     assert checkpoint_damage(file.parent) is None
 
 
-def test_blocks_that_never_reached_the_disk_are_noticed(file: Path) -> None:
+def test_missing_blocks_are_detected(file: Path) -> None:
     """After a power failure a file may have its full length, and zeros where data belongs."""
     whole = file.read_bytes()
     for start in random.Random(0).sample(range(len(whole) - 512), 200):
@@ -59,14 +59,14 @@ def test_blocks_that_never_reached_the_disk_are_noticed(file: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text", bytes(10_000)])
-def test_what_is_no_checkpoint_is_named(file: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_named(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match="is damaged") as caught:
         load_checkpoint(file.parent, CPU)
     assert str(file) in str(caught.value)
 
 
-def test_a_missing_file_a_missing_directory_and_a_directory_in_its_place(tmp_path: Path) -> None:
+def test_missing_files_and_directories_are_named(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(CheckpointError, match="does not exist") as caught:
             load_checkpoint(directory, CPU)
@@ -76,7 +76,7 @@ def test_a_missing_file_a_missing_directory_and_a_directory_in_its_place(tmp_pat
         load_checkpoint(tmp_path, CPU)
 
 
-def test_another_error_stays_what_it_is(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_raised_unchanged(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full memory is no damage."""
 
     def full(*_: object, **__: object) -> None:
@@ -87,7 +87,7 @@ def test_another_error_stays_what_it_is(file: Path, monkeypatch: pytest.MonkeyPa
         load_checkpoint(file.parent, CPU)
 
 
-def test_a_full_disk_is_called_that(tmp_path: Path) -> None:
+def test_a_full_disk_raises_its_oserror(tmp_path: Path) -> None:
     with disk(tmp_path / "disk", "256k") as place, pytest.raises(OSError, match="No space left on device"):
         save_checkpoint({"model": torch.zeros(100_000)}, place)
 
@@ -108,7 +108,7 @@ def test_a_new_directory_is_removed_unless_it_was_moved(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == moved
 
 
-def test_a_new_directory_can_be_read_by_whoever_may_read_its_parent(tmp_path: Path) -> None:
+def test_a_new_directory_has_the_permissions_of_its_parent(tmp_path: Path) -> None:
     with new_directory(tmp_path) as directory:
         (other := tmp_path / "other").mkdir()
         assert directory.stat().st_mode == other.stat().st_mode

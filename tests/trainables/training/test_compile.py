@@ -27,7 +27,7 @@ def curve(x: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
-def test_the_result_and_its_gradient_stay_the_same_at_every_size() -> None:
+def test_compiled_results_and_gradients_are_equal_at_every_size() -> None:
     fast = compiled(curve)
     for size in (5, 12, 5):
         x = torch.linspace(-1, 1, size, dtype=torch.float64).requires_grad_()
@@ -38,7 +38,7 @@ def test_the_result_and_its_gradient_stay_the_same_at_every_size() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_run_is_the_run() -> None:
+def test_a_compiled_run_equals_the_eager_run() -> None:
     runs = [Run(TrainSettings.model_validate(small(accumulation=2)), data(), CPU) for _ in range(2)]
     runs[1].step.gradients.compile()
     assert runs[1].step.gradients.forward is not runs[1].step.parallel
@@ -52,7 +52,7 @@ def test_a_compiled_run_is_the_run() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_views_are_the_views() -> None:
+def test_compiled_views_equal_eager_views() -> None:
     augment, images = Augment(12), noise_images(16, 12)
     draw = augment.draw(16, (12, 12), torch.Generator().manual_seed(0))
     expected = augment.views(images, draw.packed())
@@ -109,7 +109,7 @@ def run_in_turns(chosen: dict[str, Any], *, compiles: bool) -> tuple[list[bool],
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_shapes_are_compiled_before_the_clock_runs_and_nothing_is_trained_by_that(layout: str) -> None:
+def test_shapes_are_compiled_before_timing_starts_without_training(layout: str) -> None:
     met, weights = run_in_turns(LAYOUTS[layout], compiles=True)
     assert all(met)
     # Of every batch size: of views, and of the network where the batch is not cut up.
@@ -126,7 +126,7 @@ def test_workers_prepare_together(workers: Workers) -> None:
     assert torch.equal(weights, expected)
 
 
-def test_without_a_compiler_the_function_itself_is_called_and_said_so_once(recwarn: pytest.WarningsRecorder) -> None:
+def test_without_a_compiler_it_warns_once_and_runs_eagerly(recwarn: pytest.WarningsRecorder) -> None:
     without: dict[str, Any] = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
     with torch._inductor.config.patch(without):
         fast = compiled(lambda x: curve(x) + 1)
@@ -136,7 +136,7 @@ def test_without_a_compiler_the_function_itself_is_called_and_said_so_once(recwa
     assert sum("without torch.compile" in text for text in said) == 1
 
 
-def test_the_functions_own_error_is_raised() -> None:
+def test_errors_of_the_function_are_raised() -> None:
     def fails(x: Tensor) -> Tensor:
         return x.reshape(7)
 

@@ -59,7 +59,7 @@ def weights(run: Run) -> dict[str, Tensor]:
     ],
     ids=str,
 )
-def test_a_captured_run_is_the_run(way: str, chosen: dict[str, Any]) -> None:
+def test_a_run_with_cuda_graphs_equals_the_eager_run(way: str, chosen: dict[str, Any]) -> None:
     plain, captured = prepared("none", **chosen), prepared(way, **chosen)
     assert captured.step.gradients._graphs is not None
     assert all((16, repeats) in captured.step.gradients._graphs for repeats in (False, True))
@@ -74,7 +74,7 @@ def test_a_captured_run_is_the_run(way: str, chosen: dict[str, Any]) -> None:
         assert other["reference_loss"] == pytest.approx(one["reference_loss"], rel=tolerance)
 
 
-def test_a_size_is_captured_once_and_swapped_to_and_back(tmp_path: Path) -> None:
+def test_a_batch_size_is_captured_once_across_swaps(tmp_path: Path) -> None:
     candidates = ({"batch_size": 16}, {"batch_size": 8}, {"batch_size": 24})
     chosen = {"swap": {"mode": "rotate", "candidates": candidates, "turn": 32}, "budget": 512, "evaluate_every": 32}
     reports = {}
@@ -88,7 +88,7 @@ def test_a_size_is_captured_once_and_swapped_to_and_back(tmp_path: Path) -> None
         assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
 
 
-def test_another_runs_graphs_can_be_freed_meanwhile() -> None:
+def test_graphs_of_another_run_can_be_freed() -> None:
     plain, captured, other = prepared("none"), prepared("graphs"), prepared("graphs")
     other.train_until(16)
     captured.train_until(16)
@@ -103,7 +103,7 @@ def test_another_runs_graphs_can_be_freed_meanwhile() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_host_does_not_wait_within_a_step(way: str) -> None:
+def test_a_step_does_not_synchronise(way: str) -> None:
     run = prepared(way, precision="auto")
     run.train_until(32)
     updates = run.step.updates_until(96)
@@ -131,7 +131,7 @@ except RuntimeError as error:
 """
 
 
-def test_what_cannot_be_captured_says_how_to_train_it() -> None:
+def test_a_failed_capture_names_the_setting_to_change() -> None:
     done = subprocess.run([sys.executable, "-c", SYNCHRONISES], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("a step with 16 images cannot be captured")
@@ -139,14 +139,14 @@ def test_what_cannot_be_captured_says_how_to_train_it() -> None:
 
 
 @pytest.mark.parametrize("chosen", [{"sample_weights": {"mode": "batch"}}, {"micro_batch": 4}], ids=str)
-def test_what_changes_from_step_to_step_is_not_captured(chosen: dict[str, Any]) -> None:
+def test_steps_that_change_are_not_captured(chosen: dict[str, Any]) -> None:
     plain, run = prepared("none", **chosen), prepared("graphs", **chosen)
     for each in (plain, run):
         each.train_until(64)
     torch.testing.assert_close(weights(run), weights(plain), rtol=1e-3, atol=1e-3)
 
 
-def test_a_run_goes_on_from_a_checkpoint_where_it_stopped(tmp_path: Path) -> None:
+def test_a_run_with_cuda_graphs_resumes_from_a_checkpoint(tmp_path: Path) -> None:
     reports = Reports(tmp_path)
     settings = small(accelerate="graphs")
     train(settings, data(), reports, device=torch.device("cuda"))

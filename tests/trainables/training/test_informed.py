@@ -186,7 +186,7 @@ def test_one_two_and_four_workers_make_the_same_update(
             torch.testing.assert_close(part["gradients"], alone["gradients"], rtol=0, atol=1e-9)
 
 
-def test_it_adds_negatives_where_they_are_shared() -> None:
+def test_shared_negatives_are_added() -> None:
     """At a high temperature the loss is near chance: ln(2 * 9 - 1) for each batch, and more for all of them."""
     for information, negatives in ((PLAIN, 9), (SHARED, 27)):
         reports = run(settings_of(information, None, temperature=5.0), data=pictures())
@@ -194,7 +194,7 @@ def test_it_adds_negatives_where_they_are_shared() -> None:
         assert abs(reports.column("train_loss_above_chance")[0]) < 0.2
 
 
-def test_reports_tell_how_updates_came_about() -> None:
+def test_reports_contain_the_metrics_of_adaptive_accumulation() -> None:
     settings = settings_of(informed(alpha=2.5), None)
     reports = run(settings, data=pictures())
     score, stream, position = HistogramScore(STRATA), SampleStream(IMAGES, settings["seed"]), 0
@@ -217,7 +217,7 @@ def test_reports_tell_how_updates_came_about() -> None:
     assert run(small(accumulation=2)).column("images_per_update") == [32.0] * 4
 
 
-def test_stratified_batches_tell_more() -> None:
+def test_stratified_batches_have_higher_scores() -> None:
     shuffled = run(settings_of(PLAIN, None), data=pictures())
     order = partial(stratified_order, STRATA, 0)
     stratified = run(settings_of(PLAIN, None), data=replace(pictures(), epoch_order=order))
@@ -245,7 +245,7 @@ def test_resumes_bit_for_bit(tmp_path: Path, stopped: int, chosen: dict[str, Any
     assert_equal(without_clocks(rest.state()), without_clocks(whole.state()))
 
 
-def test_the_learning_rate_follows_the_images_of_each_update() -> None:
+def test_the_learning_rate_scales_with_the_images_of_each_update() -> None:
     settings = TrainSettings.model_validate(
         settings_of(PLAIN, None, optimizer={"name": "lars", "lr_scaling": "linear", "learning_rate": 1.0})
     )
@@ -265,7 +265,7 @@ def test_the_learning_rate_follows_the_images_of_each_update() -> None:
         before = images
 
 
-def test_weights_go_from_the_centre_to_the_edge_also_through_a_change_of_batches(tmp_path: Path) -> None:
+def test_weights_shift_from_centre_to_edge_across_batch_sizes(tmp_path: Path) -> None:
     """Each batch's extremes, as reports name them, follow from centrality and progress."""
     centrality = np.asarray(pictures().centrality)
     first = run(small(batch_size=10, sample_weights={"mode": "static", "strength": 1.0}), tmp_path, data=pictures())
@@ -285,7 +285,7 @@ def test_weights_go_from_the_centre_to_the_edge_also_through_a_change_of_batches
     assert "weighted" not in run(small()).metrics[0]
 
 
-def test_without_strength_it_is_the_run_without_weights(tmp_path: Path) -> None:
+def test_zero_strength_equals_a_run_without_weights(tmp_path: Path) -> None:
     plain = run(small(), tmp_path / "plain", data=pictures())
     weighted = run(small(sample_weights={"mode": "batch", "strength": 0.0}), tmp_path / "weighted", data=pictures())
     assert_equal(plain.state()["model"], weighted.state()["model"])
@@ -303,7 +303,7 @@ def test_without_strength_it_is_the_run_without_weights(tmp_path: Path) -> None:
         ({"information": informed(alpha=60.0), "budget": 10_000}, "alpha = 60 is never reached"),
     ],
 )
-def test_what_cannot_be_is_said_before_work_starts(chosen: dict[str, Any], complaint: str) -> None:
+def test_invalid_settings_are_refused_before_training(chosen: dict[str, Any], complaint: str) -> None:
     known = pictures() if "never" in complaint else data()
     with pytest.raises(ValueError, match=complaint):
         run(small(**chosen), data=known)
@@ -317,7 +317,7 @@ def test_what_cannot_be_is_said_before_work_starts(chosen: dict[str, Any], compl
         ({"centrality": np.linspace(0, 2, 40)}, "centrality from 0 to 2 must be within 0 to 1"),
     ],
 )
-def test_what_is_known_of_images_must_fit_them(known: dict[str, Any], complaint: str) -> None:
+def test_strata_features_and_centrality_must_match_the_images(known: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         replace(data(IMAGES), **known)
 

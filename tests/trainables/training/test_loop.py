@@ -60,7 +60,7 @@ def test_learns(optimizer: dict[str, Any]) -> None:
     assert second_half < first_half < -0.1
 
 
-def test_bfloat16_learns_the_same_with_float32_weights(tmp_path: Path) -> None:
+def test_bfloat16_trains_as_well_with_float32_weights(tmp_path: Path) -> None:
     exact = run(small())
     rounded = run(small(precision="bfloat16"), tmp_path)
     assert rounded.column("train_loss") != exact.column("train_loss")
@@ -74,7 +74,7 @@ def test_gpus_compute_in_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_returns_the_averaged_encoder_which_the_last_checkpoint_holds(channels: int, tmp_path: Path) -> None:
+def test_returns_the_ema_encoder_of_the_last_checkpoint(channels: int, tmp_path: Path) -> None:
     settings, pictures = TrainSettings.model_validate(small()), data(channels=channels)
     pictures.images.flags.writeable = pictures.reference.flags.writeable = False  # as in Ray's object store
     reports = Reports(tmp_path)
@@ -89,7 +89,7 @@ def test_returns_the_averaged_encoder_which_the_last_checkpoint_holds(channels: 
     assert float((encoder.embed(images) - last.encoder.eval().embed(images)).abs().max()) > 1e-3
 
 
-def test_the_averaged_weights_are_those_that_are_measured(tmp_path: Path) -> None:
+def test_the_reference_loss_is_measured_with_ema_weights(tmp_path: Path) -> None:
     reports = run(small(), tmp_path)
     model = SimCLR(TrainSettings.model_validate(small()).encoder, 3)
     model.load_state_dict(reports.state()["ema"])
@@ -98,7 +98,7 @@ def test_the_averaged_weights_are_those_that_are_measured(tmp_path: Path) -> Non
     assert {name: reports.metrics[-1][name] for name in again} == again
 
 
-def test_the_initial_encoder_is_where_training_starts(tmp_path: Path) -> None:
+def test_the_initial_encoder_equals_the_untrained_one(tmp_path: Path) -> None:
     """Known by a run whose one step has a vanishing learning rate."""
     settings = TrainSettings.model_validate(
         small(budget=16, evaluate_every=16, optimizer={"learning_rate": 1e-30, "weight_decay": 0})
@@ -124,14 +124,14 @@ def test_the_initial_encoder_is_where_training_starts(tmp_path: Path) -> None:
         (40, 8, 8, [40]),
     ],
 )
-def test_reports_on_the_grid_of_samples(batch_size: int, every: int, budget: int, expected: list[int]) -> None:
+def test_reports_at_multiples_of_evaluate_every(batch_size: int, every: int, budget: int, expected: list[int]) -> None:
     reports = run(small(batch_size=batch_size, evaluate_every=every, budget=budget))
     assert reports.column("samples_seen") == expected
     assert reports.column("progress") == pytest.approx([min(samples / budget, 1) for samples in expected])
     assert reports.column("batch_size") == [batch_size] * len(expected)
 
 
-def test_reports_what_is_promised() -> None:
+def test_reports_the_documented_metrics() -> None:
     settings = TrainSettings.model_validate(small())
     reports = run(small())
     for metrics in reports.metrics:
@@ -171,7 +171,7 @@ def test_the_loss_of_the_first_step_is_nt_xent_of_the_first_batch() -> None:
     assert reports.metrics[0]["train_loss"] == pytest.approx(float(nt_xent(z_a, z_b, 0.2)), abs=1e-4)
 
 
-def test_what_report_raises_ends_the_run() -> None:
+def test_exceptions_of_report_end_the_run() -> None:
     class StopRunError(Exception):
         pass
 
@@ -186,7 +186,7 @@ def test_what_report_raises_ends_the_run() -> None:
     assert calls == [32]
 
 
-def test_a_checkpoint_is_there_during_the_report_only() -> None:
+def test_a_checkpoint_exists_during_the_report_only() -> None:
     seen = []
 
     def report(metrics: dict[str, Any], checkpoint: str | None = None) -> None:
@@ -199,7 +199,7 @@ def test_a_checkpoint_is_there_during_the_report_only() -> None:
     assert not any(Path(checkpoint).exists() for checkpoint in seen)
 
 
-def test_checkpoints_hold_no_code(tmp_path: Path) -> None:
+def test_checkpoints_load_with_weights_only(tmp_path: Path) -> None:
     reports = run(small(), tmp_path)
     states = [reports.state(number) for number in range(4)]  # loads with weights_only
     assert [state["samples_seen"] for state in states] == [32, 64, 96, 128]
@@ -221,7 +221,7 @@ def views_of(pictures: TrainingData, steps: int, **chosen: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("seed", [3, 4])
 @pytest.mark.parametrize("batch_size", [16, 15, 40])
-def test_images_come_in_pairs_and_in_the_order_of_the_seeds_stream(batch_size: int, seed: int) -> None:
+def test_views_are_paired_and_ordered_by_the_seeds_stream(batch_size: int, seed: int) -> None:
     seen = views_of(data(), 5, batch_size=batch_size, seed=seed, augment=UNCHANGED)
     order = SampleStream(40, seed).take(0, 5 * batch_size)
     expected = torch.tensor(data().images[order]).float() / 255
@@ -229,7 +229,7 @@ def test_images_come_in_pairs_and_in_the_order_of_the_seeds_stream(batch_size: i
         torch.testing.assert_close(views, torch.cat([images, images]), rtol=0, atol=1e-5)
 
 
-def test_augmentation_is_drawn_anew_for_every_view_step_and_seed() -> None:
+def test_augmentation_differs_for_every_view_step_and_seed() -> None:
     same = TrainingData(smooth_images(1, 12).repeat(40, axis=0), data().reference)  # the augmentation alone differs
     seen = [view for seed in (3, 4) for view in views_of(same, 4, seed=seed, augment="digits")]
     views = torch.cat(seen).flatten(1)
@@ -252,7 +252,7 @@ def test_augmentation_is_drawn_anew_for_every_view_step_and_seed() -> None:
     ],
     ids=str,
 )
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(chosen: dict[str, Any], tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(chosen: dict[str, Any], tmp_path: Path) -> None:
     settings = small(**chosen)
     whole = run(settings, tmp_path / "whole")
     assert len(whole.metrics) == 4
@@ -265,7 +265,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(chosen: dict[str, An
         assert rest.metrics[0]["seconds"] > whole.metrics[stopped]["seconds"]
 
 
-def test_a_finished_run_resumes_to_its_end(tmp_path: Path) -> None:
+def test_resuming_a_finished_run_returns_its_encoder(tmp_path: Path) -> None:
     whole = Reports(tmp_path)
     encoder = train(small(), data(), whole, device=CPU)
     rest = Reports()
@@ -291,7 +291,7 @@ def test_a_resume_with_more_memory_keeps_the_micro_batch_and_one_with_another_ba
     assert run(small(batch_size=20), resume_from=first.folder(1)).column("micro_batch") == [20, 20]
 
 
-def test_lars_brings_its_momentum_to_the_rate_of_another_batch_size(tmp_path: Path) -> None:
+def test_lars_rescales_its_momentum_to_another_batch_size(tmp_path: Path) -> None:
     optimizer = {"name": "lars", "learning_rate": 5.0, "lr_scaling": "linear"}
     first = run(small(optimizer=optimizer), tmp_path)
     training = Run(TrainSettings.model_validate(small(optimizer=optimizer, batch_size=24)), data(), CPU)
@@ -306,7 +306,7 @@ def test_lars_brings_its_momentum_to_the_rate_of_another_batch_size(tmp_path: Pa
 # --- losses and micro-batches ---
 
 
-def test_another_loss_is_another_run_and_knows_its_chance_level() -> None:
+def test_losses_differ_and_have_their_own_chance_level() -> None:
     ours, other = run(small(loss="nt_xent")), run(small(loss="dcl"))
     for reports, negatives in ((ours, 31), (other, 30)):
         for loss, above in zip(reports.column("train_loss"), reports.column("train_loss_above_chance"), strict=True):
@@ -315,14 +315,14 @@ def test_another_loss_is_another_run_and_knows_its_chance_level() -> None:
     assert other.column("reference_loss") != ours.column("reference_loss")
 
 
-def test_a_cut_batch_keeps_all_its_negatives() -> None:
+def test_a_batch_split_into_micro_batches_keeps_all_negatives() -> None:
     """The whole batch is near ln(2 * 16 - 1) at first; micro-batches alone would be near ln(2 * 4 - 1)."""
     reports = run(small(micro_batch=4, temperature=5.0))
     assert reports.column("micro_batch") == [4] * 4
     assert reports.column("train_loss")[0] == pytest.approx(math.log(31), abs=0.2)
 
 
-def test_a_micro_batch_as_large_as_the_batch_is_the_direct_step(tmp_path: Path) -> None:
+def test_a_micro_batch_of_the_whole_batch_equals_the_direct_step(tmp_path: Path) -> None:
     direct, cut = run(small(), tmp_path / "direct"), run(small(micro_batch=16), tmp_path / "cut")
     assert_equal(without_clocks(cut.state()) | {"micro_batch": 0}, without_clocks(direct.state()) | {"micro_batch": 0})
 
@@ -349,9 +349,7 @@ def indices_seen(stages: list[tuple[int, int, int, int]], number: int, folder: s
     return seen
 
 
-def test_every_image_is_seen_once_an_epoch_through_changes_of_batch_size_accumulation_and_workers(
-    workers: Workers, tmp_path: Path
-) -> None:
+def test_every_image_is_seen_once_per_epoch_across_batch_sizes_and_workers(workers: Workers, tmp_path: Path) -> None:
     # workers, batch size, accumulation, steps
     stages = [(1, 16, 1, 2), (2, 15, 1, 1), (4, 13, 1, 2), (2, 5, 3, 2), (2, 40, 1, 1), (1, 7, 1, 1), (4, 6, 2, 1)]
     order: list[int] = []
@@ -368,7 +366,7 @@ def test_every_image_is_seen_once_an_epoch_through_changes_of_batch_size_accumul
     assert len(set(epochs[-1])) == len(epochs[-1])
 
 
-def test_the_seed_decides(tmp_path: Path) -> None:
+def test_the_result_depends_on_the_seed(tmp_path: Path) -> None:
     one, same, other = (run(small(seed=seed), tmp_path / str(n)) for n, seed in enumerate((3, 3, 4)))
     assert_equal(without_clocks(one.state()), without_clocks(same.state()))
     assert not torch.equal(one.state()["model"]["head.0.weight"], other.state()["model"]["head.0.weight"])
@@ -392,7 +390,7 @@ def test_global_randomness_is_neither_used_nor_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "allowed"), [(40, True), (41, False)])
-def test_a_batch_holds_no_image_twice(batch_size: int, allowed: bool) -> None:
+def test_a_batch_larger_than_the_data_is_refused(batch_size: int, allowed: bool) -> None:
     reports = Reports()
     if allowed:
         train(small(batch_size=batch_size), data(40), reports, device=CPU)
@@ -425,7 +423,7 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_refuses_settings_that_are_none(wrong: dict[str, Any], named: str) -> None:
+def test_refuses_invalid_settings(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         train(small(**wrong), data(), Reports(), device=CPU)
 
@@ -510,6 +508,6 @@ def refusal_of_a_worker(settings: dict[str, Any], pictures: TrainingData) -> str
     return "none"
 
 
-def test_every_worker_needs_an_image_of_the_batch(workers: Workers) -> None:
+def test_every_worker_needs_an_image_per_batch(workers: Workers) -> None:
     errors = workers.run(4, refusal_of_a_worker, small(batch_size=3), data())
     assert all("3" in error and "(4)" in error for error in errors), errors

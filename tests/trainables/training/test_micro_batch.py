@@ -33,7 +33,7 @@ def network(width: int = 16, depth: int = 1) -> SimCLR:
         return SimCLR(EncoderSettings(width=width, depth=depth), 3)
 
 
-def test_a_share_of_the_machine_is_smaller_for_one_of_several_threads() -> None:
+def test_allotted_memory_is_proportional_to_the_threads() -> None:
     torch.set_num_threads(1)
     one = allotted_memory(CPU)
     torch.set_num_threads(2)
@@ -42,7 +42,7 @@ def test_a_share_of_the_machine_is_smaller_for_one_of_several_threads() -> None:
     assert allotted_memory(CPU, 2**30) == 2**30
 
 
-def test_the_size_depends_on_the_share_and_not_on_what_others_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_depends_on_allotted_memory_and_not_on_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network(width=64)
     share = int(1.5 * kept_bytes(model, torch.empty(2 * 128, *SHAPE, device="meta"), nullcontext()))
     assert largest_micro_batch(model, SHAPE, 512, CPU, nullcontext(), share) == 128
@@ -53,7 +53,7 @@ def test_the_size_depends_on_the_share_and_not_on_what_others_hold(monkeypatch: 
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_what_fits_is_left_whole_and_the_network_as_it_was() -> None:
+def test_a_shard_that_fits_is_not_split_and_the_network_is_unchanged() -> None:
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -65,7 +65,7 @@ def test_what_fits_is_left_whole_and_the_network_as_it_was() -> None:
         assert torch.equal(value, before[name]), name
 
 
-def test_the_kept_bytes_grow_with_the_images_alone() -> None:
+def test_saved_bytes_are_proportional_to_the_images() -> None:
     model = network()
     sizes = [kept_bytes(model, torch.empty(2 * n, *SHAPE, device="meta"), nullcontext()) for n in (2, 4, 8)]
     assert (sizes[2] - sizes[1]) == pytest.approx(2 * (sizes[1] - sizes[0]), rel=0.01)
@@ -96,7 +96,7 @@ print(taken / kept_bytes(model, torch.empty(1024, 3, 32, 32, device="meta"), nul
 
 
 @pytest.mark.slow
-def test_a_real_step_takes_what_is_predicted() -> None:
+def test_a_real_step_uses_the_predicted_memory() -> None:
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     assert 0.9 < float(done.stdout) < 1.2  # 1.2 is what is allowed for
 
@@ -132,7 +132,7 @@ def limited(megabytes: int, width: int) -> str:
 
 
 @pytest.mark.slow
-def test_under_a_real_limit_the_batch_is_cut_and_the_step_is_made() -> None:
+def test_under_a_real_limit_the_batch_is_split_and_trained_on() -> None:
     # The whole batch would need 1.3 GB, and asking for it would fail: this process may have 1.2.
     micro_batch, loss = limited(1200, 16).split()
     assert int(micro_batch) in (128, 256, 512)
@@ -140,7 +140,7 @@ def test_under_a_real_limit_the_batch_is_cut_and_the_step_is_made() -> None:
 
 
 @pytest.mark.slow
-def test_what_fits_nowhere_is_said_with_the_way_out() -> None:
+def test_a_model_that_does_not_fit_raises_a_helpful_error() -> None:
     text = limited(200, 192)
     assert text.startswith("out of memory: not even 2 images of 32 x 32 pixels fit into")
     assert "smaller encoder" in text
@@ -151,7 +151,7 @@ def micro_batch_of_a_worker(shares: list[int]) -> int:
     return largest_micro_batch(network(), SHAPE, 1 << 12, CPU, nullcontext(), shares[dist.get_rank()])
 
 
-def test_workers_agree_on_the_smallest(workers: Workers) -> None:
+def test_all_workers_use_the_smallest_size(workers: Workers) -> None:
     alone = workers.run(1, micro_batch_of_a_worker, [1 << 28])
     assert 2 <= alone[0] < 1 << 12
     assert workers.run(2, micro_batch_of_a_worker, [1 << 30, 1 << 28]) == alone * 2
@@ -159,7 +159,7 @@ def test_workers_agree_on_the_smallest(workers: Workers) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_is_tried_until_a_part_of_the_batch_fits() -> None:
+def test_sizes_are_tried_on_a_gpu_until_one_fits() -> None:
     gc.collect()
     torch.cuda.empty_cache()
     limit = torch.cuda.memory_reserved() + 1.2 * 2**30  # other tests leave libraries' workspaces behind
@@ -192,7 +192,7 @@ sys.stdin.read()
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_that_others_fill_the_size_is_the_same_or_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processes_on_a_gpu_do_not_change_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
     torch.cuda.empty_cache()
     device = torch.device("cuda", 0)

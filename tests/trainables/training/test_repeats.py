@@ -73,7 +73,9 @@ def whole(name: str, order: str, world: int, workers: Workers) -> list[list[tupl
     ("name", "order", "world"),
     [(name, "shuffled", 1) for name in CASES] + [("swapped", "balanced", 2), ("shared negatives", "balanced", 2)],
 )
-def test_the_loss_knows_what_comes_twice(workers: Workers, name: str, order: str, world: int) -> None:
+def test_the_loss_gets_the_indices_of_batches_with_repeated_images(
+    workers: Workers, name: str, order: str, world: int
+) -> None:
     of_workers = whole(name, order, world, workers)
     stream, position, twice = SampleStream(IMAGES, 3, pictures(order).epoch_order), 0, 0
     for calls in zip(*of_workers, strict=True):
@@ -92,7 +94,7 @@ def test_the_loss_knows_what_comes_twice(workers: Workers, name: str, order: str
     assert bool(twice) == (name != "as large as the data")
 
 
-def test_it_is_the_same_after_a_resume(tmp_path: Path) -> None:
+def test_repeated_images_are_the_same_after_a_resume(tmp_path: Path) -> None:
     settings = CASES["swapped"]
     complete = told(settings, "shuffled")
     reports = run(settings, tmp_path, data=pictures("shuffled"))
@@ -118,7 +120,7 @@ class Eager:
 
 
 @pytest.mark.parametrize("order", ["shuffled", "balanced"])
-def test_captured_steps_know_it_too(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_graphs_get_the_indices_too(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainables.training.cuda_graphs._Graph", Eager)
     monkeypatch.setattr("trainables.training.cuda_graphs._CaptureContext", lambda device: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
@@ -153,7 +155,7 @@ def first_loss(batch: int) -> float:
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_negatives_are_those_of_other_images(workers: Workers, world: int) -> None:
+def test_views_of_one_image_are_not_negatives(workers: Workers, world: int) -> None:
     batch = 30
     images = SampleStream(IMAGES, 3).take(IMAGES - batch // 2, batch)
     _, place, counts = np.unique(images, return_inverse=True, return_counts=True)

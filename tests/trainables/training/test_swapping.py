@@ -103,9 +103,7 @@ def run_by_hand(folder: Path, **chosen: Any) -> Reports:
     ],
     ids=str,
 )
-def test_a_swap_is_a_stop_and_a_resume_with_another_batch_size_bit_for_bit(
-    tmp_path: Path, chosen: dict[str, Any]
-) -> None:
+def test_a_swap_equals_a_resume_with_another_batch_size_bit_for_bit(tmp_path: Path, chosen: dict[str, Any]) -> None:
     swapped, by_hand = run_as_planned(planned(**chosen), tmp_path / "swapped"), run_by_hand(tmp_path / "hand", **chosen)
     assert swapped.column("samples_seen") == [32, 64, 112, 136, 160, 192, 224, 284]
     for here, there in zip(swapped.metrics, by_hand.metrics, strict=True):
@@ -116,7 +114,7 @@ def test_a_swap_is_a_stop_and_a_resume_with_another_batch_size_bit_for_bit(
         assert_equal(last[part], other[part], part)
 
 
-def test_reports_are_about_what_was_trained_with_and_decisions_about_what_comes(tmp_path: Path) -> None:
+def test_reports_name_the_trained_candidate_and_decisions_the_next_one(tmp_path: Path) -> None:
     reports = run_as_planned(planned(), tmp_path)
     assert reports.column("batch_size") == [16, 16, 24, 8, 8, 16, 16, 30]
     assert reports.column("accumulation") == [1, 1, 1, 3, 3, 1, 1, 1]
@@ -145,7 +143,7 @@ def test_resumes_bit_for_bit_on_both_sides_of_a_swap(tmp_path: Path, stopped: in
         assert_equal(last[part], other[part], part)
 
 
-def test_image_files_are_read_ahead_through_swaps(tmp_path: Path) -> None:
+def test_image_files_are_prefetched_across_swaps(tmp_path: Path) -> None:
     pictures = data()
     paths = [tmp_path / f"{number:02d}.png" for number in range(len(pictures.images))]
     for path, image in zip(paths, pictures.images[:], strict=True):
@@ -156,7 +154,7 @@ def test_image_files_are_read_ahead_through_swaps(tmp_path: Path) -> None:
     assert_equal(streamed.state()["model"], in_memory.state()["model"])
 
 
-def test_memory_is_asked_for_the_largest_candidate() -> None:
+def test_the_micro_batch_is_chosen_for_the_largest_candidate() -> None:
     asked = []
 
     def micro_batch(model: Any, shape: Any, limit: int, *_: Any) -> int:
@@ -221,7 +219,7 @@ updates = st.tuples(st.integers(2, 40), st.integers(1, 3), st.integers(1, 2))  #
 
 @settings(max_examples=20)
 @given(stages=st.lists(updates, min_size=1, max_size=5))
-def test_every_image_is_seen_once_an_epoch_through_swaps(stages: list[tuple[int, int, int]]) -> None:
+def test_every_image_is_seen_once_per_epoch_across_swaps(stages: list[tuple[int, int, int]]) -> None:
     values = np.arange(40, dtype=np.uint8)  # every image is told by its one colour
     images = np.broadcast_to(values[:, None, None, None], (40, 3, 8, 8)).copy()
     chosen = TrainSettings.model_validate(small(augment=UNCHANGED, budget=10_000, micro_batch=16))
@@ -266,7 +264,7 @@ def test_rotate_takes_turns(tmp_path: Path) -> None:
     assert used[1:] == chosen[:-1]
 
 
-def test_a_turn_is_an_epoch_unless_told_otherwise() -> None:
+def test_a_turn_is_one_epoch_by_default() -> None:
     reports = run(swapping("rotate"))  # 40 images, a report every 32
     assert [metrics["samples_seen"] for metrics in reports.metrics if "decision" in metrics][:2] == [64, 128]
 
@@ -285,7 +283,7 @@ def test_a_policy_decides_the_same_after_a_resume(tmp_path: Path, chosen: dict[s
             assert_equal(rest.state()[part], whole.state()[part], part)
 
 
-def test_what_a_race_has_found_since_does_not_change_what_was_decided_on_it(tmp_path: Path) -> None:
+def test_later_efficiencies_of_a_race_do_not_change_past_decisions(tmp_path: Path) -> None:
     """A run that is taken up again is given the race's rates anew, and by then they may be others."""
     then = {"16": (0.5, 0.1), "8": (0.2, 0.1), "8x4": (-0.7, 0.1)}
     now = {"16": (0.5, 0.1), "8": (-0.7, 0.1), "8x4": (0.2, 0.1)}
@@ -299,7 +297,7 @@ def test_what_a_race_has_found_since_does_not_change_what_was_decided_on_it(tmp_
     assert run(other, tmp_path / "anew").metrics[first]["decision"]["chosen"] == "8x4"
 
 
-def test_the_history_begins_where_the_race_has_ended(tmp_path: Path) -> None:
+def test_the_policys_history_starts_at_the_end_of_the_race(tmp_path: Path) -> None:
     raced = run(small(budget=640, batch_size=8), tmp_path / "race")
     start = raced.folder(1)
     reports = run({**DEVIATION, "batch_size": 8}, tmp_path / "winner", start)
@@ -310,7 +308,7 @@ def test_the_history_begins_where_the_race_has_ended(tmp_path: Path) -> None:
     assert json.loads(again.state()["swapping"])["start"] == [64, raced.state(1)["seconds"]]
 
 
-def test_without_a_policy_a_run_goes_on_with_its_own_candidate(tmp_path: Path) -> None:
+def test_without_a_policy_a_run_continues_with_its_own_candidate(tmp_path: Path) -> None:
     swapped = run(ROTATE, tmp_path)
     assert swapped.state(0)["batch_size"] == 8
     rest = run(small(budget=640), resume_from=swapped.folder(0))
@@ -333,7 +331,7 @@ def test_without_a_policy_a_run_goes_on_with_its_own_candidate(tmp_path: Path) -
     ],
     ids=str,
 )
-def test_refuses_settings_that_are_none(wrong: dict[str, Any], named: str) -> None:
+def test_refuses_invalid_settings(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         SwapSettings.model_validate({"candidates": [{"batch_size": 16}, {"batch_size": 8}], **wrong})
 
