@@ -42,7 +42,7 @@ def test_candidates_from_clusters_take_turns_in_one_run_with_stratified_batches(
     swaps = directory.swaps()
     assert [swap["candidate"] for swap in swaps[:4]] == ["32", "64"] * 2
     assert all(set(swap["rates"]) == {"32", "64"} for swap in swaps[2:])
-    assert "batch size 32 is swapped for 64: turn 2 of the first 4" in said
+    assert "batch size 32 swapped to 64: turn 2 of the first 4" in said
     result = directory.read_json("result.json")
     assert (result["winner"], result["samples_explored"], result["clusters"]) == ("32", 0, 8)
     assert all(report["batches_per_update"] >= 2 for report in reports)  # stratified batches score 0.8 to 0.95
