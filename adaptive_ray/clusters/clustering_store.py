@@ -1,4 +1,4 @@
-"""A clustering on disk beside its features, so that it is computed once and answers the same ever after."""
+"""Stores a clustering on disk next to its features, so that it is computed once."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ import numpy as np
 
 from adaptive_ray.clusters.counting import Clustering, count_clusters
 
-#: Of the way clusters are counted: what an older one has stored is counted again.
+#: Version of the clustering algorithm; results of older versions are computed again.
 _VERSION = 1
 _ARRAYS = ("labels", "sizes", "centrality")
 
 
 def clustering_file(folder: Path, method: str, m: int | None, seed: int) -> Path:
-    """Where a clustering of the features in ``folder`` stands."""
+    """Returns the file of a clustering of the features in ``folder``."""
     return folder / f"clusters-{method if m is None else m}-{seed}.npz"
 
 
 def stored_clustering(folder: Path, method: str, m: int | None, seed: int) -> Clustering | None:
-    """What has been counted before; None if nothing was, or the file is damaged or of an older version."""
+    """Loads a clustering; None if there is none, or the file is damaged or of an older version."""
     try:
-        with np.load(clustering_file(folder, method, m, seed)) as file:  # checks the sums of what it reads
+        with np.load(clustering_file(folder, method, m, seed)) as file:  # verifies checksums
             arrays: dict[str, Any] = {name: file[name] for name in _ARRAYS}
-            told = json.loads(str(file["told"]))
+            entries = json.loads(str(file["entries"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    if told.pop("version") != _VERSION:
+    if entries.pop("version") != _VERSION:
         return None
-    told["scores"] = {int(k): score for k, score in told["scores"].items()}
-    told["notes"] = tuple(told["notes"])
-    return Clustering(**told, **arrays)
+    entries["scores"] = {int(k): score for k, score in entries["scores"].items()}
+    entries["notes"] = tuple(entries["notes"])
+    return Clustering(**entries, **arrays)
 
 
 def clustering_of(folder: Path, method: str, m: int | None, seed: int) -> Clustering:
-    """What has been counted before, else counted now and stored, from the complete features in ``folder``.
+    """Loads a clustering, or computes and stores it from the complete features in ``folder``.
 
     Raises:
         ValueError: See ``count_clusters``.
@@ -50,10 +50,10 @@ def clustering_of(folder: Path, method: str, m: int | None, seed: int) -> Cluste
         return known
     features = np.load(folder / "features.npy", mmap_mode="r")
     found = count_clusters(features, method, seed, m=m)
-    told = {k: value for k, value in dataclasses.asdict(found).items() if k not in _ARRAYS}
+    entries = {k: value for k, value in dataclasses.asdict(found).items() if k not in _ARRAYS}
     arrays = {name: getattr(found, name) for name in _ARRAYS}
     buffer = io.BytesIO()
-    np.savez(buffer, told=np.array(json.dumps({**told, "version": _VERSION})), **arrays)
+    np.savez(buffer, entries=np.array(json.dumps({**entries, "version": _VERSION})), **arrays)
     file = clustering_file(folder, method, m, seed)
     part = file.with_suffix(f".{os.getpid()}.part")
     part.write_bytes(buffer.getvalue())

@@ -1,4 +1,4 @@
-"""``adaptive-ray cluster``: counts clusters and shows them."""
+"""The command ``adaptive-ray cluster``."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from adaptive_ray.datasets.dataset import load_dataset
 from adaptive_ray.ray_cluster.cluster import cluster
 from adaptive_ray.report.terminal import Progress, print_lines
 
-#: Clusters whose sizes are printed one by one.
+#: Maximum number of clusters in the printed table.
 _LISTED = 20
 
 
 def count(config: ExperimentConfig, address: str | None, console: Console, page: Path) -> dict[str, Any]:
-    """Embeds the training images, counts their clusters, prints them, and writes a page.
+    """Embeds the training images, counts their clusters, prints them, and writes an HTML page.
 
     Args:
-        config: Names the data, and how clusters are counted.
-        address: Of a running Ray cluster; None: see ``ray_cluster.cluster``.
-        console: To print on.
-        page: HTML file to write.
+        config: The experiment.
+        address: Address of a running Ray cluster; None: see ``ray_cluster.cluster``.
+        console: Receives the output.
+        page: The HTML file to write.
 
     Returns:
         See ``summary_of``.
 
     Raises:
-        UserError: Data, encoder or settings do not fit.
+        UserError: Data, encoder or settings are invalid.
     """
     data = load_dataset(config.dataset, config.seed)
     print_lines(console, data.summary)
@@ -44,7 +44,7 @@ def count(config: ExperimentConfig, address: str | None, console: Console, page:
                 dataset_clusters.embed(progress.embedded)
         progress.phase(f"counting the clusters of {len(data.training.images):,} images")
         dataset_clusters.clustering()
-        progress.phase("drawing them")
+        progress.phase("drawing the page")
         summary = dataset_clusters.present(page, data.name, config.alpha_m)
     _show(console, config, summary, page)
     return summary
@@ -52,9 +52,9 @@ def count(config: ExperimentConfig, address: str | None, console: Console, page:
 
 def _show(console: Console, config: ExperimentConfig, summary: dict[str, Any], page: Path) -> None:
     sizes, total = summary["sizes"], summary["images"]
-    console.print(f"\n[bold]{config.dataset.name}[/]: {total:,} training images, described by {summary['encoder']}\n")
+    console.print(f"\n[bold]{config.dataset.name}[/]: {total:,} training images, embedded with {summary['encoder']}\n")
     table = Table(box=None, padding=(0, 3, 0, 0))
-    for title in ("cluster", "images", "share"):
+    for title in ("cluster", "images", "fraction"):
         table.add_column(title, justify="right")
     for number, size in enumerate(sizes[:_LISTED], 1):
         table.add_row(str(number), f"{size:,}", f"{100 * size / total:.1f} %")
@@ -66,8 +66,8 @@ def _show(console: Console, config: ExperimentConfig, summary: dict[str, Any], p
     console.print(f"\n[bold green]clusters: {summary['m']}[/] (method {summary['method']}, stability {stability})")
     console.print(
         f"[bold green]suggested batch size: {summary['suggested_batch_size']}[/] "
-        f"({summary['alpha']:g} images of each cluster in a batch)"
+        f"({summary['alpha']:g} images per cluster in a batch)"
     )
     for note in [*summary["notes"], *remarks(config, sizes)]:
         console.print(f"note: {note}", style="yellow")
-    console.print(f"picture: {page}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"page: {page}", soft_wrap=True, highlight=False, markup=False)

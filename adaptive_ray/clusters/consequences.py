@@ -1,4 +1,4 @@
-"""What follows from a data set's clusters for a run on it."""
+"""Derives settings and warnings of a run from the clusters of its data set."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from trainables.batches import CLUSTER_ORDERS, AdaptiveAccumulation, SampleStrea
 from trainables.batches.sampling import repeats
 from trainables.batches.scores import OF_FEATURES
 
-#: Principal components of the features that batches are compared in.
+#: Principal components of the features in which batches are compared.
 _DIMENSIONS = 16
-#: Images of a cluster in a batch, from which on one may be nearer to the centre than another.
-_TELLING = 3
+#: Images of a cluster in a batch, below which centre and edge cannot be distinguished.
+_MIN_PER_CLUSTER = 3
 
 
 def reduced_features(folder: Path, seed: int) -> Points:
-    """What the encoder sees in each image, in its 16 first principal components: float32 [n, 16].
+    """Returns the first 16 principal components of the features, float32 [n, 16].
 
     Args:
-        folder: Holds the complete features.
-        seed: Of the sample that the components are taken from.
+        folder: Folder with the complete features.
+        seed: Seed of the sample that the components are fitted to.
     """
     features = np.load(folder / "features.npy", mmap_mode="r")
     some = np.sort(np.random.default_rng(seed).permutation(len(features))[:SAMPLE])
@@ -40,16 +40,18 @@ def reduced_features(folder: Path, seed: int) -> Points:
 def images_per_update(
     config: ExperimentConfig, found: Clustering, features: Callable[[], Points | None]
 ) -> dict[Candidate, int] | None:
-    """Images of each candidate's update, measured in an epoch's order; None where no information is asked for, or it
-    is to be compared in features that are not there yet.
+    """Measures the mean number of images per update of each candidate with adaptive accumulation.
 
     Args:
-        config: With batch sizes that are known.
+        config: An experiment with known batch sizes.
         found: Clusters of the training images.
-        features: Gives ``reduced_features``, should they be needed.
+        features: Returns ``reduced_features``; called if they are needed.
+
+    Returns:
+        Images per update by candidate; None without adaptive accumulation, or if features are needed and missing.
 
     Raises:
-        UserError: Accumulating never reaches alpha.
+        UserError: Accumulation never reaches alpha.
     """
     informed, n = config.accumulation, len(found.labels)
     if informed is None:
@@ -68,21 +70,21 @@ def images_per_update(
 
 
 def remarks(config: ExperimentConfig, sizes: Sequence[int] | Any) -> list[str]:
-    """What a user may not expect, a line each.
+    """Returns warnings about a run, one line each.
 
     Args:
-        config: Of a run.
-        sizes: Of the clusters [M].
+        config: The experiment.
+        sizes: Sizes of the clusters [M].
     """
-    told, m, weights = [], len(sizes), config.sample_weights
+    lines, m, weights = [], len(sizes), config.sample_weights
     if config.sampling == "balanced" and (most := repeats(sizes).max()) > 1:
-        told.append(f"balanced batches repeat images of small clusters, up to {most:.1f} times an epoch")
+        lines.append(f"balanced batches repeat images of small clusters, up to {most:.1f} times per epoch")
     if m == 1 and config.accumulation is not None and config.accumulation.score == "histogram":
-        told.append("there is one cluster only: every micro-batch scores 1, and all updates have equally many")
+        lines.append("there is only one cluster: every micro-batch scores 1, so all updates have equally many")
     smallest = min(candidate.batch_size for candidate in config.with_clusters(m).choices)
-    if weights.mode == "batch" and weights.centres == "strata" and smallest < _TELLING * m:
-        told.append(
-            f"batches of {smallest} hold fewer than {_TELLING} images of most of {m} clusters: weights can hardly tell "
-            f"centre from edge; use larger batches, or sample_weights.centres = kmeans"
+    if weights.mode == "batch" and weights.centres == "strata" and smallest < _MIN_PER_CLUSTER * m:
+        lines.append(
+            f"batches of {smallest} have fewer than {_MIN_PER_CLUSTER} images of most clusters, too few to weight "
+            "centre and edge; use larger batches, or sample_weights.centres = kmeans"
         )
-    return told
+    return lines

@@ -1,4 +1,4 @@
-"""How many clusters there are, and which image is in which."""
+"""Counts the clusters of feature vectors, and assigns each vector to one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from adaptive_ray.clusters.methods import METHODS, Found, Method
 from adaptive_ray.clusters.vectors import Labels, Points, Projection, chunks, k_means, means, nearest
 
-#: Points that clusters are counted on; the rest joins them. More than 200 clusters need more.
+#: Vectors on which clusters are counted; more are needed for more than 200 clusters.
 SAMPLE = 20_000
-#: Principal components that they are counted in.
+#: Principal components in which they are counted.
 _DIMENSIONS = 128
-#: Clusters that are looked for, at most.
-_MOST = 300
-#: Cells by which the rest of the data joins the clusters.
+#: Maximum number of clusters.
+_MAX_CLUSTERS = 300
+#: Number of k-means cells by which the other vectors are assigned.
 _CELLS = 1_000
-#: Resamples of 80 % that are clustered again to see whether the same comes out.
+#: Number of resamples of 80 % that measure the stability.
 _RESAMPLES = 3
 
 
@@ -30,15 +30,15 @@ class Clustering:
     """Clusters of n feature vectors.
 
     Args:
-        m: Their number.
-        labels: Each vector's cluster, from 0 on, larger clusters first: int64 [n].
-        sizes: Of the clusters, int64 [m].
-        centrality: Percentile in (0, 1) of each vector's distance to its cluster's mean, among its cluster's: 0 is the
-            centre, 1 the edge; float32 [n].
-        method: That found the number, or ``fixed``.
-        scores: Of the numbers that were tried; the higher, the better. Empty for a fixed number.
-        stability: Adjusted Rand index between these clusters and those of resamples of 80 %, mean; 1 is the same.
-        notes: What a reader should know, such as a fallback.
+        m: Number of clusters.
+        labels: Cluster of each vector, starting at 0, larger clusters first: int64 [n].
+        sizes: Sizes of the clusters, int64 [m].
+        centrality: Percentile in (0, 1) of each vector's distance to the mean of its cluster, within the cluster: 0 is
+            the centre, 1 the edge; float32 [n].
+        method: The method that found the number, or ``fixed``.
+        scores: Score of each number that was tried; higher is better. Empty for a fixed number.
+        stability: Mean adjusted Rand index between these clusters and those of resamples of 80 %; 1 is identical.
+        notes: Remarks for users, such as a fallback.
     """
 
     m: int
@@ -54,31 +54,31 @@ class Clustering:
 def count_clusters(
     features: ArrayLike, method: str = "auto", seed: int = 0, *, m: int | None = None, sample: int = SAMPLE
 ) -> Clustering:
-    """Clusters feature vectors, and finds how many clusters there are unless ``m`` says so.
+    """Clusters feature vectors and, unless ``m`` is given, finds the number of clusters.
 
-    They are counted on a sample in at most 128 principal components; the rest joins by the nearest of small cells.
-    Memory grows with the labels only: ``features`` may be a memory map of any float type.
+    Clusters are counted on a sample in at most 128 principal components; the other vectors are assigned by the nearest
+    of many small cells. ``features`` may be a memory map of any float type.
 
     Args:
         features: Float [n, d].
         method: ``graph`` (modularity of the nearest-neighbour graph), ``silhouette`` (k-means), ``bic`` (Gaussian
             mixture), ``hdbscan``, ``eigengap``, or ``auto``: the graph unless k-means separates better.
-        seed: Of everything random; the same seed gives the same clusters.
+        seed: Random seed; the same seed gives the same clusters.
         m: A fixed number of clusters.
-        sample: Vectors that clusters are counted on, at most.
+        sample: Maximum number of vectors on which clusters are counted.
 
     Raises:
-        ValueError: Features are no such array or not finite, the method is unknown, or ``m`` is below 1 or more than
-            there are distinct vectors.
+        ValueError: Features have a wrong shape or type or are not finite, the method is unknown, or ``m`` is below 1 or
+            above the number of distinct vectors.
     """
     vectors = _checked(features)
     if method not in METHODS:
         near = difflib.get_close_matches(method, METHODS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(METHODS)}"
-        raise ValueError(f"method {method!r} is none of the ways to count clusters; {hint}")
+        raise ValueError(f"method {method!r} is unknown; {hint}")
     n = len(vectors)
     if m is not None and not 1 <= m <= n:
-        raise ValueError(f"m = {m}: there must be at least 1 cluster and at most as many as images ({n:,})")
+        raise ValueError(f"m = {m} is out of range: use 1 to the number of images ({n:,})")
     chosen = np.sort(np.random.default_rng(seed).permutation(n)[:sample])
     drawn = vectors[chosen].astype(np.float32)
     distinct = len(np.unique(drawn, axis=0))
@@ -87,7 +87,7 @@ def count_clusters(
     if m is not None and m > distinct and n <= sample:
         raise ValueError(f"m = {m}: only {distinct:,} of the {n:,} images differ; lower m or remove duplicates")
     found, stability = _found(points, METHODS[method], method, seed, m, distinct)
-    labels = _everywhere(vectors, projection, points, chosen, found.labels, seed)
+    labels = _assign_all(vectors, projection, points, chosen, found.labels, seed)
     sizes = np.bincount(labels)
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] > 0]
@@ -96,7 +96,7 @@ def count_clusters(
     labels, sizes = rank[labels], sizes[order]
     notes = [found.note] if found.note else []
     if (alone := int((sizes == 1).sum())) and n > 1:
-        notes.append(f"{alone} of the clusters have one image only")
+        notes.append(f"{alone} clusters have only one image")
     if distinct < len(drawn):
         notes.append(f"{len(drawn) - distinct:,} of {len(drawn):,} images are duplicates of others")
     centrality = _centrality(vectors, labels, len(sizes))
@@ -117,12 +117,12 @@ def _checked(features: ArrayLike) -> NDArray[Any]:
 
 
 def _found(points: Points, method: Method, name: str, seed: int, m: int | None, distinct: int) -> tuple[Found, float]:
-    """Labels of the sample, and how stable they are."""
-    limit = min(_MOST, distinct - 1, max(len(points) // 10, min(len(points) // 4, 20)))
+    """Returns the clusters of the sample and their stability."""
+    limit = min(_MAX_CLUSTERS, distinct - 1, max(len(points) // 10, min(len(points) // 4, 20)))
     if m == 1 or (m is None and limit < 2):
         note = "" if m else "all features are equal" if distinct == 1 else "too few images to count clusters"
         return Found(np.zeros(len(points), dtype=np.int64), {}, "fixed" if m else name, note), 1.0
-    if m is not None and m > limit:  # nearly as many clusters as images
+    if m is not None and m > limit:  # almost as many clusters as images
         return Found(k_means(points, m, seed), {}, "fixed"), float("nan")
     found = method(points, seed, limit, m)
     if m is not None:
@@ -146,13 +146,13 @@ def _stability(points: Points, labels: Labels, again: Method, seed: int, limit: 
     return float(np.mean(agreement))
 
 
-def _everywhere(
+def _assign_all(
     vectors: NDArray[Any], projection: Projection, points: Points, chosen: Labels, labels: Labels, seed: int
 ) -> Labels:
-    """The sample keeps its labels; all others take that of the nearest cell of the sample."""
+    """Assigns all vectors: the sample keeps its labels, the others get that of the nearest cell."""
     if len(chosen) == len(vectors):
         return labels
-    # Cells within each cluster: no cell belongs to two.
+    # Each cell is within one cluster.
     cell, owner = np.zeros_like(labels), np.empty(0, dtype=np.int64)
     for cluster in range(int(labels.max()) + 1):
         own = np.flatnonzero(labels == cluster)
@@ -161,11 +161,11 @@ def _everywhere(
         cell[own] = len(owner) + k_means(points[own], max(len(own) * _CELLS // len(labels), 1), seed)
         owner = np.append(owner, np.full(int(cell[own].max()) + 1 - len(owner), cluster))
     centres = means(points, cell, len(owner))
-    everyone = np.empty(len(vectors), dtype=np.int64)
+    everything = np.empty(len(vectors), dtype=np.int64)
     for rows in chunks(len(vectors)):
-        everyone[rows] = owner[nearest(projection(vectors[rows]), centres)]
-    everyone[chosen] = labels
-    return everyone
+        everything[rows] = owner[nearest(projection(vectors[rows]), centres)]
+    everything[chosen] = labels
+    return everything
 
 
 def _centrality(vectors: NDArray[Any], labels: Labels, count: int) -> NDArray[np.float32]:

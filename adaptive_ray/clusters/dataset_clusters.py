@@ -1,4 +1,4 @@
-"""A data set's clusters, from disk where they are there, else from its images."""
+"""The clusters of a data set, loaded from disk or computed from its images."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from trainables.batches import ImageFiles
 
 
 class DatasetClusters:
-    """The clusters of some images. Making one opens the encoder, so that nothing starts without it.
+    """The clusters of a set of images. The constructor loads the encoder, so that errors are raised early.
 
     Args:
         images: uint8 [n, C, H, W], or files.
-        settings: Which encoder, and how clusters are counted.
-        cache: Where features and clusters are kept, in a folder for each set of images and encoder.
-        seed: Of the clusters.
+        settings: The encoder, and how clusters are counted.
+        cache: Directory of features and clusters, with a folder for each set of images and encoder.
+        seed: Seed of the clusters.
 
     Raises:
-        UserError: The encoder cannot be had, or there are fewer images than clusters asked for.
+        UserError: The encoder is not available, or ``m`` exceeds the number of images.
     """
 
     def __init__(
@@ -54,37 +54,37 @@ class DatasetClusters:
 
     @classmethod
     def of(cls, config: ExperimentConfig, images: NDArray[np.uint8] | ImageFiles) -> DatasetClusters:
-        """Those of an experiment's training images."""
+        """Returns the clusters of an experiment's training images."""
         cache = (config.clusters.cache_dir or config.runs_dir / "features").absolute()
         return cls(images, config.clusters, cache, config.seed)
 
     @property
     def complete(self) -> bool:
-        """Whether all features are on disk and whole."""
+        """Whether all features are on disk and intact."""
         return not self._file.missing()
 
     def embed(self, report: Report) -> None:
-        """Has actors compute the features that are not on disk. Ray must be initialised.
+        """Computes the features that are not on disk with Ray actors. Ray must be initialised.
 
         Raises:
-            UserError: An image file is damaged, or the encoder cannot be had on another node.
+            UserError: An image file is damaged, or the encoder is not available on another node.
         """
         count = None if self.settings.actors == "auto" else self.settings.actors
         embed(self._images, self._file, self.settings.encoder, self._input_size, count, report)
 
     def features(self) -> NDArray[np.float16]:
-        """float16 [n, d] as a memory map, once they are complete."""
+        """Returns the complete features as a memory map, float16 [n, d]."""
         return self._file.read()
 
     def reduced(self) -> Points | None:
-        """See ``reduced_features``; None while features are missing."""
+        """Returns the result of ``reduced_features``; None while features are missing."""
         return reduced_features(self.folder, self.seed) if self.complete else None
 
     def clustering(self) -> Clustering:
-        """Of the features, which must be there: known, or counted now.
+        """Loads or computes the clustering of the complete features.
 
         Raises:
-            UserError: They cannot be clustered as asked.
+            UserError: The features cannot be clustered with these settings.
         """
         try:
             self.known = clustering_of(self.folder, self.settings.method, self.settings.n_clusters, self.seed)
@@ -93,20 +93,20 @@ class DatasetClusters:
         return self.known
 
     def present(self, page: Path, name: str, alpha: AlphaM) -> dict[str, Any]:
-        """Writes the page about the clusters that have been counted in the data set ``name``, and returns its numbers.
+        """Writes the HTML page about the clusters of the data set ``name``.
 
         Returns:
             See ``summary_of``.
         """
-        from adaptive_ray.clusters.page import summary_of, write_page  # matplotlib: not before it is needed
+        from adaptive_ray.clusters.page import summary_of, write_page  # imports matplotlib
 
-        assert self.known is not None, "clusters are presented after they were counted"
+        assert self.known is not None, "call clustering() first"
         summary = summary_of(self.known, self.settings.encoder, alpha)
         write_page(page, name, self._images, self.features(), self.known, summary)
         return summary
 
     def service(self, order: str) -> Any:
-        """The actor that answers for them; see ``ClusterService``. Ray must be initialised."""
+        """Starts the actor that serves the clusters; see ``ClusterService``. Ray must be initialised."""
         file = clustering_file(self.folder, self.settings.method, self.settings.n_clusters, self.seed)
         return start_service(
             f"{file.stem}-{order}-{self.folder.name}",
@@ -120,7 +120,7 @@ class DatasetClusters:
 
 
 def _digest(images: NDArray[np.uint8] | ImageFiles) -> str:
-    """Of the images; of files, of their names, sizes and times."""
+    """Returns a digest of the images or, for files, of their names, sizes and modification times."""
     digest = hashlib.blake2b(digest_size=8)
     if isinstance(images, ImageFiles):
         for line in images.stamps():

@@ -1,4 +1,4 @@
-"""Features of a whole data set, computed by a pool of Ray actors and kept on disk."""
+"""Computes the features of a data set with a pool of Ray actors."""
 
 from __future__ import annotations
 
@@ -20,42 +20,40 @@ from adaptive_ray.errors import AdaptiveRayError, PlacementError, UserError
 from adaptive_ray.ray_cluster.nodes import described, free_devices, no_place
 from trainables.batches import ImageFiles
 
-#: Shards that an actor has at hand: one in work, one waiting. More would only fill the object store.
-_AT_HAND = 2
-#: Images that ``pixels`` learns its components from.
+#: Shards per actor: one in progress, one queued. More would only fill the object store.
+_QUEUED = 2
+#: Images that ``pixels`` fits its components to.
 _SAMPLE = 2_000
-#: Times that an actor is started again, and that a shard is tried again.
+#: Maximum restarts of an actor, and retries of a shard.
 _RETRIES = 4
-#: Seconds that actors may wait for their place.
-_PATIENCE = 45
+#: Seconds to wait for the placement of actors.
+_TIMEOUT = 45
 
 Images = NDArray[np.uint8]
-#: Told how many images are done, of how many, by how many actors.
+#: Called with the number of finished images, of all images, and of actors.
 Report = Callable[[int, int, int], None]
 
 
 class Embedder:
-    """An actor: it holds an encoder and embeds shards.
-
-    What it is made with is small, so that it can be made again; the images come with each shard.
+    """An actor that embeds shards with an encoder.
 
     Args:
-        name: Of the encoder; see ``open_encoder``.
-        input_size: Side in pixels of what it sees.
+        name: Name of the encoder; see ``open_encoder``.
+        input_size: Side in pixels to which images are resized.
     """
 
     def __init__(self, name: str, input_size: int) -> None:
-        torch.set_num_threads(1)  # there is an actor for each core
+        torch.set_num_threads(1)  # one actor per core
         self._name, self._input_size = name, input_size
         self._encoder: ImageEncoder | None = None
 
     def embed(self, shared: list[Any], start: int, stop: int) -> NDArray[np.float16]:
-        """Features of the images from ``start`` to ``stop``: float16 [m, d].
+        """Computes the features of the images from ``start`` to ``stop``: float16 [m, d].
 
         Args:
-            shared: A reference to all images, in a list, so that Ray passes the reference on.
-            start: Of the shard.
-            stop: Where it ends.
+            shared: A reference to all images (in a list, so that Ray keeps it).
+            start: Start of the shard.
+            stop: End of the shard.
         """
         images = ray.get(shared[0])
         if self._encoder is None:
@@ -66,21 +64,21 @@ class Embedder:
 def embed(
     images: Images | ImageFiles, file: FeatureFile, name: str, input_size: int, count: int | None, report: Report
 ) -> None:
-    """Fills a file of features: what is there and whole stays, the rest is computed. Ray must be initialised.
+    """Computes the missing shards of a feature file. Ray must be initialised.
 
-    A lost actor is started again and repeats the shards it was at; what is finished stays.
+    An actor that dies is restarted and repeats its unfinished shards.
 
     Args:
-        images: uint8 [n, C, H, W], or files that all nodes reach.
-        file: Of the features.
-        name: Of the encoder; see ``open_encoder``.
-        input_size: Side in pixels of what it sees.
-        count: Of actors; None: one for each GPU, without any one for each CPU core.
-        report: Takes the progress.
+        images: uint8 [n, C, H, W], or files that are accessible from all nodes.
+        file: The file of the features.
+        name: Name of the encoder; see ``open_encoder``.
+        input_size: Side in pixels to which images are resized.
+        count: Number of actors; None: one per GPU or, without GPUs, one per CPU core.
+        report: Called with the progress.
 
     Raises:
-        UserError: The encoder or an image file cannot be had.
-        AdaptiveRayError: Actors died again and again.
+        UserError: The encoder or an image file is not available.
+        AdaptiveRayError: Actors died repeatedly.
     """
     missing = file.missing()
     if not missing:
@@ -96,7 +94,7 @@ def embed(
                 running[actor.embed.remote(shared, rows.start, rows.stop)] = rows, actor
 
         report(done, len(images), len(actors))
-        for actor in _AT_HAND * actors:
+        for actor in _QUEUED * actors:
             give(actor)
         while running:
             (ready,), _ = ray.wait(list(running), num_returns=1)
@@ -108,22 +106,22 @@ def embed(
 
 
 def sample_of(images: Images | ImageFiles) -> Images:
-    """What ``pixels`` learns its components from: the first images, [m, H, W, C]."""
+    """Returns the images that ``pixels`` fits its components to, [m, H, W, C]."""
     return channels_last(images[: min(_SAMPLE, len(images))])
 
 
 def channels_last(images: Images) -> Images:
-    """uint8 [n, C, H, W] -> [n, H, W, C]."""
+    """Transposes images from [n, C, H, W] to [n, H, W, C]."""
     return images.transpose(0, 2, 3, 1)
 
 
 @contextmanager
 def _pool(name: str, input_size: int, count: int | None) -> Iterator[list[Any]]:
-    """As many actors as devices are free, or as are wanted.
+    """Starts ``count`` actors, or one per free device.
 
     Raises:
         UserError: Fewer devices are free.
-        PlacementError: Others have taken them meanwhile.
+        PlacementError: The devices were taken meanwhile.
     """
     nodes = free_devices().values()
     gpus = sum(int(node.gpus) for node in nodes)
@@ -137,8 +135,8 @@ def _pool(name: str, input_size: int, count: int | None) -> Iterator[list[Any]]:
     each = {"GPU": 1} if gpus else {"CPU": 1}
     group = placement_group([each] * (count or free), strategy="SPREAD")
     try:
-        if not group.wait(_PATIENCE):
-            raise PlacementError(no_place(group.bundle_specs, _PATIENCE))
+        if not group.wait(_TIMEOUT):
+            raise PlacementError(no_place(group.bundle_specs, _TIMEOUT))
         actor = ray.remote(
             num_cpus=each.get("CPU", 0), num_gpus=each.get("GPU", 0), max_restarts=_RETRIES, max_task_retries=_RETRIES
         )(Embedder)
@@ -147,7 +145,7 @@ def _pool(name: str, input_size: int, count: int | None) -> Iterator[list[Any]]:
             for index in range(group.bundle_count)
         ]
     finally:
-        remove_placement_group(group)  # and with it the actors
+        remove_placement_group(group)  # also stops the actors
 
 
 @contextmanager

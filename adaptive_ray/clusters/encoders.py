@@ -1,4 +1,4 @@
-"""Pretrained encoders that describe images for clustering, by name behind one interface."""
+"""Pretrained encoders that compute the features for clustering."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ from trainables.simclr.encoder import build_encoder
 Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
 
-#: What ``encode`` and a configuration use if nothing is said: its weights come with a package, no network is needed.
+#: The default encoder. Its weights come with a package, so no network is needed.
 DEFAULT_ENCODER = "efficientnet_lite0"
-#: Images at once. On a CPU more than its caches hold makes it slower: 17 ms an image with 16, 30 with 64 (2 cores).
+#: Batch size. On a CPU larger batches are slower: 17 ms per image with 16, 30 ms with 64 (2 cores).
 _BATCH = {"cpu": 16, "cuda": 256}
-#: Principal components of ``pixels``, and the side to which it brings images first.
+#: Principal components of ``pixels``, and the side in pixels to which it resizes images.
 _COMPONENTS, _PIXELS_SIDE = 64, 32
 
 
 class ImageEncoder(NamedTuple):
-    """What maps images to features: ``encoder(images)``, uint8 NHWC -> float32 [n, d] with rows of length 1.
+    """Computes features of images: ``encoder(images)``, uint8 NHWC -> float32 [n, d], L2-normalised.
 
     Args:
-        name: As it was asked for.
-        input_size: Side in pixels to which images are brought.
-        channels: That the network takes; grey images are repeated, colours are averaged.
+        name: Name of the encoder.
+        input_size: Side in pixels to which images are resized.
+        channels: Input channels of the network; grey images are repeated, color images are averaged.
         network: Float images in [0, 1], [b, channels, input_size, input_size] -> features [b, d].
-        fingerprint: Of the weights: other weights, other fingerprint.
+        fingerprint: Hash of the weights.
+        device: The device of the network.
     """
 
     name: str
@@ -75,15 +76,18 @@ def _resized(batch: Tensor, channels: int, size: int) -> Tensor:
 
 
 def encode(images_uint8_nhwc: Images, encoder: str = DEFAULT_ENCODER, *, input_size: int | None = None) -> Features:
-    """Features of images in memory, computed in this process: float32 [n, d], rows of length 1.
+    """Computes features of images in memory, in this process.
 
     Args:
         images_uint8_nhwc: uint8 [n, H, W, C], C = 1 or 3.
         encoder: See ``open_encoder``.
-        input_size: Side in pixels to which images are brought; None: the encoder's own.
+        input_size: Side in pixels to which images are resized; None: the encoder's default.
+
+    Returns:
+        L2-normalised features, float32 [n, d].
 
     Raises:
-        UserError: The images are no such array, or the encoder cannot be had.
+        UserError: The images have a wrong shape or type, or the encoder is not available.
     """
     images = np.asarray(images_uint8_nhwc)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
@@ -97,19 +101,18 @@ def encode(images_uint8_nhwc: Images, encoder: str = DEFAULT_ENCODER, *, input_s
 def open_encoder(
     name: str, *, input_size: int | None = None, sample: Images, device: torch.device | None = None
 ) -> ImageEncoder:
-    """An encoder by name.
+    """Loads an encoder.
 
     Args:
         name: ``efficientnet_lite0`` (weights from its package); a classification network of torchvision with its
-            pretrained weights (``resnet50``), or with those of a file (``resnet50:/path/to/weights.pth``); the
-            directory of a run of this project, whose encoder is used; or ``pixels``, principal components, the
-            baseline.
-        input_size: Side in pixels to which images are brought; None: the encoder's own.
-        sample: Images to be encoded, uint8 [n, H, W, C]: ``pixels`` learns its components from them.
-        device: Where to compute; None: the current GPU, or the CPU.
+            pretrained weights (``resnet50``) or with those of a file (``resnet50:/path/to/weights.pth``); the
+            directory of a run, whose encoder is used; or ``pixels``, principal components, as a baseline.
+        input_size: Side in pixels to which images are resized; None: the encoder's default.
+        sample: Images to be encoded, uint8 [n, H, W, C]; ``pixels`` fits its components to them.
+        device: The device of the network; None: the current GPU, or the CPU.
 
     Raises:
-        UserError: There is no such encoder, or its package or file is missing.
+        UserError: The encoder is unknown, or its package or file is missing.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     base, _, file = name.partition(":")
@@ -118,7 +121,7 @@ def open_encoder(
     elif base == DEFAULT_ENCODER:
         network, size, channels = _efficientnet_lite0(file or None), 160, 3
     elif (Path(name).expanduser() / "encoder.json").is_file():
-        network, size, channels = _trained_here(Path(name).expanduser())
+        network, size, channels = _encoder_of_run(Path(name).expanduser())
     else:
         network, size, channels = _torchvision(base, file or "torchvision", input_size)
     network = network.eval().to(device).to(memory_format=torch.channels_last)
@@ -126,14 +129,14 @@ def open_encoder(
 
 
 class _EfficientNetLite0(nn.Module):
-    """Tan and Le 2019 without squeeze-and-excitation and with ReLU6; features are the last map's mean."""
+    """EfficientNet-Lite0; features are the mean of the last feature map."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        # Not ImageNet's mean and deviation: the weights come from TensorFlow, which had pixels in [-1, 1].
+        # The weights come from TensorFlow, which used pixels in [-1, 1].
         features: Tensor = self.network.extract_features(images * 2 - 1).mean((2, 3))
         return features
 
@@ -161,13 +164,13 @@ def _weights_of(file: str) -> Any:
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"encoder efficientnet_lite0: {file}: no such file; put its weights there") from None
-    except Exception as error:  # torch raises many kinds for a file that holds something else
+        raise UserError(f"encoder efficientnet_lite0: {file}: no such file; download the weights to it") from None
+    except Exception as error:  # torch raises many types for other files
         reason = str(error).splitlines()[0]
-        raise UserError(f"encoder efficientnet_lite0: {file} does not hold its weights: {reason}") from None
+        raise UserError(f"encoder efficientnet_lite0: {file} does not contain its weights: {reason}") from None
 
 
-def _trained_here(directory: Path) -> tuple[nn.Module, int, int]:
+def _encoder_of_run(directory: Path) -> tuple[nn.Module, int, int]:
     encoder = load_encoder(directory)
     description = json.loads((directory / "encoder.json").read_text(encoding="utf-8"))
     return encoder, description["image_size"], encoder.channels
@@ -181,8 +184,8 @@ def _torchvision(name: str, weights: str, input_size: int | None) -> tuple[nn.Mo
         near = difflib.get_close_matches(name, [DEFAULT_ENCODER, "pixels", *names], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(
-            f"encoder {name!r} is neither {DEFAULT_ENCODER}, pixels, a classification network of torchvision.models, "
-            f"nor the directory of a run{hint}"
+            f"encoder {name!r} is unknown: use {DEFAULT_ENCODER}, pixels, a classification network of torchvision, "
+            f"or the directory of a run{hint}"
         )
     try:
         settings = EncoderSettings(backbone=name, stem="imagenet", weights=weights)
@@ -199,7 +202,7 @@ def _principal_components(sample: Images, size: int) -> nn.Module:
     from sklearn.decomposition import PCA
 
     pixels = _resized(torch.tensor(sample), 3, size).flatten(1).numpy()
-    if np.ptp(pixels, axis=0).max() == 0:  # of one image many times: it is where the others are measured from
+    if np.ptp(pixels, axis=0).max() == 0:  # identical images
         return _PrincipalComponents(torch.zeros(pixels.shape[1]), torch.eye(pixels.shape[1])[:_COMPONENTS])
     components = min(_COMPONENTS, *pixels.shape)
     pca = PCA(components, svd_solver="randomized" if min(pixels.shape) > 500 else "full", random_state=0).fit(pixels)
@@ -207,7 +210,7 @@ def _principal_components(sample: Images, size: int) -> nn.Module:
 
 
 class _PrincipalComponents(nn.Module):
-    """Pixels' principal components, those of larger variance first; not whitened."""
+    """Principal components of the pixels, not whitened."""
 
     mean: Tensor
     components: Tensor

@@ -1,4 +1,4 @@
-"""Features on disk: one file that is filled shard by shard, and read as a memory map."""
+"""Stores features on disk, in one file that is written shard by shard and read as a memory map."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Images of a shard: what is computed, written and checked at once.
+#: Images per shard.
 SHARD = 256
 
 
 class FeatureFile:
-    """float16 [n, d] in a folder of its own. Interrupted or damaged, it is completed rather than computed again.
+    """A file of float16 features [n, d] with a checksum per shard.
 
-    A shard counts once its checksum is in ``shards.jsonl``, which happens after its rows are on disk. Whoever opens
-    the file checks every sum, so that a torn write or a damaged disk costs the shards that it hit.
+    The checksum is appended to ``shards.jsonl`` after the rows are on disk. ``missing`` verifies all checksums, so that
+    after an interruption or a damage only the affected shards are computed again.
 
     Args:
-        folder: Named by all that features depend on; made when there is something to write.
-        rows: Images.
+        folder: A folder for these features, created by the first ``write``.
+        rows: Number of images.
     """
 
     def __init__(self, folder: Path, rows: int) -> None:
@@ -33,18 +33,18 @@ class FeatureFile:
 
     @property
     def shards(self) -> list[slice]:
-        """All, in order."""
+        """All shards, in order."""
         return [slice(start, min(start + SHARD, self.rows)) for start in range(0, self.rows, SHARD)]
 
     def missing(self) -> list[slice]:
-        """The shards that are not there, or not as they were written."""
+        """Returns the shards that are missing or damaged."""
         if self._array is None:
             return self.shards
         sums = self._known_sums()
         return [rows for rows in self.shards if sums.get(rows.start) != zlib.crc32(self._array[rows].tobytes())]
 
     def write(self, rows: slice, features: NDArray[np.float16]) -> None:
-        """Puts a shard on disk, then its checksum."""
+        """Writes a shard, then its checksum."""
         if self._array is None or self._array.shape[1] != features.shape[1]:
             self._array = self._created(features.shape[1])
         self._array[rows] = features
@@ -56,12 +56,12 @@ class FeatureFile:
             os.fsync(log.fileno())
 
     def read(self) -> NDArray[np.float16]:
-        """All features, as a read-only memory map."""
+        """Returns all features as a read-only memory map."""
         features: NDArray[np.float16] = np.load(self._file, mmap_mode="r")
         return features
 
     def _opened(self) -> Any:
-        """The array of an earlier process; None if there is none that fits."""
+        """Returns the array of an earlier process; None if there is none of this shape."""
         try:
             array = np.load(self._file, mmap_mode="r+")
         except (OSError, ValueError, EOFError):
@@ -70,7 +70,7 @@ class FeatureFile:
         return array if fits else None
 
     def _created(self, dimensions: int) -> Any:
-        """An empty file in the place of what is there; under its name only when it has its full length."""
+        """Replaces the file by an empty one, atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._sums.unlink(missing_ok=True)
         part = self._file.with_suffix(f".{os.getpid()}.part")
@@ -84,6 +84,6 @@ class FeatureFile:
             try:
                 entry = json.loads(line)
                 sums[entry["start"]] = entry["crc32"]
-            except (ValueError, KeyError, TypeError):  # torn: its shard is computed again
+            except (ValueError, KeyError, TypeError):  # a partial line: its shard is computed again
                 continue
         return sums

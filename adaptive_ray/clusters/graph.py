@@ -1,4 +1,4 @@
-"""Communities of the nearest-neighbour graph: greedy modularity over small k-means cells."""
+"""Finds communities of the nearest-neighbour graph by greedy modularity over k-means cells."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 
 from adaptive_ray.clusters.vectors import Labels, Points, k_means
 
-#: Neighbours of a point; 10 to 30 give the same number of communities within 2 on CIFAR-10, Fashion-MNIST and MNIST.
+#: Neighbours of a point; with 10 to 30 the number of communities changes by at most 2 on CIFAR-10 and MNIST.
 NEIGHBOURS = 15
-#: Cells that points are gathered in before communities grow out of them. Communities beyond a third of it are missed.
+#: Number of k-means cells, which are merged to communities; at least three times that of communities.
 CELLS = 600
-#: In which single points change their communities.
+#: Rounds in which single points change their community.
 _ROUNDS = 20
 
 
 class Dendrogram(NamedTuple):
-    """Cells, joined two by two.
+    """The order in which cells are merged.
 
     Args:
         graph: The links, symmetric and sparse [n, n].
-        cell: Of each point [n].
-        joins: Pairs of cells, the second of which joins the first's community, in order.
-        modularity: With so many communities left.
+        cell: Cell of each point [n].
+        joins: Pairs of cells; the second is merged into the community of the first.
+        modularity: Modularity by number of communities.
     """
 
     graph: Any
@@ -33,7 +33,7 @@ class Dendrogram(NamedTuple):
     modularity: dict[int, float]
 
     def cut(self, communities: int) -> Labels:
-        """Each point's community [n], where so many are left, at most as many as there are cells."""
+        """Returns the community of each point [n] for a number of communities (at most the number of cells)."""
         count = len(self.joins) + 1
         community = np.arange(count)
         for kept, joined in self.joins[: max(count - communities, 0)]:
@@ -41,10 +41,10 @@ class Dendrogram(NamedTuple):
         return np.asarray(np.unique(community[self.cell], return_inverse=True)[1])
 
     def moved(self, labels: Labels, seed: int) -> Labels:
-        """Points one by one into the community where they add most to the modularity (Blondel et al. 2008).
+        """Moves single points to the community with the largest gain of modularity (Blondel et al. 2008).
 
-        All at once would swing to and fro, so a random half of them move in each of a few rounds. A community may lose
-        all its points.
+        A random half of the points moves in each round, because moving all at once oscillates. A community may lose all
+        its points.
         """
         generator = np.random.default_rng(seed)
         degree = np.asarray(self.graph.sum(1)).ravel()
@@ -55,19 +55,19 @@ class Dendrogram(NamedTuple):
         return np.asarray(np.unique(labels, return_inverse=True)[1])
 
     def purity(self, labels: Labels) -> float:
-        """Modularity of some communities, over what it would be without a link between them; 0 for a single one."""
+        """Returns the modularity relative to its maximum without links between communities; 0 for one community."""
         ends = np.bincount(labels, weights=np.asarray(self.graph.sum(1)).ravel())
-        by_chance = float((ends**2).sum() / ends.sum() ** 2)
+        expected = float((ends**2).sum() / ends.sum() ** 2)
         links = self.graph.tocoo()
         within = float((labels[links.row] == labels[links.col]).mean())
-        return (within - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
+        return (within - expected) / (1 - expected) if expected < 1 else 0.0
 
 
 def communities(points: Points, seed: int, cells: int = CELLS) -> Dendrogram:
-    """Joins cells so that the modularity of what remains is as large as it can be (Clauset, Newman, Moore 2004).
+    """Merges cells greedily by modularity (Clauset, Newman, Moore 2004).
 
-    A point's links go to its nearest neighbours, unweighted, and count in both directions. Modularity is the share of
-    links within communities, less what that share would be if links kept their ends but knew no communities.
+    Points are linked to their nearest neighbours, unweighted and undirected. Modularity is the fraction of links within
+    communities, minus the expected fraction of a random graph with the same degrees.
     """
     cell = k_means(points, min(cells, len(points)), seed)
     graph = neighbour_graph(points)
@@ -96,7 +96,7 @@ def communities(points: Points, seed: int, cells: int = CELLS) -> Dendrogram:
 
 
 def neighbour_graph(points: Points, neighbours: int = NEIGHBOURS) -> Any:
-    """Symmetric sparse [n, n]: 1 where either point is among the other's nearest."""
+    """Returns the symmetric, sparse graph [n, n]: 1 if either point is a nearest neighbour of the other."""
     from sklearn.neighbors import kneighbors_graph
 
     graph = kneighbors_graph(points, min(neighbours, len(points) - 1), n_jobs=-1)

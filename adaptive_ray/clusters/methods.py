@@ -1,4 +1,4 @@
-"""Ways to count clusters. Each takes points and answers with labels and the scores that the number was chosen by."""
+"""Methods that count clusters. Each returns labels, and the scores by which the number was chosen."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 from adaptive_ray.clusters.graph import CELLS, communities, neighbour_graph
 from adaptive_ray.clusters.vectors import Labels, Points, k_means, means, nearest
 
-#: Points that are searched for a number, where that takes more than linear time.
-_SEARCHED = 4_000
-#: From here on a silhouette stands for "a reasonable structure" (Kaufman and Rousseeuw 1990).
+#: Number of points for methods that take more than linear time.
+_SUBSET = 4_000
+#: Minimum silhouette of "a reasonable structure" (Kaufman and Rousseeuw 1990).
 _REASONABLE = 0.5
-#: By this a graph's purity must exceed that of one Gaussian with the same covariance, or there is one cluster only.
-_BEYOND_CHANCE = 0.05
+#: Margin by which a graph's purity must exceed that of a single Gaussian of the same covariance.
+_MARGIN = 0.05
 
 
 class Found(NamedTuple):
-    """What a method has found.
+    """The result of a method.
 
     Args:
-        labels: From 0 on [n].
-        scores: Of each number of clusters that was tried; the higher, the better.
-        method: That decided.
-        note: What a reader should know, or nothing.
+        labels: Cluster of each point, starting at 0 [n].
+        scores: Score of each number of clusters that was tried; higher is better.
+        method: The method that decided.
+        note: A remark for users, or an empty string.
     """
 
     labels: Labels
@@ -36,14 +36,14 @@ class Found(NamedTuple):
 
 
 def silhouette(points: Points, seed: int, limit: int, m: int | None = None) -> Found:
-    """k-means with the largest mean silhouette (Rousseeuw 1987)."""
+    """Uses k-means and the largest mean silhouette (Rousseeuw 1987)."""
     some = _some(points, seed)
     scores = _search(lambda k: _silhouette_of(some, k_means(some, k, seed)), limit) if m is None else {}
     return Found(k_means(points, m or _best(scores), seed, runs=3), scores, "silhouette")
 
 
 def bic(points: Points, seed: int, limit: int, m: int | None = None) -> Found:
-    """The mixture of Gaussians with diagonal covariances with the lowest Bayesian information criterion."""
+    """Uses Gaussian mixtures with diagonal covariances and the lowest Bayesian information criterion."""
     from sklearn.mixture import GaussianMixture
 
     few = points[:, :32].astype(np.float64)
@@ -54,7 +54,7 @@ def bic(points: Points, seed: int, limit: int, m: int | None = None) -> Found:
             k, covariance_type="diag", init_params="k-means++", reg_covar=floor, max_iter=60, random_state=seed
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that 60 steps do not converge: the criterion hardly changes any more
+            warnings.simplefilter("ignore")  # not converged, but the criterion hardly changes
             return mixture.fit(few)
 
     scores = _search(lambda k: -float(fitted(k).bic(few)), limit) if m is None else {}
@@ -62,14 +62,14 @@ def bic(points: Points, seed: int, limit: int, m: int | None = None) -> Found:
 
 
 def hdbscan(points: Points, seed: int, limit: int, m: int | None = None) -> Found:
-    """HDBSCAN (Campello et al. 2013) at the smallest cluster's size that leaves the fewest points as noise.
+    """Uses HDBSCAN (Campello et al. 2013) with the minimum cluster size that leaves the fewest points as noise.
 
-    In 16 dimensions: density means little in more. Noise goes to the cluster with the nearest mean.
+    It runs in 16 dimensions, because densities are not meaningful in more. Noise is assigned to the nearest mean.
     """
     from sklearn.cluster import HDBSCAN
 
     if m is not None:
-        raise ValueError(f"method hdbscan finds the number of clusters itself; leave m = {m} out or use another method")
+        raise ValueError(f"method hdbscan finds the number of clusters itself; remove m = {m} or use another method")
     few = points[:, :16]
     found: dict[int, tuple[float, Labels]] = {}
     for share in (0.002, 0.005, 0.01, 0.02, 0.04):
@@ -78,15 +78,15 @@ def hdbscan(points: Points, seed: int, limit: int, m: int | None = None) -> Foun
         if 2 <= clusters <= limit and kept > found.get(clusters, (0.0, labels))[0]:
             found[clusters] = kept, labels
     if not found:
-        return Found(np.zeros(len(points), dtype=np.int64), {1: 1.0}, "hdbscan", "nothing is denser than the rest")
+        return Found(np.zeros(len(points), dtype=np.int64), {1: 1.0}, "hdbscan", "no region is denser than the others")
     scores = {clusters: kept for clusters, (kept, _) in sorted(found.items())}
     return Found(_without_noise(few, found[_best(scores)][1]), scores, "hdbscan")
 
 
 def eigengap(points: Points, seed: int, limit: int, m: int | None = None) -> Found:
-    """Normalised cuts of the nearest-neighbour graph, at the largest gap in its spectrum (von Luxburg 2007).
+    """Uses normalised cuts of the nearest-neighbour graph at the largest gap of its spectrum (von Luxburg 2007).
 
-    The score of k is the gap after the k-th eigenvalue. The first is always 1 and says nothing.
+    The score of k is the gap after the k-th eigenvalue, from k = 2 on: the first eigenvalue is always 1.
     """
     from scipy.sparse import diags
     from scipy.sparse.linalg import eigsh
@@ -95,7 +95,7 @@ def eigengap(points: Points, seed: int, limit: int, m: int | None = None) -> Fou
     scale = diags(1 / np.sqrt(np.asarray(graph.sum(1)).ravel()))
     most = min(limit, len(points) - 2)
     tried = min(max(m or 0, 48), most)
-    while True:  # most often a few eigenvalues tell; all of them are dear
+    while True:  # usually a few eigenvalues suffice
         start = np.random.default_rng(seed).random(len(points))
         values, vectors = eigsh(scale @ graph @ scale, k=tried + 1, which="LA", v0=start, tol=1e-4)
         order = np.argsort(-values)
@@ -110,38 +110,38 @@ def eigengap(points: Points, seed: int, limit: int, m: int | None = None) -> Fou
 
 
 def graph(points: Points, seed: int, limit: int, m: int | None = None) -> Found:
-    """Communities of the nearest-neighbour graph with the largest modularity (Newman 2006), or one cluster.
+    """Uses communities of the nearest-neighbour graph with the largest modularity (Newman 2006).
 
-    There is one only if the graph of a single Gaussian of the same size and covariance splits as well.
+    Returns one cluster if the graph of a single Gaussian of the same size and covariance has the same purity.
     """
     cells = max(min(CELLS, 3 * limit), 4 * (m or 0))
     dendrogram = communities(points, seed, cells)
     scores = {k: value for k, value in sorted(dendrogram.modularity.items()) if k <= limit}
     labels = dendrogram.cut(m or _best(scores))
     moved = dendrogram.moved(labels, seed)
-    if m is not None:  # a community that lost all its points is wanted nevertheless
+    if m is not None:  # keep communities that lost all points
         return Found(moved if len(np.unique(moved)) == m else labels, {}, "graph")
     gaussian = np.random.default_rng(seed).normal(size=points.shape) * points.std(0)
-    chance = communities(gaussian.astype(np.float32), seed, cells)
+    reference = communities(gaussian.astype(np.float32), seed, cells)
     own = dendrogram.purity(moved)
-    by_chance = chance.purity(chance.moved(chance.cut(_best(chance.modularity)), seed))
-    if own < by_chance + _BEYOND_CHANCE:
-        note = f"a single Gaussian's graph splits as well ({by_chance:.2f} of what is possible) as this one ({own:.2f})"
+    expected = reference.purity(reference.moved(reference.cut(_best(reference.modularity)), seed))
+    if own < expected + _MARGIN:
+        note = f"no clusters: the graph has purity {own:.2f}, that of a single Gaussian {expected:.2f}"
         return Found(np.zeros(len(points), dtype=np.int64), scores, "graph", note)
     return Found(moved, scores, "graph")
 
 
 def auto(points: Points, seed: int, limit: int, m: int | None = None) -> Found:
-    """``graph``, unless k-means separates better and well.
+    """Uses ``graph``, unless k-means has a larger silhouette of at least 0.5.
 
-    Measured (benchmarks/README.md): in pretrained features all silhouettes are low and the graph's number is right; in
-    few dimensions a graph takes one round cluster for several, and there silhouettes tell.
+    Measured (benchmarks/README.md): on pretrained features all silhouettes are low and ``graph`` finds the right
+    number; in few dimensions ``graph`` splits round clusters and silhouettes are reliable.
     """
     found = graph(points, seed, limit, m)
     if m is not None:
         return found
     by_means = silhouette(points, seed, limit)
-    some = np.random.default_rng(seed).permutation(len(points))[:_SEARCHED]
+    some = np.random.default_rng(seed).permutation(len(points))[:_SUBSET]
     reached = _silhouette_of(points[some], found.labels[some])
     if max(by_means.scores.values(), default=-1.0) > max(reached, _REASONABLE):
         return by_means
@@ -160,11 +160,11 @@ METHODS: dict[str, Method] = {
 
 
 def _some(points: Points, seed: int) -> Points:
-    return points[np.random.default_rng(seed).permutation(len(points))[:_SEARCHED]]
+    return points[np.random.default_rng(seed).permutation(len(points))[:_SUBSET]]
 
 
 def _silhouette_of(points: Points, labels: Labels) -> float:
-    """The mean silhouette; -1 where it is not defined."""
+    """Returns the mean silhouette; -1 where it is undefined."""
     from sklearn.metrics import silhouette_score
 
     return float(silhouette_score(points, labels)) if 1 < len(np.unique(labels)) < len(points) else -1.0
@@ -175,7 +175,7 @@ def _best(scores: dict[int, float]) -> int:
 
 
 def _search(score: Callable[[int], float], limit: int) -> dict[int, float]:
-    """Scores of 2, 3, ... with growing steps up to ``limit``, then of the numbers about the best."""
+    """Returns scores of 2, 3, ... with growing steps up to ``limit``, then of numbers around the best."""
     tried: dict[int, float] = {}
     k = 2
     while k <= limit:

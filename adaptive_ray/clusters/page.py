@@ -1,4 +1,4 @@
-"""What is known about a data set's clusters: as a mapping, and as one HTML file."""
+"""Writes a data set's clusters as JSON and as an HTML page."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from adaptive_ray.clusters import pictures
 from adaptive_ray.clusters.counting import Clustering
 from adaptive_ray.config.clusters import AlphaM
 
-#: Images that are drawn on a page come from the first so many.
+#: Images on a page are drawn from the first images.
 _IMAGES = 20_000
 
 
 def summary_of(found: Clustering, encoder: str, alpha: AlphaM) -> dict[str, Any]:
-    """What ``adaptive-ray cluster --json`` writes and a run's ``clusters.json`` holds."""
+    """Returns the content of ``adaptive-ray cluster --json`` and of a run's ``clusters.json``."""
     return {
         "m": found.m,
         "sizes": found.sizes.tolist(),
@@ -41,12 +41,12 @@ def write_page(
     """Writes ``clusters.html``: a map with thumbnails, sizes, the score curve, and examples of each cluster.
 
     Args:
-        file: To write.
-        dataset: Its name.
+        file: The HTML file to write.
+        dataset: Name of the data set.
         images: uint8 [n, C, H, W], or files.
         features: [n, d].
-        found: Their clusters.
-        summary: Of ``summary_of``.
+        found: Clusters of the features.
+        summary: The result of ``summary_of``.
     """
     some = slice(0, min(len(found.labels), _IMAGES))
     labels, centrality = found.labels[some], found.centrality[some]

@@ -1,4 +1,4 @@
-"""The pictures of a data set's clusters, as SVG or PNG."""
+"""Plots of a data set's clusters, as SVG or PNG."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from adaptive_ray.report.curves import STYLE, colours, svg
 
-#: Dots on the map, and those of them that are shown as the images they are.
+#: Points on the map, and how many of them are shown as thumbnails.
 _DOTS, _THUMBNAILS = 1_500, 250
-#: Clusters of which examples are shown, and how many of the centre and of the edge.
+#: Number of clusters with examples, and of examples at the centre and at the edge.
 SHOWN, _EXAMPLES = 24, 8
 
 
 def cluster_map(images: Any, features: NDArray[Any], labels: NDArray[np.int64], seed: int = 0) -> bytes:
-    """Images as thumbnails where t-SNE puts their features (van der Maaten and Hinton 2008), framed by cluster. PNG.
+    """Plots thumbnails in a t-SNE embedding of the features, framed by cluster. PNG.
 
     Args:
         images: uint8 [n, C, H, W].
         features: [n, d].
-        labels: Each image's cluster [n].
-        seed: Of what is drawn.
+        labels: Cluster of each image [n].
+        seed: Seed of the sample that is drawn.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -36,7 +36,7 @@ def cluster_map(images: Any, features: NDArray[Any], labels: NDArray[np.int64], 
     generator = np.random.default_rng(seed)
     drawn = np.sort(generator.permutation(len(labels))[:_DOTS])
     points = features[drawn].astype(np.float32)
-    if len(drawn) < 8 or np.ptp(points, axis=0).max() == 0:  # nothing to tell them apart by
+    if len(drawn) < 8 or np.ptp(points, axis=0).max() == 0:  # too few or identical points
         places = generator.normal(size=(len(drawn), 2))
     else:
         points = PCA(min(50, *points.shape), random_state=seed).fit_transform(points)
@@ -49,7 +49,7 @@ def cluster_map(images: Any, features: NDArray[Any], labels: NDArray[np.int64], 
         axes.margins(0.03)
         dots = [colour[label] for label in labels[drawn]]
         axes.scatter(places[:, 0], places[:, 1], s=9, c=dots, alpha=0.7, linewidths=0)
-        for row in _apart(places, generator)[:_THUMBNAILS]:
+        for row in _without_overlap(places, generator)[:_THUMBNAILS]:
             box = OffsetImage(
                 _shown(images, drawn[row]), zoom=26 / images.shape[2], cmap="gray", interpolation="nearest"
             )
@@ -73,26 +73,26 @@ def cluster_map(images: Any, features: NDArray[Any], labels: NDArray[np.int64], 
 
 
 def cluster_sizes(sizes: NDArray[np.int64]) -> str:
-    """Images in each cluster. SVG."""
+    """Plots the number of images in each cluster. SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.4), layout="constrained")
         axes = figure.subplots()
         axes.bar(np.arange(1, len(sizes) + 1), sizes, color=colours(len(sizes)))
         axes.set_xlabel("cluster, largest first")
         axes.set_ylabel("images")
-        axes.set_title("How large the clusters are", loc="left", fontsize=10)
+        axes.set_title("Cluster sizes", loc="left", fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=False, axis="x")
         return svg(figure)
 
 
 def score_curve(scores: Mapping[int, float], m: int, method: str) -> str:
-    """The score of each number of clusters that was tried, with the one that was chosen. SVG."""
+    """Plots the score of each number of clusters, and marks the chosen one. SVG."""
     names = {
         "graph": "modularity",
         "silhouette": "mean silhouette",
         "bic": "- BIC",
-        "hdbscan": "share of images that are no noise",
+        "hdbscan": "fraction of images that are not noise",
         "eigengap": "gap after the k-th eigenvalue",
     }
     with matplotlib.rc_context(STYLE):
@@ -106,15 +106,15 @@ def score_curve(scores: Mapping[int, float], m: int, method: str) -> str:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("clusters")
         axes.set_ylabel(names[method])
-        axes.set_title("Why this number", loc="left", fontsize=10)
+        axes.set_title("Choice of M", loc="left", fontsize=10)
         return svg(figure)
 
 
 def examples(images: Any, labels: NDArray[np.int64], centrality: NDArray[np.float32]) -> bytes:
-    """Each cluster's images nearest to its centre, and those at its edge. PNG."""
+    """Plots images at the centre and at the edge of each cluster. PNG."""
     count, side = min(int(labels.max()) + 1, SHOWN), images.shape[2]
     pitch = side + max(side // 12, 1)
-    edge = (_EXAMPLES + 0.5) * pitch  # pixels from the left to where the second half begins
+    edge = (_EXAMPLES + 0.5) * pitch  # pixels from the left to the second half
     canvas = np.full((count * pitch, int(edge) + _EXAMPLES * pitch, 3), 255, dtype=np.uint8)
     for cluster in range(count):
         members = np.flatnonzero(labels == cluster)
@@ -138,8 +138,8 @@ def examples(images: Any, labels: NDArray[np.int64], centrality: NDArray[np.floa
         return _png(figure)
 
 
-def _apart(places: NDArray[Any], generator: np.random.Generator) -> list[int]:
-    """Points of which no two are so close that their thumbnails would hide each other."""
+def _without_overlap(places: NDArray[Any], generator: np.random.Generator) -> list[int]:
+    """Returns points whose thumbnails do not overlap."""
     reach = np.ptp(places, axis=0).max() / 34
     kept: list[int] = []
     for row in generator.permutation(len(places)):
@@ -149,7 +149,7 @@ def _apart(places: NDArray[Any], generator: np.random.Generator) -> list[int]:
 
 
 def _shown(images: Any, index: int) -> NDArray[np.uint8]:
-    image: NDArray[np.uint8] = images[np.array([index])][0]  # an array, because files are read by such only
+    image: NDArray[np.uint8] = images[np.array([index])][0]  # files are indexed by arrays only
     return image.transpose(1, 2, 0).squeeze()
 
 

@@ -1,4 +1,4 @@
-"""Points made ready for clustering, and the small cells that stand for them."""
+"""Vector operations for clustering: projection, k-means, means, nearest centres."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from numpy.typing import NDArray
 Points = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-#: Rows that are brought into memory at once.
+#: Rows that are loaded at once.
 CHUNK = 65_536
 
 
 def chunks(count: int) -> Iterator[slice]:
-    """Slices of at most ``CHUNK`` rows."""
+    """Yields slices of at most ``CHUNK`` rows."""
     for start in range(0, count, CHUNK):
         yield slice(start, min(start + CHUNK, count))
 
 
 def k_means(points: Points, k: int, seed: int, runs: int = 1) -> Labels:
-    """Labels of scikit-learn's k-means [n], the best of ``runs``; fewer than ``k`` where fewer points differ."""
+    """Returns k-means labels [n], the best of ``runs``; fewer than ``k`` clusters if fewer points are distinct."""
     from sklearn.cluster import KMeans
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that fewer differ
+        warnings.simplefilter("ignore")  # about fewer distinct points
         labels = KMeans(k, n_init=runs, max_iter=50, random_state=seed).fit_predict(points)
     return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
 
 
 class Projection(NamedTuple):
-    """Principal components: features [n, d] -> points [n, p]."""
+    """A projection to principal components: features [n, d] -> points [n, p]."""
 
     mean: Points
     components: Points  # [p, d]
 
     @classmethod
     def of(cls, sample: Points, dimensions: int, seed: int) -> Projection:
-        """Fitted to a sample."""
+        """Fits a projection to a sample."""
         from sklearn.decomposition import PCA
 
         dimensions = min(dimensions, *sample.shape)
@@ -49,7 +49,7 @@ class Projection(NamedTuple):
 
     @classmethod
     def none(cls, sample: Points) -> Projection:
-        """Of vectors that are all the same."""
+        """Returns a projection for identical vectors."""
         return cls(sample[0], np.eye(1, sample.shape[1], dtype=np.float32))
 
     def __call__(self, features: NDArray[Any]) -> Points:
@@ -57,13 +57,13 @@ class Projection(NamedTuple):
 
 
 def nearest(points: Points, centres: Points) -> Labels:
-    """Index of the nearest centre [n]."""
+    """Returns the index of the nearest centre of each point [n]."""
     distances = (centres**2).sum(1) - 2 * points @ centres.T
     return np.asarray(distances.argmin(1))
 
 
 def means(points: Points, labels: Labels, count: int) -> Points:
-    """Each label's mean [count, d]; zero where there is none."""
+    """Returns the mean of the points of each label [count, d]; zero for unused labels."""
     order = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels, minlength=count)
     sums = np.zeros((count, points.shape[1]))

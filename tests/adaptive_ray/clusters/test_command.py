@@ -1,4 +1,4 @@
-"""``adaptive-ray cluster`` as a person runs it."""
+"""The command ``adaptive-ray cluster``, in a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cluster(folder: Path, name: str, *settings: str) -> tuple[dict[str, object],
     return json.loads((folder / f"{name}.json").read_text()), done.stdout
 
 
-def test_clusters_are_counted_shown_and_known_the_next_time(tmp_path: Path) -> None:
+def test_clusters_are_counted_once(tmp_path: Path) -> None:
     found, said = cluster(tmp_path, "first")
     assert {"m", "sizes", "method", "suggested_batch_size"} <= found.keys()
     assert isinstance(found["sizes"], list)
@@ -34,7 +34,7 @@ def test_clusters_are_counted_shown_and_known_the_next_time(tmp_path: Path) -> N
     assert found["suggested_batch_size"] == max(16 * found["m"], 32)
     assert "embedding by" in said
     assert f"clusters: {found['m']} (method graph, stability 0." in said
-    assert f"suggested batch size: {found['suggested_batch_size']} (16 images of each cluster in a batch)" in said
+    assert f"suggested batch size: {found['suggested_batch_size']} (16 images per cluster in a batch)" in said
     assert "clusters in mnist5k" in (tmp_path / "first.html").read_text()
 
     again, said = cluster(tmp_path, "again")

@@ -1,4 +1,4 @@
-"""What a run is told to expect of its clusters."""
+"""Settings and warnings derived from clusters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEATURES = mixture(5)[0]
 FOUND = count_clusters(FEATURES, m=5)
 
 
-def test_images_of_an_update_are_measured_in_the_epoch_s_order() -> None:
+def test_images_per_update_are_measured_in_epoch_order() -> None:
     informed = "accumulation={until: information, alpha: 1.8}"
     config = load_config(QUICKSTART, [informed, "candidates=[32, 64]", "budget.epochs=2"])
     told = images_per_update(config, FOUND, lambda: None)
@@ -39,14 +39,14 @@ def test_images_of_an_update_are_measured_in_the_epoch_s_order() -> None:
         assert told[Candidate(size)] == round(size * float(np.mean(counts[:-2])))
 
 
-def test_without_information_or_features_nothing_is_measured() -> None:
+def test_images_per_update_are_none_without_features() -> None:
     assert images_per_update(load_config(QUICKSTART), FOUND, lambda: None) is None
     config = load_config(QUICKSTART, ["accumulation={until: information, alpha: 2, score: mmd}"])
     assert images_per_update(config, FOUND, lambda: None) is None
     assert images_per_update(config, FOUND, lambda: FEATURES.astype(np.float32)) is not None
 
 
-def test_an_alpha_that_is_never_reached_is_a_line(tmp_path: Path) -> None:
+def test_unreachable_alpha_is_an_error(tmp_path: Path) -> None:
     settings = ["accumulation={until: information, alpha: 64}", "candidates=[16]", "budget.epochs=90"]
     with pytest.raises(
         UserError, match="accumulation: alpha = 64 is never reached: the scores of 64 micro-batches of 16"
@@ -54,7 +54,7 @@ def test_an_alpha_that_is_never_reached_is_a_line(tmp_path: Path) -> None:
         images_per_update(load_config(QUICKSTART, settings), FOUND, lambda: None)
 
 
-def test_features_are_reduced_to_what_varies(tmp_path: Path) -> None:
+def test_reduced_features_keep_the_variance(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     wide = generator.normal(size=(300, 40)) * np.r_[np.full(3, 9.0), np.full(37, 0.1)]
     np.save(tmp_path / "features.npy", wide.astype(np.float16))
@@ -71,7 +71,7 @@ def test_features_are_reduced_to_what_varies(tmp_path: Path) -> None:
         (["sampling=balanced"], [50, 50], []),
         (["accumulation={until: information, alpha: 2}"], [100], ["every micro-batch scores 1"]),
         (["accumulation={until: information, alpha: 2}"], [60, 40], []),
-        (["sample_weights={mode: batch, centres: strata}"], [10] * 30, ["batches of 64 hold fewer than 3 images"]),
+        (["sample_weights={mode: batch, centres: strata}"], [10] * 30, ["batches of 64 have fewer than 3 images"]),
         (["sample_weights={mode: batch, centres: strata}"], [10] * 20, []),
         (["sample_weights={mode: batch}"], [10] * 30, []),
     ],

@@ -1,4 +1,4 @@
-"""Features on disk: what an interruption or a damage costs, and what it does not."""
+"""Features on disk after interruptions and damage."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def filled(folder: Path, upto: int | None = None) -> FeatureFile:
     return file
 
 
-def test_all_shards_are_missing_from_a_new_file_and_nothing_is_made_before_it_is_needed(tmp_path: Path) -> None:
+def test_new_file_is_created_by_the_first_write(tmp_path: Path) -> None:
     file = FeatureFile(tmp_path / "new", ROWS)
     assert [rows.stop - rows.start for rows in file.missing()] == [SHARD] * 3 + [10]
     assert not (tmp_path / "new").exists()
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     file = filled(tmp_path)
     assert file.missing() == []
     read = FeatureFile(tmp_path, ROWS).read()
@@ -40,7 +40,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read, features())
 
 
-def test_an_interruption_costs_what_was_not_finished(tmp_path: Path) -> None:
+def test_interruption_keeps_finished_shards(tmp_path: Path) -> None:
     filled(tmp_path, upto=2)
     again = FeatureFile(tmp_path, ROWS)
     assert again.missing() == again.shards[2:]
@@ -49,7 +49,7 @@ def test_an_interruption_costs_what_was_not_finished(tmp_path: Path) -> None:
     assert FeatureFile(tmp_path, ROWS).missing() == []
 
 
-def test_damage_costs_the_shard_that_it_hit(tmp_path: Path) -> None:
+def test_damage_affects_one_shard(tmp_path: Path) -> None:
     filled(tmp_path)
     with (tmp_path / "features.npy").open("r+b") as file:
         file.seek(-20 * 16, 2)  # a row of the last full shard
@@ -58,7 +58,7 @@ def test_damage_costs_the_shard_that_it_hit(tmp_path: Path) -> None:
     assert damaged.missing() == [damaged.shards[2]]
 
 
-def test_a_torn_line_costs_its_shard(tmp_path: Path) -> None:
+def test_partial_checksum_line_affects_one_shard(tmp_path: Path) -> None:
     filled(tmp_path)
     log = tmp_path / "shards.jsonl"
     log.write_text(log.read_text()[:-9])
@@ -67,14 +67,14 @@ def test_a_torn_line_costs_its_shard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY nonsense", b"x" * 1000])
-def test_a_file_that_is_none_is_written_anew(tmp_path: Path, content: bytes) -> None:
+def test_invalid_file_is_replaced(tmp_path: Path, content: bytes) -> None:
     filled(tmp_path)
     (tmp_path / "features.npy").write_bytes(content)
     assert FeatureFile(tmp_path, ROWS).missing() == FeatureFile(tmp_path, ROWS).shards
     assert filled(tmp_path).missing() == []
 
 
-def test_a_file_of_other_images_or_dimensions_is_written_anew(tmp_path: Path) -> None:
+def test_file_of_another_shape_is_replaced(tmp_path: Path) -> None:
     filled(tmp_path)
     other = FeatureFile(tmp_path, 20)
     assert len(other.missing()) == 1
@@ -83,7 +83,7 @@ def test_a_file_of_other_images_or_dimensions_is_written_anew(tmp_path: Path) ->
 
 
 class TestClustering:
-    def test_is_counted_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_computed_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         np.save(tmp_path / "features.npy", mixture(4)[0].astype(np.float16))
         found = clustering_of(tmp_path, "auto", None, 0)
 
@@ -101,9 +101,7 @@ class TestClustering:
             clustering_of(tmp_path, "auto", None, 1)
 
     @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "older"])
-    def test_is_counted_again_where_the_file_is_damaged(
-        self, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_damaged_file_is_computed_again(self, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
         np.save(tmp_path / "features.npy", mixture(3, n=200)[0])
         if damage == "older":
             monkeypatch.setattr("adaptive_ray.clusters.clustering_store._VERSION", 0)
@@ -118,7 +116,7 @@ class TestClustering:
         np.testing.assert_array_equal(clustering_of(tmp_path, "auto", 3, 0).labels, found.labels)
         assert stored_clustering(tmp_path, "auto", 3, 0) is not None
 
-    def test_says_what_count_clusters_says(self, tmp_path: Path) -> None:
+    def test_equals_count_clusters(self, tmp_path: Path) -> None:
         np.save(tmp_path / "features.npy", mixture(3, n=200)[0])
         found, expected = clustering_of(tmp_path, "bic", 5, 7), count_clusters(mixture(3, n=200)[0], "bic", 7, m=5)
         np.testing.assert_array_equal(found.labels, expected.labels)

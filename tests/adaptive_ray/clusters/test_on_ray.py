@@ -1,4 +1,4 @@
-"""The actors on a real cluster of three nodes: embedding, and the service that workers ask."""
+"""Embedding and the cluster service on a real cluster of several nodes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    ports = {"dashboard_port": 0, "dashboard_agent_listen_port": 0}  # the usual ones may be another Ray's
+    ports = {"dashboard_port": 0, "dashboard_agent_listen_port": 0}  # the default ports may be in use
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True, **ports})
     with joined(cluster.address):
         yield cluster
@@ -41,7 +41,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def digits(n: int) -> np.ndarray:
-    """Noise with a stripe in one of four places: uint8 [n, 1, 16, 16]."""
+    """Returns noise with a stripe in one of four places: uint8 [n, 1, 16, 16]."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 80, (n, 1, 16, 16), dtype=np.uint8)
     for index, place in enumerate(generator.integers(0, 4, n)):
@@ -49,7 +49,7 @@ def digits(n: int) -> np.ndarray:
     return images
 
 
-def test_a_killed_actor_costs_no_finished_shard(cluster: Cluster, tmp_path: Path) -> None:
+def test_killed_actor_keeps_finished_shards(cluster: Cluster, tmp_path: Path) -> None:
     images = digits(7 * SHARD + 5)
     file, told, killed = FeatureFile(tmp_path, len(images)), [], []
 
@@ -71,10 +71,10 @@ def test_a_killed_actor_costs_no_finished_shard(cluster: Cluster, tmp_path: Path
     sample = channels_last(images[:2000])
     expected = open_encoder("pixels", sample=sample, input_size=16)(channels_last(images))
     np.testing.assert_allclose(FeatureFile(tmp_path, len(images)).read(), expected, atol=1e-3)
-    assert len((tmp_path / "shards.jsonl").read_text().splitlines()) == 8  # each was written once
+    assert len((tmp_path / "shards.jsonl").read_text().splitlines()) == 8  # each shard once
 
 
-def test_complete_features_need_no_actor(cluster: Cluster, tmp_path: Path) -> None:
+def test_complete_features_start_no_actor(cluster: Cluster, tmp_path: Path) -> None:
     images = digits(60)
     settings = ClusterSettings(encoder="pixels", m=4)
     first = DatasetClusters(images, settings, tmp_path, seed=0)
@@ -95,8 +95,8 @@ def test_complete_features_need_no_actor(cluster: Cluster, tmp_path: Path) -> No
     assert other.folder != again.folder
 
 
-def test_a_damaged_image_file_is_named(cluster: Cluster, tmp_path: Path) -> None:
-    for number in range(2_010):  # beyond the first images, from which components are learnt
+def test_damaged_image_file_is_named(cluster: Cluster, tmp_path: Path) -> None:
+    for number in range(2_010):  # more than the sample of the components
         Image.fromarray(np.full((8, 8, 3), number % 256, np.uint8)).save(tmp_path / f"{number:04}.bmp")
     (tmp_path / "2005.bmp").write_bytes(b"no image")
     files = ImageFiles(sorted(tmp_path.glob("*.bmp")), 8)
@@ -104,7 +104,7 @@ def test_a_damaged_image_file_is_named(cluster: Cluster, tmp_path: Path) -> None
         embed(files, FeatureFile(tmp_path / "features", len(files)), "pixels", 16, 1, lambda *_: None)
 
 
-def test_the_service_answers_the_same_after_its_node_has_died(cluster: Cluster, tmp_path: Path) -> None:
+def test_service_is_the_same_after_its_node_died(cluster: Cluster, tmp_path: Path) -> None:
     np.save(tmp_path / "features.npy", mixture(5)[0])
     node = cluster.add_node(num_cpus=1, resources={"cluster_node": 1})
     cluster.wait_for_nodes()
@@ -117,7 +117,7 @@ def test_the_service_answers_the_same_after_its_node_has_died(cluster: Cluster, 
         "order": "stratified",
     }
     service, where = None, ""
-    for number in range(30):  # an actor that needs no resources is put anywhere
+    for number in range(30):  # actors without resources are placed on any node
         service = start_service(f"service-{number}", **arguments)
         assert ray.get(service.summary.remote())["m"] == 5
         where = next(
@@ -153,13 +153,13 @@ def test_the_service_answers_the_same_after_its_node_has_died(cluster: Cluster, 
     for name, array in told_by(service, ["strata", "centrality", "features"]).items():
         np.testing.assert_array_equal(array, before["told"][name])
         np.testing.assert_array_equal(array, ray.get(getattr(service, name).remote()))
-        assert not array.flags.writeable  # it lies in the object store
+        assert not array.flags.writeable  # in the object store
     for epoch, order in enumerate(before["orders"]):
         np.testing.assert_array_equal(orders(epoch), order)
 
 
 class Counted:
-    """Stands before a service and counts the calls."""
+    """Counts the calls to a service."""
 
     def __init__(self, service: Any) -> None:
         self.calls: list[int] = []
@@ -171,7 +171,7 @@ class Counted:
         return self._service.epoch_order.remote(epoch)
 
 
-def test_a_worker_asks_once_an_epoch_and_finds_the_next_one_made(cluster: Cluster, tmp_path: Path) -> None:
+def test_worker_calls_once_per_epoch(cluster: Cluster, tmp_path: Path) -> None:
     n = 200_000
     rng = np.random.default_rng(0)
     np.save(tmp_path / "features.npy", (rng.integers(0, 4, (n, 1)) * 9 + rng.normal(size=(n, 2))).astype(np.float16))
@@ -184,11 +184,11 @@ def test_a_worker_asks_once_an_epoch_and_finds_the_next_one_made(cluster: Cluste
         stream.take(position, n // 8)
     assert counted.calls == [0, 1]
     first, second = (ray.get(ray.get(service.epoch_order.remote(0))[0]) for _ in range(2))
-    assert not first.flags.writeable  # it lies in the object store
-    assert first.__array_interface__["data"] == second.__array_interface__["data"]  # and nobody has a copy
+    assert not first.flags.writeable  # in the object store
+    assert first.__array_interface__["data"] == second.__array_interface__["data"]  # shared memory
 
 
-def test_the_next_epochs_order_is_made_while_this_one_trains(
+def test_next_order_is_computed_in_the_background(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "features.npy", mixture(3, n=100)[0])

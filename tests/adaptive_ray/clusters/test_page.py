@@ -1,4 +1,4 @@
-"""What is shown of clusters: the page and its pictures, on clusters of every kind."""
+"""The HTML page of clusters and its plots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainables.batches import ImageFiles
 
 
 def blots(n: int, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Images of three shades, and their features."""
+    """Returns images of three shades and their features."""
     generator = np.random.default_rng(0)
     shade = np.repeat([40, 120, 220], [n // 2, n // 3, n - n // 2 - n // 3])
     images = np.broadcast_to(shade[:, None, None, None], (n, channels, 8, 8)).astype(np.uint8)
@@ -27,7 +27,7 @@ def blots(n: int, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_page_holds_everything_in_one_file(tmp_path: Path, channels: int) -> None:
+def test_page_is_self_contained(tmp_path: Path, channels: int) -> None:
     images, features = blots(120, channels)
     found = count_clusters(features)
     assert found.m == 3
@@ -35,7 +35,7 @@ def test_a_page_holds_everything_in_one_file(tmp_path: Path, channels: int) -> N
     write_page(tmp_path / "clusters.html", "blots & <dots>", images, features, found, summary)
     page = (tmp_path / "clusters.html").read_text()
     assert "3 clusters in blots &amp; &lt;dots&gt;" in page
-    assert "120 training images, described by pixels" in page
+    assert "120 training images, embedded with pixels" in page
     assert re.search(r"<b>40</b><span>batch size = 12 x M", page)
     assert re.findall(r'(?:src|href)="(?!data:|#)', page) == []
     for part in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
@@ -46,7 +46,7 @@ def test_a_page_holds_everything_in_one_file(tmp_path: Path, channels: int) -> N
 
 
 @pytest.mark.parametrize("n", [1, 3, 12])
-def test_a_page_of_a_handful_of_images(tmp_path: Path, n: int) -> None:
+def test_page_of_few_images(tmp_path: Path, n: int) -> None:
     images, features = blots(max(n, 3))
     images, features = images[:n], features[:n]
     found = count_clusters(features)
@@ -54,7 +54,7 @@ def test_a_page_of_a_handful_of_images(tmp_path: Path, n: int) -> None:
     assert f"{found.m} cluster{'' if found.m == 1 else 's'} in few" in (tmp_path / "page.html").read_text()
 
 
-def test_every_image_its_own_cluster_and_equal_features(tmp_path: Path) -> None:
+def test_page_of_degenerate_clusters(tmp_path: Path) -> None:
     images, features = blots(30)
     found = count_clusters(features, m=30)
     summary = summary_of(found, "pixels", AlphaM())
@@ -66,7 +66,7 @@ def test_every_image_its_own_cluster_and_equal_features(tmp_path: Path) -> None:
     assert "Note: all features are equal." in (tmp_path / "one.html").read_text()
 
 
-def test_examples_of_images_on_disk(tmp_path: Path) -> None:
+def test_examples_of_image_files(tmp_path: Path) -> None:
     images, features = blots(24)
     for number, image in enumerate(images):
         Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{number:02}.png")
@@ -77,5 +77,5 @@ def test_examples_of_images_on_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("m", "size"), [(1, 32), (3, 48), (10, 160), (21, 336), (1000, 4096)])
-def test_alpha_times_m_is_rounded_and_clipped(m: int, size: int) -> None:
+def test_batch_size_is_rounded_and_clipped(m: int, size: int) -> None:
     assert AlphaM().batch_size(m) == size
