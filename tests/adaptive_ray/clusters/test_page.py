@@ -60,7 +60,7 @@ def test_page_of_degenerate_clusters(tmp_path: Path) -> None:
     summary = summary_of(found, "pixels", AlphaM())
     assert summary["stability"] is None
     write_page(tmp_path / "many.html", "many", images, features, found, summary)
-    assert f"the largest {pictures.SHOWN} clusters" in (tmp_path / "many.html").read_text()
+    assert f"the {pictures.SHOWN} largest clusters" in (tmp_path / "many.html").read_text()
     same = count_clusters(np.ones((30, 3)))
     write_page(tmp_path / "one.html", "one", images, np.ones((30, 3)), same, summary_of(same, "pixels", AlphaM()))
     assert "Note: all features are equal." in (tmp_path / "one.html").read_text()
