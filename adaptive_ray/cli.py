@@ -20,8 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adaptive_ray import __version__
-from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, UserError
-from adaptive_ray.experiment.endings import storage_problem
+from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, UserError, storage_problem
 from adaptive_ray.ray_cluster import signals as interruption
 
 app = typer.Typer(

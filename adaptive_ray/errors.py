@@ -1,5 +1,20 @@
 """Exceptions raised by adaptive_ray. The command line prints each as one line and exits with its code."""
 
+from __future__ import annotations
+
+import errno
+import os
+
+#: Errors of disks, directories or output streams.
+_STORAGE = {
+    getattr(errno, name)
+    for name in (
+        "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOENT", "ENOTDIR", "EISDIR",
+        "EPIPE", "EMFILE", "ENFILE",
+    )
+    if hasattr(errno, name)
+}  # fmt: skip
+
 
 class AdaptiveRayError(Exception):
     """Base class of all exceptions of this package; exit code 1.
@@ -48,3 +63,19 @@ class InterruptedRunError(AdaptiveRayError):
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def storage_problem(error: BaseException) -> str | None:
+    """Describes the error of a disk, directory or output stream that caused ``error``; None if there is none.
+
+    Follows the chain of causes, since Ray wraps errors of callbacks.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.errno in _STORAGE):
+        cause = cause.__cause__ or cause.__context__
+    if not isinstance(cause, OSError):
+        return None
+    if isinstance(cause, BrokenPipeError):
+        return "the output was closed by the reader"
+    place = cause.filename if isinstance(cause.filename, str) else "a file or the output cannot be written"
+    return f"{place}: {os.strerror(cause.errno or 0)}"  # str(error) may be the message of a library

@@ -14,8 +14,15 @@ from rich.console import Console
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.datasets.dataset import Dataset, load_dataset
-from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, PlacementError, StorageError, UserError
-from adaptive_ray.experiment.endings import Tracking, storage_problem
+from adaptive_ray.errors import (
+    AdaptiveRayError,
+    InterruptedRunError,
+    PlacementError,
+    StorageError,
+    UserError,
+    storage_problem,
+)
+from adaptive_ray.experiment.background_tracker import BackgroundTracker
 from adaptive_ray.experiment.results import Winner, judge
 from adaptive_ray.experiment.trials import Trials
 from adaptive_ray.experiment.tune_callback import RunCallback
@@ -197,7 +204,7 @@ class Experiment:
                 _check_unfinished(directory)  # by whoever held the lock before
                 check_data(directory, self.data)
                 history = History(directory.path / "events.jsonl")
-                tracking = Tracking(pool, partial(self._open_tracker, directory))
+                tracking = BackgroundTracker(pool, partial(self._open_tracker, directory))
                 with tracking.ended():
                     return self._run(directory, history, progress, tracking, resume, retry_failed=retry_failed)
         except KeyboardInterrupt:
@@ -215,7 +222,7 @@ class Experiment:
         directory: RunDirectory,
         history: History,
         progress: Progress,
-        tracking: Tracking,
+        tracking: BackgroundTracker,
         resume: str,
         *,
         retry_failed: bool,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
@@ -14,18 +12,8 @@ from adaptive_ray.ray_cluster.signals import ended_once
 if TYPE_CHECKING:
     from adaptive_ray.experiment.mlflow_tracking import Tracker
 
-#: Errors of disks, directories or output streams.
-_STORAGE = {
-    getattr(errno, name)
-    for name in (
-        "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOENT", "ENOTDIR", "EISDIR",
-        "EPIPE", "EMFILE", "ENFILE",
-    )
-    if hasattr(errno, name)
-}  # fmt: skip
 
-
-class Tracking:
+class BackgroundTracker:
     """Opens the tracker of a run in another thread while Ray starts, since that takes seconds.
 
     Args:
@@ -66,19 +54,3 @@ class Tracking:
         with suppress(Exception):  # it may not have been opened
             if (tracker := self._opening.result()) is not None:
                 tracker.end(status)
-
-
-def storage_problem(error: BaseException) -> str | None:
-    """Describes the error of a disk, directory or output stream that caused ``error``; None if there is none.
-
-    Follows the chain of causes, since Ray wraps errors of callbacks.
-    """
-    cause: BaseException | None = error
-    while cause is not None and not (isinstance(cause, OSError) and cause.errno in _STORAGE):
-        cause = cause.__cause__ or cause.__context__
-    if not isinstance(cause, OSError):
-        return None
-    if isinstance(cause, BrokenPipeError):
-        return "the output was closed by the reader"
-    place = cause.filename if isinstance(cause.filename, str) else "a file or the output cannot be written"
-    return f"{place}: {os.strerror(cause.errno or 0)}"  # str(error) may be the message of a library
