@@ -1,4 +1,4 @@
-"""Which batch size? The scheduler beside ASHA, on scikit-learn's digits. Run: python docs/example_scheduler.py"""
+"""Compares the scheduler with ASHA on scikit-learn's digits. Run: python docs/example_scheduler.py"""
 
 import numpy as np
 from ray import tune
@@ -17,7 +17,7 @@ class Digits(tune.Trainable):
         self.train, self.test, self.y, self.truth = train_test_split(images / 16, labels, random_state=0)
         self.state = {"net": MLPClassifier(random_state=0), "order": np.random.default_rng(0), "samples_seen": 0}
 
-    def step(self):  # about 500 images, then the held-out loss: it can be compared whatever the batch size
+    def step(self):  # about 500 images, then the held-out loss, which is comparable between batch sizes
         for _ in range(max(512 // self.config["batch_size"], 1)):
             batch = self.state["order"].integers(len(self.y), size=self.config["batch_size"])
             self.state["net"].partial_fit(self.train[batch], self.y[batch], classes=range(10))
@@ -25,7 +25,7 @@ class Digits(tune.Trainable):
         loss = log_loss(self.truth, self.state["net"].predict_proba(self.test))
         return {"loss": loss, "samples_seen": self.state["samples_seen"]}
 
-    def save_checkpoint(self, checkpoint_dir):  # so that a trial can wait for the others without holding a CPU
+    def save_checkpoint(self, checkpoint_dir):  # lets a trial be paused
         return self.state
 
     def load_checkpoint(self, checkpoint):
@@ -41,4 +41,4 @@ for name, scheduler in {
     best = results.get_best_result("loss", "min", scope="last")
     size, loss = best.config["batch_size"], best.metrics["loss"]
     spent = sum(result.metrics["samples_seen"] for result in results)
-    print(f"{name}: batch size {size}, held-out loss {loss:.3f}, {spent:,} images in all")
+    print(f"{name}: batch size {size}, held-out loss {loss:.3f}, {spent:,} images in total")

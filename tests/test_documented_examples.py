@@ -28,7 +28,7 @@ def test_the_schedulers_example_compares_it_with_asha(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     told = re.findall(
-        r"^([\w ]+): batch size (\d+), held-out loss ([\d.]+), ([\d,]+) images in all$", done.stdout, re.M
+        r"^([\w ]+): batch size (\d+), held-out loss ([\d.]+), ([\d,]+) images in total$", done.stdout, re.M
     )
     ours, asha = ((name, int(size), float(loss), int(spent.replace(",", ""))) for name, size, loss, spent in told)
     assert (ours[0], asha[0]) == ("loss extrapolation", "ASHA")
