@@ -1,6 +1,6 @@
-"""Which batch size next: candidates, forecasts, races, and a Ray Tune scheduler that runs them.
+"""Candidates, forecasters, races, and a Ray Tune scheduler that chooses the batch size.
 
-Everything but ``LossExtrapolationScheduler`` needs numpy alone; Ray is imported when that name is first used.
+Only ``LossExtrapolationScheduler`` needs Ray, which is imported when that name is first used; all others need numpy.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -152,7 +152,7 @@ class Race(Standings):
     def retry(self, keys: Iterable[Hashable]) -> list[Decision]:
         """Restores the states that failed candidates had before they failed.
 
-        After a race that was decided on losses, only a failed winner is restored. If the winner was merely the last
+        After a race that was decided on losses, only a failed winner is restored. If the winner was only the last
         candidate left and has not spent its window, the race is reopened.
 
         Returns:

@@ -147,7 +147,7 @@ class RaceSeries:
         spent = max(map(self.race.spent, self.race.keys), default=0.0)
         return len(self._able) > 1 and math.isfinite(self.plan.next(spent, len(self.races) - 1))
 
-    def comes_back(self, key: Hashable) -> bool:
+    def may_rejoin(self, key: Hashable) -> bool:
         """Returns whether a pruned candidate may take part in another race."""
         return self.may_race_again and key not in self.out
 

@@ -114,7 +114,7 @@ class Trials:
         plan, race, series = self._plan, self.scheduler.race, self.scheduler.series
         if race.over and race.winner is None:
             return
-        keys = [c.key for c in plan.trials if c.key in race.alive or series.comes_back(c.key)]
+        keys = [c.key for c in plan.trials if c.key in race.alive or series.may_rejoin(c.key)]
         checkpoints = Checkpoints(self._directory)
         starts: dict[Hashable, dict[str, Any]] = {}
         for key in keys:  # who comes back starts from the weights of another one

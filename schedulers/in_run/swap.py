@@ -58,19 +58,19 @@ class SwapOnDeviation(LoaderPolicy):
             return None
         if self._before is not None:
             return self._judge(self._before, forecast)
-        told = f"forecast deviation {self._deviation.mean:+.1f} standard deviations"
+        result = f"forecast deviation {self._deviation.mean:+.1f} standard deviations"
         if not self._deviation.underperformed:
             if self._deviation.mean < -self._deviation.threshold / 2:
                 return None  # unclear: a renewed forecast would adapt to the worse losses
-            return self._take("keep", self._now, told, forecast)
-        told += f", {self._deviation.patience} reports in a row"
+            return self._take("keep", self._now, result, forecast)
+        result += f", {self._deviation.patience} reports in a row"
         other = self._next_best()
         if other is None or not self._time_is_left():
             why = "there is no other candidate" if other is None else "too little of the budget is left to try another"
-            return self._take("keep", self._now, f"{told}, but {why}", forecast)
+            return self._take("keep", self._now, f"{result}, but {why}", forecast)
         self._holds_from = self._earliest_of_last(self._deviation.patience + 1)
         self._before = self._now
-        return self._take("swap", other, told, forecast)
+        return self._take("swap", other, result, forecast)
 
     def _judge(self, before: int, forecast: Forecast) -> SwapDecision:
         """Decides whether the candidate that was tried is kept."""

@@ -48,7 +48,7 @@ class RaceTrials:
         """Sets the status of a trial that Tune is about to add: after a restore Tune would start all of them."""
         state, series = self.series.state(key), self.series
         if state is State.PRUNED:
-            trial.set_status(Trial.PAUSED if series.comes_back(key) else Trial.TERMINATED)
+            trial.set_status(Trial.PAUSED if series.may_rejoin(key) else Trial.TERMINATED)
             trials.note(trial, series.reason(key))
         elif (
             (state is State.WAITING and trials.can_be_resumed(trial))
@@ -64,7 +64,7 @@ class RaceTrials:
         if self.series.state(key) is not State.PRUNED:
             self.configs.apply(trial, key, self.series)
             trials.restart(trial, self._time_attr, forked=key in self.series.unforked)
-        elif self.series.comes_back(key):
+        elif self.series.may_rejoin(key):
             set_trial_status(controller, trial, Trial.PAUSED)
         else:
             failed = key in self.series.failed
@@ -76,7 +76,7 @@ class RaceTrials:
         for key, trial in list(self.by_key.items()):
             if trial is but or trial.is_finished() or self.series.state(key) is not State.PRUNED:
                 continue
-            if not self.series.comes_back(key) or trial.status == Trial.PENDING:
+            if not self.series.may_rejoin(key) or trial.status == Trial.PENDING:
                 trial.init_local_path()  # Tune reads the directory at the end, even if the trial never started
                 controller.stop_trial(trial)
             elif trial.status == Trial.RUNNING:

@@ -193,7 +193,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         self._trials.stop_pruned(tune_controller, but=trial)
         state, samples = series.state(key), self._reader.samples(result)
         if state is State.PRUNED:
-            return trials.pause_pruned(tune_controller, trial) if series.comes_back(key) else _STOP
+            return trials.pause_pruned(tune_controller, trial) if series.may_rejoin(key) else _STOP
         if self._reader.spent(result) >= self.race.budget:
             return _STOP
         forks = key == series.source and bool(series.unforked) and samples >= self.race.start

@@ -56,7 +56,7 @@ def run(
     return seen
 
 
-def walk(races: RaceSeries, rates: Mapping[str, float], until: float = WINDOW) -> None:
+def race_all(races: RaceSeries, rates: Mapping[str, float], until: float = WINDOW) -> None:
     """Enters all candidates and reports their losses on one grid, in turns."""
     for key in rates:
         races.enter(key)
@@ -98,7 +98,7 @@ def test_rerace_at_several_fractions() -> None:
 def test_rerace_on_deviation() -> None:
     def winner(loss_grows: float) -> RaceSeries:
         races = series(rerace="on_deviation", patience=3)
-        walk(races, {"a": 1.3, "b": 0.9})
+        race_all(races, {"a": 1.3, "b": 0.9})
         for samples in range(WINDOW + STEP, 3 * WINDOW, STEP):
             if len(races.races) == 1:
                 loss = float(shared_curve(np.array(1.3 * samples)))
@@ -114,7 +114,7 @@ def test_rerace_on_deviation() -> None:
 
 def test_no_rerace_in_the_last_window() -> None:
     races = series(rerace="on_deviation", patience=1)
-    walk(races, {"a": 1.3, "b": 0.9})
+    race_all(races, {"a": 1.3, "b": 0.9})
     assert races.may_race_again
     races.report("a", BUDGET - WINDOW + STEP, 100.0)
     assert len(races.races) == 1
@@ -127,7 +127,7 @@ def test_failed_and_finished_candidates_do_not_race_again() -> None:
         races.enter(key)
     races.fail("b", "crashed")
     races.report("c", STEP, math.nan)
-    walk(races, {"a": 1.3, "d": 0.9, "e": 0.8})
+    race_all(races, {"a": 1.3, "d": 0.9, "e": 0.8})
     races.complete("e")
     races.report("a", 0.3 * BUDGET, 3.0)
     assert races.race.keys == ["a", "d"]
@@ -138,7 +138,7 @@ def test_failed_and_finished_candidates_do_not_race_again() -> None:
 @pytest.mark.parametrize("gone", ["fail", "complete"])
 def test_candidates_fail_when_their_source_stops_before_the_fork(gone: str) -> None:
     races = series(rerace={"at": [0.3]})
-    walk(races, {"a": 1.3, "b": 0.9, "c": 0.8})
+    race_all(races, {"a": 1.3, "b": 0.9, "c": 0.8})
     races.report("a", 0.3 * BUDGET, 3.0)
     assert races.unforked == ["b", "c"]
     races.fail("a", "crashed") if gone == "fail" else races.complete("a")
@@ -151,7 +151,7 @@ def test_candidates_fail_when_their_source_stops_before_the_fork(gone: str) -> N
 def test_no_decision_before_all_expected_candidates_enter() -> None:
     races = series(prune_below=0.2)
     races.expect(3)
-    walk(races, {"a": 1.3, "b": 0.2})
+    race_all(races, {"a": 1.3, "b": 0.2})
     assert {races.state(key) for key in "ab"} == {State.WAITING}
     races.enter("c")
     races.report("c", STEP, 3.0)
@@ -263,7 +263,7 @@ def test_retried_candidates_may_race_again() -> None:
     assert races.failed == {"c": "crashed"}
     races.retry("c")
     assert races.failed == {}
-    walk(races, {"a": 1.3, "b": 0.9, "c": 0.8})
+    race_all(races, {"a": 1.3, "b": 0.9, "c": 0.8})
     assert races.race.winner == "a"
     races.fail("b", "was removed")  # it was pruned already
     assert races.failed == {}
@@ -278,11 +278,11 @@ def test_retried_candidates_may_race_again() -> None:
 
 def test_restarts_are_recorded_and_change_no_decision() -> None:
     calm, restless = series(), series()
-    walk(calm, {"a": 1.3, "b": 0.9})
+    race_all(calm, {"a": 1.3, "b": 0.9})
     for key in "ab":
         restless.enter(key)
     restless.restart("a", 0, "its process died")
-    walk(restless, {"a": 1.3, "b": 0.9})
+    race_all(restless, {"a": 1.3, "b": 0.9})
     restless.restart("a", WINDOW, "its node died")
     assert [restart.reason for restart in restless.restarts] == ["its process died", "its node died"]
     assert repr(restless.decisions) == repr(calm.decisions)

@@ -24,8 +24,8 @@ FOUND = count_clusters(FEATURES, m=5)
 def test_images_per_update_are_measured_in_epoch_order() -> None:
     informed = "accumulation={until: information, alpha: 1.8}"
     config = load_config(QUICKSTART, [informed, "candidates=[32, 64]", "budget.epochs=2"])
-    told = images_per_update(config, FOUND, lambda: None)
-    assert told is not None
+    images = images_per_update(config, FOUND, lambda: None)
+    assert images is not None
     stream, score = SampleStream(len(FEATURES), config.seed), HistogramScore(FOUND.labels)
     for size in (32, 64):
         counts, position = [0], 0
@@ -36,7 +36,7 @@ def test_images_per_update_are_measured_in_epoch_order() -> None:
                 position += size
                 counts[-1] += 1
             counts.append(0)
-        assert told[Candidate(size)] == round(size * float(np.mean(counts[:-2])))
+        assert images[Candidate(size)] == round(size * float(np.mean(counts[:-2])))
 
 
 def test_images_per_update_are_none_without_features() -> None:
@@ -77,7 +77,7 @@ def test_reduced_features_keep_the_variance(tmp_path: Path) -> None:
     ],
 )
 def test_remarks(settings: list[str], sizes: list[int], said: list[str]) -> None:
-    told = remarks(load_config(QUICKSTART, settings), sizes)
-    assert len(told) == len(said)
-    for one, part in zip(told, said, strict=True):
+    lines = remarks(load_config(QUICKSTART, settings), sizes)
+    assert len(lines) == len(said)
+    for one, part in zip(lines, said, strict=True):
         assert part in one

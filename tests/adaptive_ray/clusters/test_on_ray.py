@@ -51,10 +51,10 @@ def digits(n: int) -> np.ndarray:
 
 def test_killed_actor_keeps_finished_shards(cluster: Cluster, tmp_path: Path) -> None:
     images = digits(7 * SHARD + 5)
-    file, told, killed = FeatureFile(tmp_path, len(images)), [], []
+    file, reported, killed = FeatureFile(tmp_path, len(images)), [], []
 
     def report(done: int, total: int, actors: int) -> None:
-        told.append((done, total, actors))
+        reported.append((done, total, actors))
         if done >= 2 * SHARD and not killed:
             alive = list_actors(
                 ray.get_runtime_context().gcs_address,
@@ -66,8 +66,8 @@ def test_killed_actor_keeps_finished_shards(cluster: Cluster, tmp_path: Path) ->
 
     embed(images, file, "pixels", 16, None, report)
     assert killed
-    assert told[0] == (0, len(images), 2)
-    assert told[-1][0] == len(images)
+    assert reported[0] == (0, len(images), 2)
+    assert reported[-1][0] == len(images)
     sample = channels_last(images[:2000])
     expected = open_encoder("pixels", sample=sample, input_size=16)(channels_last(images))
     np.testing.assert_allclose(FeatureFile(tmp_path, len(images)).read(), expected, atol=1e-3)
@@ -83,11 +83,11 @@ def test_complete_features_start_no_actor(cluster: Cluster, tmp_path: Path) -> N
     assert first.complete
     assert first.clustering().m == 4
 
-    def told(*_: int) -> None:
+    def reported(*_: int) -> None:
         raise AssertionError("embedded again")
 
     again = DatasetClusters(images, settings, tmp_path, seed=0)
-    again.embed(told)
+    again.embed(reported)
     assert again.known is not None
     assert again.known.m == 4
     other = DatasetClusters(255 - images, settings, tmp_path, seed=0)
@@ -134,7 +134,7 @@ def test_service_is_the_same_after_its_node_died(cluster: Cluster, tmp_path: Pat
     orders = orders_of(service)
     before = {
         "summary": ray.get(service.summary.remote()),
-        "told": told_by(service, ["strata", "centrality", "features"]),
+        "reported": told_by(service, ["strata", "centrality", "features"]),
         "orders": [np.array(orders(epoch)) for epoch in range(3)],
     }
     for epoch, order in enumerate(before["orders"]):
@@ -151,7 +151,7 @@ def test_service_is_the_same_after_its_node_died(cluster: Cluster, tmp_path: Pat
     )
     np.testing.assert_array_equal(ray.get(service.strata.remote()), strata)
     for name, array in told_by(service, ["strata", "centrality", "features"]).items():
-        np.testing.assert_array_equal(array, before["told"][name])
+        np.testing.assert_array_equal(array, before["reported"][name])
         np.testing.assert_array_equal(array, ray.get(getattr(service, name).remote()))
         assert not array.flags.writeable  # in the object store
     for epoch, order in enumerate(before["orders"]):

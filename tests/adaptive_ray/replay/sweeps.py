@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from adaptive_ray.replay.recordings import Recording, Sweep
-from tests.schedulers.curves import walk
+from tests.schedulers.curves import loss_curve
 
 #: Statistical efficiencies; the best batch size is neither the smallest nor the largest.
 RATES = {64: 1.0, 128: 1.5, 256: 0.9, 512: 0.5}
@@ -19,7 +19,9 @@ PACE = {64: 200.0, 128: 300.0, 256: 900.0, 512: 950.0}
 
 def recorded(batch_size: int, seed: int = 0, *, rates: dict[int, float] = RATES, **changes: Any) -> dict[str, Any]:
     """Returns the content of one file."""
-    samples, losses = walk(rates[batch_size], 40_000, points=40, noise=0.005, seed=100 * seed + batch_size, end=40_000)
+    samples, losses = loss_curve(
+        rates[batch_size], 40_000, points=40, noise=0.005, seed=100 * seed + batch_size, end=40_000
+    )
     return {
         "dataset": "made",
         "batch_size": batch_size,

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schedulers import PREDICTORS, JointForecaster, LastValueForecaster, PerCurveForecaster
-from tests.schedulers.curves import shared_curve, walk
+from tests.schedulers.curves import loss_curve, shared_curve
 
 RATES = {"a": 0.6, "b": 0.9, "c": 1.2, "d": 1.6}
 BUDGET = 100_000.0
@@ -25,7 +25,8 @@ def relative(rates: dict[str, float]) -> dict[str, float]:
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.3])
 def test_joint_recovers_efficiencies_early(fraction: float) -> None:
     curves = {
-        key: walk(rate, fraction * BUDGET, noise=0.01, seed=seed) for seed, (key, rate) in enumerate(RATES.items())
+        key: loss_curve(rate, fraction * BUDGET, noise=0.01, seed=seed)
+        for seed, (key, rate) in enumerate(RATES.items())
     }
     joint = fitted(JointForecaster(), curves)
     for key, expected in relative(RATES).items():
@@ -38,7 +39,7 @@ def test_joint_recovers_efficiencies_early(fraction: float) -> None:
 
 
 def test_joint_interval_covers_the_final_loss() -> None:
-    curves = {key: walk(rate, 0.3 * BUDGET, noise=0.01, seed=7) for key, rate in RATES.items()}
+    curves = {key: loss_curve(rate, 0.3 * BUDGET, noise=0.01, seed=7) for key, rate in RATES.items()}
     joint = fitted(JointForecaster(), curves)
     for key, rate in RATES.items():
         forecast = joint.forecast(key, BUDGET)
@@ -47,7 +48,7 @@ def test_joint_interval_covers_the_final_loss() -> None:
 
 def test_joint_does_not_prefer_the_steepest_curve() -> None:
     # The slow candidate is still on the steep part of the shared curve.
-    curves = {"slow": walk(0.25, 8_000), "fast": walk(4.0, 8_000)}
+    curves = {"slow": loss_curve(0.25, 8_000), "fast": loss_curve(4.0, 8_000)}
     slopes = {key: (loss[-4] - loss[-1]) for key, (_, loss) in curves.items()}
     assert slopes["slow"] > slopes["fast"]
     joint = fitted(JointForecaster(), curves)
@@ -65,7 +66,7 @@ def races(draw):  # type: ignore[no-untyped-def]
     until, points = draw(st.floats(2_000, BUDGET)), draw(st.integers(6, 50))
     noise, seed = draw(st.floats(0.005, 0.05)), draw(st.integers(0, 1000))
     rates = {key: draw(st.floats(0.5, 2.0)) for key in keys}
-    return {key: walk(rates[key], until, points, noise, seed + 17 * i) for i, key in enumerate(keys)}
+    return {key: loss_curve(rates[key], until, points, noise, seed + 17 * i) for i, key in enumerate(keys)}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -103,23 +104,23 @@ def test_independent_of_order_and_unit(curves, unit: float) -> None:  # type: ig
 
 
 def test_robust_to_outliers() -> None:
-    curves = {key: walk(rate, 20_000, noise=0.01, seed=5) for key, rate in RATES.items()}
+    curves = {key: loss_curve(rate, 20_000, noise=0.01, seed=5) for key, rate in RATES.items()}
     curves["d"][1][10] += 3.0
     probabilities = fitted(JointForecaster(), curves).probability_best(dict.fromkeys(RATES, BUDGET))
     assert max(probabilities, key=lambda key: probabilities[key]) == "d"
 
 
 def test_last_value_is_less_certain_further_ahead() -> None:
-    last = fitted(LastValueForecaster(), {"a": walk(1.0, 20_000, noise=0.01)})
+    last = fitted(LastValueForecaster(), {"a": loss_curve(1.0, 20_000, noise=0.01)})
     near, far = last.forecast("a", 21_000), last.forecast("a", BUDGET)
-    assert near.mean == far.mean == walk(1.0, 20_000, noise=0.01)[1][-1]
+    assert near.mean == far.mean == loss_curve(1.0, 20_000, noise=0.01)[1][-1]
     assert far.std > near.std
 
 
 def test_per_curve_is_independent_of_other_curves() -> None:
-    curve = walk(1.0, 20_000, noise=0.01)
+    curve = loss_curve(1.0, 20_000, noise=0.01)
     alone = fitted(PerCurveForecaster(), {"a": curve}).forecast("a", BUDGET)
-    beside = fitted(PerCurveForecaster(), {"a": curve, "b": walk(3.0, 20_000)}).forecast("a", BUDGET)
+    beside = fitted(PerCurveForecaster(), {"a": curve, "b": loss_curve(3.0, 20_000)}).forecast("a", BUDGET)
     assert alone == beside
 
 

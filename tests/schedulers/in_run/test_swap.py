@@ -55,14 +55,14 @@ def test_returns_from_a_worse_candidate_and_tries_the_next() -> None:
 def test_decisions_contain_their_numbers() -> None:
     _, decisions, _ = run(policy(), turning)
     for decision in decisions[1:]:
-        told = decision.as_dict()
-        assert json.loads(json.dumps(told)) == told
-        assert told["forecast_std"] > 0
-        assert set(told["rates"]) == {"32", "128", "512"}
-        mean = (told["forecast"] - told["actual"]) / told["forecast_std"]
-        assert math.isfinite(told["deviation"])
-        if abs(told["deviation"]) > 2:
-            assert told["deviation"] * mean > 0
+        entry = decision.as_dict()
+        assert json.loads(json.dumps(entry)) == entry
+        assert entry["forecast_std"] > 0
+        assert set(entry["rates"]) == {"32", "128", "512"}
+        mean = (entry["forecast"] - entry["actual"]) / entry["forecast_std"]
+        assert math.isfinite(entry["deviation"])
+        if abs(entry["deviation"]) > 2:
+            assert entry["deviation"] * mean > 0
     assert decisions[0].as_dict()["forecast"] is None
 
 
