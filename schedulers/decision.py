@@ -32,6 +32,8 @@ class Decision:
         probability_best: The probability of finishing best.
         log_rate: Mean and standard deviation of the log statistical efficiency; None if the forecaster has none.
         throughput: Samples per second.
+        path: Samples and forecast losses from the decision to the end of the budget, for plots; empty unless the
+            candidate was pruned or has won.
     """
 
     key: Hashable
@@ -43,3 +45,4 @@ class Decision:
     probability_best: float
     log_rate: tuple[float, float] | None
     throughput: float
+    path: tuple[tuple[float, Forecast], ...] = ()

@@ -236,7 +236,8 @@ class Race(Standings):
         numbers = probabilities if probabilities is not None else self._probabilities()
         entry = self._entries[key]
         entry.state, entry.reason = state, reason
-        entry.decided = self._decision(key, numbers)
+        path = self._path(key) if state in (State.PRUNED, State.WON) else ()
+        entry.decided = replace(self._decision(key, numbers), path=path)
         return entry.decided
 
     def _restored(self, key: Hashable, before: Decision | None, probabilities: dict[Hashable, float]) -> Decision:

@@ -6,8 +6,13 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from schedulers.decision import Decision, State
 from schedulers.forecast import Forecast, Forecaster, JointForecaster
+
+#: Points of a decision's forecast path.
+_PATH = 24
 
 
 @dataclass
@@ -136,6 +141,14 @@ class Standings:
         if not self._entries[key].samples or math.isnan(at):
             return Forecast(math.nan, math.inf)
         return self.forecast(key, at)
+
+    def _path(self, key: Hashable) -> tuple[tuple[float, Forecast], ...]:
+        """Returns forecasts at evenly spaced samples from the last report to the end of the budget."""
+        entry, end = self._entries[key], self.horizon(key)
+        if not entry.samples or math.isnan(end):
+            return ()
+        ahead = np.linspace(entry.samples[-1], end, _PATH).tolist()
+        return tuple((at, self.forecast(key, at)) for at in ahead)
 
     def _decision(self, key: Hashable, probabilities: dict[Hashable, float]) -> Decision:
         entry = self._entries[key]

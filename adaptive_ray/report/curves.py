@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter
 
 from adaptive_ray.metrics import METRICS
 from adaptive_ray.report.accuracies import REPRESENTATIONS, percent
-from schedulers import PREDICTORS, Candidate, Race
+from schedulers import Candidate, Forecast
 
 #: Colour-blind safe palette of Okabe & Ito, without yellow.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444")
@@ -35,41 +35,33 @@ STYLE: dict[str, Any] = {
 Curves = Mapping[str, Mapping[str, Any]]
 
 
-def race_at_decision(curves: Curves, decisions: Sequence[Mapping[str, Any]], budget: float, predictor: str) -> Race:
-    """Rebuilds the first race at the time of its decision, fitted to the reports until then."""
-    forecaster = PREDICTORS[predictor]()
+def forecasts_at_decision(decisions: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, Forecast]]]:
+    """Returns the forecasts that the first race was decided on, by candidate: samples and losses to the end."""
     won = next((i for i, entry in enumerate(decisions) if entry["state"] == "won"), len(decisions))
-    first = decisions[: won + 1]  # of the first race; more may follow
-    known = {entry["candidate"]: entry["samples"] for entry in first if entry["state"] in ("won", "pruned")}
-    race = Race(dict.fromkeys([*curves, *known]), budget=budget, window=budget, prune_below=0, forecaster=forecaster)
-    for key, curve in curves.items():
-        for samples, loss in zip(curve["samples"], curve["reference_loss"], strict=True):
-            if loss is not None and samples <= known.get(key, 0) and samples < budget:
-                race.report(key, samples, loss)
-    return race
+    paths = {entry["candidate"]: entry.get("path", []) for entry in decisions[: won + 1]}
+    return {
+        key: [(samples, Forecast(mean, std)) for samples, mean, std in path if None not in (mean, std)]
+        for key, path in paths.items()
+    }
 
 
-def loss_curves(curves: Curves, race: Race, winner: str) -> str:
+def loss_curves(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: str) -> str:
     """Plots reference loss and forecasts over samples, and the training loss beside it. Returns SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[2.2, 1])
-        standings = {standing.key: standing for standing in race.standings()}
+        paths = forecasts_at_decision(decisions)
         for (key, curve), colour in zip(curves.items(), colours(len(curves)), strict=True):
             label = f"{key} (chosen)" if key == winner else key
             samples, losses = _numbers(curve["samples"]), _numbers(curve["reference_loss"])
             wide = 2.4 if key == winner else 1.4
             left.plot(samples, losses, color=colour, label=label, linewidth=wide, marker="o", markersize=3)
             right.plot(samples, _numbers(curve["train_loss"]), color=colour, linewidth=wide)
-            seen = standings[key].samples
-            if seen <= 0:
-                continue
-            ahead = np.linspace(seen, race.budget, 60)
-            forecasts = [race.forecaster.forecast(key, at) for at in ahead]
-            intervals = np.array([forecast.interval() for forecast in forecasts])
-            if np.isfinite(intervals).all():
-                left.plot(ahead, [f.mean for f in forecasts], color=colour, linestyle="--", linewidth=1)
-                left.fill_between(ahead, intervals[:, 0], intervals[:, 1], color=colour, alpha=0.12, linewidth=0)
+            if path := paths.get(key):
+                ahead, forecasts = zip(*path, strict=True)
+                low, high = zip(*(forecast.interval() for forecast in forecasts), strict=True)
+                left.plot(ahead, [forecast.mean for forecast in forecasts], color=colour, linestyle="--", linewidth=1)
+                left.fill_between(ahead, low, high, color=colour, alpha=0.12, linewidth=0)
         left.set_title(
             "Reference loss: reported (points), forecast at the decision (dashed, 80 %)",
             loc="left",

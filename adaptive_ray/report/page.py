@@ -28,8 +28,6 @@ def write_report(directory: RunDirectory) -> Path:
     result, curves = directory.read_json("result.json"), directory.read_json("curves.json")
     config, decisions = directory.config(), directory.decisions()
     winner, swaps = result["winner"], directory.swaps()
-    budget = result["budget"]
-    race = pictures.race_at_decision(curves, decisions, budget, config.race.predictor)
     neighbours, weights = directory.path / "neighbours.png", directory.path / "weights.png"
     template = Environment(
         loader=PackageLoader("adaptive_ray"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -40,7 +38,7 @@ def write_report(directory: RunDirectory) -> Path:
         result=result,
         chosen=Candidate(result["chosen_batch_size"], result["chosen_accumulation"]).key,
         dataset=config.dataset.name,
-        loss_curves=pictures.loss_curves(curves, race, winner),
+        loss_curves=pictures.loss_curves(curves, decisions, winner),
         batch_sizes=pictures.batch_sizes(curves, decisions, winner),
         swaps=swap_picture(directory.reports_of(winner), swaps) if swaps else "",
         information=method_pictures.information(curves[winner]) if config.accumulation is not None else "",

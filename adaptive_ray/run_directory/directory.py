@@ -186,6 +186,7 @@ def describe(decision: Decision) -> dict[str, Any]:
     entry = dataclasses.asdict(decision)
     entry["candidate"] = entry.pop("key")
     entry["forecast"] = {"mean": decision.forecast.mean, "std": decision.forecast.std}
+    entry["path"] = [[samples, forecast.mean, forecast.std] for samples, forecast in decision.path]
     return {"candidate": entry.pop("candidate"), **entry}
 
 

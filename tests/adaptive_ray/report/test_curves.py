@@ -13,7 +13,7 @@ from PIL import Image
 
 from adaptive_ray.report import curves as pictures
 from adaptive_ray.run_directory.directory import describe
-from schedulers import JointForecaster, Race
+from schedulers import PREDICTORS, Race
 
 BUDGET, WINDOW, EVERY = 16_384, 4096, 512
 RATE = {"32": 1.0, "64": 1.6, "128": 0.8}
@@ -49,73 +49,41 @@ def parsed(svg: str) -> tuple[ET.Element, str]:
     return root, " ".join("".join(root.itertext()).split())
 
 
-class TestRaceAtDecision:
+class TestForecastsAtDecision:
     @pytest.mark.parametrize("prune_below", [0.0, 0.2])
-    def test_the_winner_s_forecast_is_that_of_the_decision(self, prune_below: float) -> None:
-        curves, decisions = raced(prune_below=prune_below)
-        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
-        (won,) = [entry for entry in decisions if entry["state"] == "won"]
-        (standing,) = [s for s in race.standings() if s.key == won["candidate"]]
-        assert standing.samples == won["samples"]
-        assert standing.forecast == pytest.approx((won["forecast"]["mean"], won["forecast"]["std"]))
-
-    def test_what_came_later_does_not_count(self) -> None:
-        curves, decisions = raced()
-        before = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
-        won = next(entry for entry in decisions if entry["state"] == "won")
-        curve = curves[won["candidate"]]
-        for index, samples in enumerate(curve["samples"]):
-            if samples > won["samples"]:
-                curve["reference_loss"][index] = 99.0
-        after = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
-        assert repr(after.standings()) == repr(before.standings())  # in text, because nan is not equal to itself
-
-    def test_nobody_is_pruned_from_the_picture(self) -> None:
-        curves, decisions = raced(prune_below=0.3)
-        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
-        assert set(race.alive) >= set(curves)
-
-    def test_a_gap_in_a_curve(self) -> None:
-        curves, decisions = raced()
-        curves["32"]["reference_loss"][1] = None
-        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
-        assert all(math.isfinite(standing.forecast.mean) for standing in race.standings() if standing.key in curves)
-
-    def test_the_only_one_that_reported(self) -> None:
-        """Of two, one failed before its first report, when the other had reported five times."""
-        curves, _ = raced(("32", "64"))
-        decisions = [
-            {"candidate": "32", "state": "pruned", "samples": 0.0},
-            {"candidate": "64", "state": "won", "samples": 5.0 * EVERY},
-        ]
-        race = pictures.race_at_decision({"64": curves["64"]}, decisions, BUDGET, "joint")
-        (standing,) = [standing for standing in race.standings() if standing.key == "64"]
-        assert standing.samples == 5 * EVERY
-        points = {"64": (curves["64"]["samples"][:5], curves["64"]["reference_loss"][:5])}
-        alone = JointForecaster()
-        alone.fit(points, {"64": BUDGET})
-        assert race.forecaster.forecast("64", BUDGET) == alone.forecast("64", BUDGET)
-
     @pytest.mark.parametrize("predictor", ["joint", "per_curve", "last_value"])
-    def test_every_predictor(self, predictor: str) -> None:
-        curves, decisions = raced()
-        race = pictures.race_at_decision(curves, decisions, BUDGET, predictor)
-        parsed(pictures.loss_curves(curves, race, "64"))
+    def test_plots_show_the_forecasts_of_the_decision(self, predictor: str, prune_below: float) -> None:
+        curves, decisions = raced(prune_below=prune_below, forecaster=PREDICTORS[predictor]())
+        paths = pictures.forecasts_at_decision(decisions)
+        assert set(paths) == set(curves)
+        final = {entry["candidate"]: entry for entry in decisions if entry["state"] in ("won", "pruned")}
+        for key, path in paths.items():
+            assert path[0][0] == final[key]["samples"]
+            assert path[-1][0] == BUDGET
+            assert path[-1][1] == pytest.approx((final[key]["forecast"]["mean"], final[key]["forecast"]["std"]))
+
+    def test_a_later_race_does_not_change_them(self) -> None:
+        _, decisions = raced()
+        later = [{**entry, "path": [[0.0, 99.0, 1.0]]} for entry in decisions]
+        assert pictures.forecasts_at_decision([*decisions, *later]) == pictures.forecasts_at_decision(decisions)
+
+    def test_a_candidate_without_a_forecast_has_none(self) -> None:
+        failed = {"candidate": "32", "state": "pruned", "samples": 0.0, "path": []}
+        unknown = {"candidate": "64", "state": "pruned", "samples": 9.0, "path": [[9.0, 3.0, None]]}
+        assert pictures.forecasts_at_decision([failed, unknown]) == {"32": [], "64": []}
 
 
 class TestLossCurves:
     def test_labels(self) -> None:
         curves, decisions = raced()
-        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
-        _, text = parsed(pictures.loss_curves(curves, race, "64"))
+        _, text = parsed(pictures.loss_curves(curves, decisions, "64"))
         for label in ("32", "64 (chosen)", "128", "Training loss (not comparable", "samples seen (images)"):
             assert label in text
         assert "32 (chosen)" not in text
 
     def test_each_candidate_has_points_a_forecast_and_an_interval(self) -> None:
         curves, decisions = raced()
-        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
-        svg = pictures.loss_curves(curves, race, "64")
+        svg = pictures.loss_curves(curves, decisions, "64")
         assert svg.count("stroke-dasharray") >= 3
         assert svg.count('id="FillBetweenPolyCollection_') == 3
         for colour in ("#0072b2", "#d55e00", "#009e73"):
@@ -123,17 +91,13 @@ class TestLossCurves:
 
     def test_equal_input_gives_equal_files(self) -> None:
         curves, decisions = raced()
-        svgs = {
-            pictures.loss_curves(curves, pictures.race_at_decision(curves, decisions, BUDGET, "joint"), "64")
-            for _ in range(2)
-        }
+        svgs = {pictures.loss_curves(curves, decisions, "64") for _ in range(2)}
         assert len(svgs) == 1
 
     def test_a_candidate_whose_loss_became_nan(self) -> None:
         curves, decisions = raced()
         curves["128"]["reference_loss"] = curves["128"]["train_loss"] = [None] * len(curves["128"]["samples"])
-        race = pictures.race_at_decision(curves, decisions, BUDGET, "joint")
-        svg = pictures.loss_curves(curves, race, "64")
+        svg = pictures.loss_curves(curves, decisions, "64")
         parsed(svg)
         assert "nan" not in svg
 
@@ -141,8 +105,7 @@ class TestLossCurves:
         curves, _ = raced(("32", "64"))
         many = {str(size): curves["32"] | {"batch_size": size} for size in range(10, 20)}
         decisions = [{"candidate": key, "state": "pruned", "samples": 2048.0} for key in many]
-        race = pictures.race_at_decision(many, decisions, BUDGET, "joint")
-        _, text = parsed(pictures.loss_curves(many, race, "10"))
+        _, text = parsed(pictures.loss_curves(many, decisions, "10"))
         assert "19" in text
 
 
