@@ -6,14 +6,14 @@ from hypothesis import HealthCheck, settings
 
 from tests.trainables.workers import Workers
 
-# Another's load on the machine is no failure.
+# Slow machines must not fail tests.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
-    """Processes that run a function as the workers of one torch.distributed group."""
+    """Yields processes that run a function as the workers of one torch.distributed group."""
     pool = Workers(tmp_path_factory.mktemp("workers"))
     yield pool
     pool.close()
@@ -21,7 +21,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine make small networks a hundred times slower."""
+    """Uses one thread: on a busy machine, threads make small networks a hundred times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

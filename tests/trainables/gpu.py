@@ -1,4 +1,4 @@
-"""What tests on a GPU have in common."""
+"""Helpers of tests on a GPU."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Within, an operation for which the host waits until the device is done is an error."""
-    with warnings.catch_warnings(action="ignore"):  # the mode is a prototype, it says
+    """Makes operations that synchronise with the device raise an error."""
+    with warnings.catch_warnings(action="ignore"):  # the mode warns that it is a prototype
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield

@@ -1,4 +1,4 @@
-"""Made-up images with something to learn in them."""
+"""Synthetic images."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 
 def smooth_images(n: int, size: int = 16, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
-    """Blurred noise, uint8 [n, channels, size, size]: every image has its own colours and shapes."""
+    """Returns blurred noise, uint8 [n, channels, size, size]: every image has its own colours and shapes."""
     coarse = torch.rand(n, channels, 4, 4, generator=torch.Generator().manual_seed(seed))
     smooth = F.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
     return (smooth * 255).round().to(torch.uint8).numpy()
 
 
 def noise_images(n: int, size: int = 16, channels: int = 3, seed: int = 0) -> torch.Tensor:
-    """Independent pixels, uint8 [n, channels, size, size]."""
+    """Returns independent pixels, uint8 [n, channels, size, size]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (n, channels, size, size), generator=generator, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Whole training runs that take a moment, and what they report."""
+"""Runs short trainings and compares their results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLOCKS = {"seconds", "images_per_second", "data_wait"}
 
 
 def small(**chosen: Any) -> dict[str, Any]:
-    """Settings of a run of 8 steps that takes a moment."""
+    """Returns settings of a short run of 8 steps."""
     return {
         "encoder": {"width": 8, "depth": 1, "projection_hidden": 8, "projection_features": 6},
         "precision": "float32",
@@ -41,7 +41,7 @@ def data(images: int = 40, channels: int = 3) -> TrainingData:
 
 
 class Reports:
-    """Keeps the metrics, and copies of the checkpoints where there is a folder for them."""
+    """Stores the metrics, and copies of the checkpoints if there is a folder."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.metrics: list[dict[str, Any]] = []
@@ -73,7 +73,7 @@ def run(settings: dict[str, Any], folder: Path | None = None, resume_from: Path 
 
 
 def assert_equal(one: Any, other: Any, place: str = "") -> None:
-    """Bit for bit, through nested containers."""
+    """Asserts that nested containers are equal bit for bit."""
     assert type(one) is type(other), place
     if isinstance(one, dict):
         assert one.keys() == other.keys(), place
@@ -94,14 +94,14 @@ def without_clocks(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def double_simclr(*arguments: Any, **keywords: Any) -> SimCLR:
-    """``SimCLR`` in float64, in whose rounding nothing hides; to take its place in ``trainables.training.run``."""
+    """Returns ``SimCLR`` in float64; replaces it in ``trainables.training.state``."""
     model = SimCLR(*arguments, **keywords).double()
     model.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
     return model
 
 
 def count_synchronisations(training: Run) -> list[int]:
-    """The exchanges of gradients between workers from now on, counted in the one entry of the list."""
+    """Counts the gradient synchronisations from now on in the returned list's only entry."""
     synchronised = [0]
 
     def hook(_, bucket):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""Real processes in the part of torch.distributed's workers: gloo on this machine, no Ray."""
+"""Processes that act as workers of torch.distributed, with gloo and without Ray."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch.multiprocessing
 
 
 class Workers:
-    """Up to four processes. They stay, so that only the first use pays for their start, and torch is imported once."""
+    """Up to four processes. They are reused, so that they start and import torch only once."""
 
     def __init__(self, directory: Path) -> None:
         context = torch.multiprocessing.get_context("forkserver")
@@ -25,9 +25,9 @@ class Workers:
         self._rendezvous = (directory / f"rendezvous-{number}" for number in count())
 
     def run(self, workers: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What ``function(*arguments)`` returns on each of ``workers`` workers; it is importable, arguments pickle."""
+        """Returns the results of ``function(*arguments)`` of each worker. The function must be importable."""
         file = next(self._rendezvous)
-        task = pickle.dumps((function, arguments))  # by value; the executor's own pickler would share tensors' memory
+        task = pickle.dumps((function, arguments))  # by value; the executor's pickler would share tensors' memory
         futures: list[Future[bytes]] = [
             self._executor.submit(_work, rank, workers, str(file), task) for rank in range(workers)
         ]
@@ -43,7 +43,7 @@ def _work(rank: int, workers: int, file: str, task: bytes) -> bytes:
         "gloo", init_method=f"file://{file}", rank=rank, world_size=workers, timeout=timedelta(seconds=180)
     )
     try:
-        dist.barrier()  # whoever is done at once must not hang up while others still connect
+        dist.barrier()  # a worker must not disconnect while others are still connecting
         return pickle.dumps(function(*arguments))
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Every kind of image that Pillow opens becomes what a person sees."""
+"""Tests that all kinds of images are decoded as an image viewer shows them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ RAMP = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE)
 
 
 def picture() -> Image.Image:
-    """Smooth, and different from itself however it is turned."""
+    """Returns a smooth image without symmetries."""
     return Image.fromarray(smooth_images(1, SIDE)[0].transpose(1, 2, 0).copy())
 
 
 def shown(path: Path, **pixels: Any) -> NDArray[np.int64]:
-    """int64 [H, W, 3]"""
+    """Decodes an image to int64 [H, W, 3]."""
     return decode(str(path), SIDE, Pixels(**pixels)).transpose(1, 2, 0).astype(np.int64)
 
 
@@ -36,7 +36,7 @@ def differ(one: Any, other: Any) -> int:
 
 
 def tiff(path: Path, pixels: NDArray[Any], sample_format: int) -> Path:
-    """A TIFF of one channel with values that Pillow reads and does not write. 1: unsigned, 2: signed, 3: float."""
+    """Writes a TIFF of one channel of a type that Pillow reads but does not write. 1: unsigned, 2: signed, 3: float."""
     data, (height, width) = pixels.tobytes(), pixels.shape
     tags = {256: width, 257: height, 258: pixels.itemsize * 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
     tags |= {279: len(data), 339: sample_format}
@@ -47,7 +47,7 @@ def tiff(path: Path, pixels: NDArray[Any], sample_format: int) -> Path:
 
 
 def png16(path: Path, pixels: NDArray[np.uint16]) -> Path:
-    """A PNG with 16 bits a colour, uint16 [H, W, 3]."""
+    """Writes a PNG with 16 bits per colour, uint16 [H, W, 3]."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -149,7 +149,7 @@ def test_transparent_pixels_show_the_background(tmp_path: Path, kind: str) -> No
 
 
 def test_alpha_weights_colours_in_resampling(tmp_path: Path) -> None:
-    """What an invisible pixel is coloured shows nowhere: half green, half nothing is half green on the background."""
+    """The colour of a fully transparent pixel has no effect."""
     image = Image.new("RGBA", (2 * SIDE, 2 * SIDE), (0, 255, 0, 255))
     image.paste((255, 0, 0, 0), (0, 0, 2 * SIDE, SIDE // 2))
     image.putpixel((0, 0), (0, 0, 0, 128))
@@ -199,7 +199,7 @@ def test_a_disk_error_is_not_an_unreadable_image() -> None:
 
 
 def test_no_reader_starts_another_program(tmp_path: Path) -> None:
-    """Pillow has Ghostscript draw a file of PostScript, whatever its name."""
+    """Pillow would run Ghostscript for a PostScript file of any name."""
     picture().save(tmp_path / "image.eps")
     (tmp_path / "image.eps").rename(tmp_path / "image.png")
     with pytest.raises(UnreadableImageError, match="not an image of a supported format"):

@@ -65,7 +65,7 @@ def png(image: Any) -> bytes:
 
 
 class Folder:
-    """PNG files of known pixels. A pipe among them is read when the test writes to it, and once only."""
+    """Writes PNG files of known pixels. A pipe among them is decoded when the test writes to it, once."""
 
     def __init__(self, root: Path, images: int = 24, side: int = 12) -> None:
         self.images, self.side = smooth_images(images, side), side
@@ -115,7 +115,7 @@ def test_prefetched_images_are_decoded_ahead_and_once(folder: Folder) -> None:
     feed.prefetch([np.array([1, 2]), np.array([5, 6])])
     folder.write_pipe(5)
     feed.prefetch([np.array([5, 6]), np.array([7, 8])])
-    for _ in range(2):  # a gradient cache takes every micro-batch twice
+    for _ in range(2):  # GradCache loads every micro-batch twice
         assert torch.equal(feed.batch(np.array([6, 5])), folder.expected(6, 5))
     feed.close()
 
@@ -209,7 +209,7 @@ def test_a_process_may_exit_while_decoding(folder: Folder) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_files_are_loaded_onto_a_gpu(folder: Folder) -> None:
     feed = folder.feed(device=torch.device("cuda"))
-    for start in range(0, 24, 4):  # pinned buffers are used again and again while copies are under way
+    for start in range(0, 24, 4):  # pinned buffers are reused during copies
         indices = np.arange(start, start + 4)
         batch = feed.batch(indices)
         assert batch.device.type == "cuda"

@@ -21,7 +21,7 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def folder_of(root: Path, images: int = 12) -> list[Path]:
-    """Files in all formats, each of another size."""
+    """Writes files in all formats, each of another size."""
     paths = [root / f"{index:02d}.{FORMATS[index % len(FORMATS)]}" for index in range(images)]
     for index, path in enumerate(paths):
         photograph(30 + 5 * index, 40, seed=index).save(path)
@@ -29,7 +29,7 @@ def folder_of(root: Path, images: int = 12) -> list[Path]:
 
 
 def pixels(path: Path, side: int) -> NDArray[np.uint8]:
-    """The central square without any short cut: decoded in full, resampled once."""
+    """Returns the central square, decoded at full size and resampled once."""
     image = Image.open(path).convert("RGB")
     short = min(image.size)
     left, top = (image.width - short) / 2, (image.height - short) / 2

@@ -1,4 +1,4 @@
-"""When accumulated batches are enough for an update, and what they weigh."""
+"""Tests when accumulated batches make an update, and their weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TestAccumulator:
     @pytest.mark.parametrize("alpha", [1.0, 3.0])
     def test_updates_when_the_scores_reach_alpha(self, scores: list[float], alpha: float) -> None:
         accumulator = InformationAccumulator(alpha)
-        for _ in range(2):  # and begins anew
+        for _ in range(2):  # and starts from zero again
             told = [accumulator.add(alpha * score) for score in scores]
             assert told == [False] * (len(scores) - 1) + [True]
             np.testing.assert_allclose(accumulator.weights, np.array(scores) / sum(scores))

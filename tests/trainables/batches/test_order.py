@@ -23,13 +23,13 @@ batches = st.lists(st.integers(1, 60), min_size=1, max_size=20)
 def test_every_epoch_has_each_index_once_whatever_happens(
     stratified: bool, length: int, seed: int, schedule: list[tuple[int, int, bool]]
 ) -> None:
-    """Whatever the batch sizes, the numbers of workers that share them, and the interruptions."""
+    """Holds for any batch sizes, numbers of workers and interruptions."""
     order = partial(stratified_order, np.arange(length) % 3, seed) if stratified else None
     streams: list[SampleStream] = []
     taken: list[int] = []
     seen = 0
     for batch, workers, interrupted in schedule:
-        if interrupted or len(streams) != workers:  # all that survives is the number of images seen
+        if interrupted or len(streams) != workers:  # only the number of samples seen is kept
             streams = [SampleStream(length, seed, order) for _ in range(workers)]
         parts = [stream.take(seen, batch)[shard_rows(batch, worker, workers)] for worker, stream in enumerate(streams)]
         assert sum(map(len, parts)) == batch
@@ -66,7 +66,7 @@ def test_any_slice_can_be_read_in_any_order(length: int, seed: int, parts: list[
 @pytest.mark.parametrize("order", ["shuffled", "balanced"])
 @given(lengths, seeds, st.lists(st.tuples(st.integers(0, 200), st.integers(1, 40)), min_size=1, max_size=8))
 def test_detects_batches_with_repeated_images(order: str, length: int, seed: int, parts: list[tuple[int, int]]) -> None:
-    balanced = partial(balanced_order, np.minimum(np.arange(length), 2), seed)  # images 0 and 1 come again and again
+    balanced = partial(balanced_order, np.minimum(np.arange(length), 2), seed)  # images 0 and 1 are repeated
     stream = SampleStream(length, seed, balanced if order == "balanced" else None)
     for position, count in parts:
         taken = stream.take(position, count).tolist()
@@ -81,7 +81,7 @@ def test_epochs_and_seeds_have_different_orders() -> None:
     other = SampleStream(50, 4).take(0, 50)
     orders = [*epochs.tolist(), other.tolist(), list(range(50))]
     assert len({tuple(order) for order in orders}) == 5
-    # Not one seed's second epoch as the next seed's first.
+    # The second epoch of a seed differs from the first of the next seed.
     assert other.tolist() != SampleStream(50, 3).take(50, 50).tolist()
 
 
@@ -123,7 +123,7 @@ def test_an_order_is_computed_once_per_epoch_for_all_batch_sizes(sizes: list[int
 
     stream, position, taken = SampleStream(100, seed=3, epoch_order=order), 0, []
     for size in sizes:
-        stream.take(position + ahead, size)  # as one that reads ahead does, also across an epoch's end
+        stream.take(position + ahead, size)  # prefetching reads ahead, also across the end of an epoch
         taken += stream.take(position, size).tolist()
         position += size
     assert sorted(set(asked)) == asked

@@ -12,7 +12,7 @@ from trainables.batches.sampling import RUN, repeats
 
 
 def clusters(sizes: list[int], seed: int = 0) -> np.ndarray:
-    """Images of clusters of these sizes, in random order."""
+    """Returns strata of these sizes, in random order."""
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
 
 
@@ -89,7 +89,7 @@ def test_balanced_batches_have_equal_cluster_counts(sizes: list[int], start: flo
     first = int(start * n)
     batch = order[first : first + max(int(length * (n - first)), 1)]
     counts = np.bincount(strata[batch], minlength=len(sizes))
-    assert np.abs(counts - len(batch) / len(sizes)).max() <= 3  # 2, and 1 for what M leaves over of an epoch
+    assert np.abs(counts - len(batch) / len(sizes)).max() <= 3  # 2, and 1 for the remainder of n / M
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)

@@ -1,4 +1,4 @@
-"""Scores of batches: bounded, higher for what is nearer to the data, and nothing without what they compare."""
+"""Tests scores of batches: they are bounded and higher for batches that represent the data better."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLUSTERS, EACH = 6, 300
 
 
 def mixture(seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Images in equal clusters: strata [n], features [n, 4]."""
+    """Returns strata [n] and features [n, 4] of equal clusters."""
     generator = np.random.default_rng(seed)
     centres = 4 * generator.normal(size=(CLUSTERS, 4))
     strata = np.repeat(np.arange(CLUSTERS), EACH)
@@ -33,7 +33,7 @@ SCORES = scores()
 
 
 def batch_of(clusters: int, size: int = 120, seed: int = 0) -> NDArray[np.int64]:
-    """Indices of images of the first so many clusters."""
+    """Returns indices of images of the first clusters."""
     return np.random.default_rng(seed).choice(clusters * EACH, size, replace=False)
 
 
@@ -64,14 +64,14 @@ def test_the_order_within_a_batch_does_not_matter(name: str) -> None:
 
 
 def test_histogram_is_one_minus_the_total_variation() -> None:
-    score = HistogramScore([7, 7, 7, 7, 7, 7, 3, 3, 3, 9])  # shares 0.6, 0.3, 0.1
+    score = HistogramScore([7, 7, 7, 7, 7, 7, 3, 3, 3, 9])  # proportions 0.6, 0.3, 0.1
     assert score(np.array([0, 1])) == pytest.approx(1 - (0.4 + 0.3 + 0.1) / 2)
     assert score(np.array([0, 6])) == pytest.approx(1 - (0.1 + 0.2 + 0.1) / 2)
     assert score(np.arange(10)) == pytest.approx(1.0)
 
 
 def test_frechet_is_the_distance_of_two_normal_distributions() -> None:
-    """Against the formula with a matrix's square root, in the data's own coordinates made white."""
+    """Compares with the formula with a matrix square root, in whitened coordinates."""
     _, features = mixture(1)
     data = features.astype(np.float64)
     batch = batch_of(3, 200)

@@ -1,4 +1,4 @@
-"""Which batches make an update, and the alpha that gives updates a size."""
+"""Tests which batches make an update, and the choice of alpha."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def updates(stream: SampleStream | None = None, budget: int = 10_000, **chosen: 
 
 
 def sorted_stream() -> SampleStream:
-    """Cluster after cluster: a batch of 20 holds one cluster and scores 0.5, but for the one in the middle."""
+    """Returns a stream sorted by cluster: batches of 20 hold one cluster and score 0.5, except in the middle."""
     return SampleStream(200, 0, lambda epoch: np.arange(200))
 
 
@@ -59,7 +59,7 @@ class TestUpdates:
 
     @pytest.mark.parametrize(("position", "count"), [(140, 3), (180, 1), (190, 1), (0, 8), (170, 2)])
     def test_a_remainder_is_applied_at_the_end_of_the_epoch(self, position: int, count: int) -> None:
-        """A batch that the end falls into, or that ends there, is the last one."""
+        """The batch that reaches the end of the epoch is the last one."""
         assert len(updates(sorted_stream(), alpha=4, remainder="apply").at(position, 20).weights) == count
 
     def test_updates_until_a_report(self) -> None:
@@ -86,7 +86,7 @@ class TestUpdates:
         while position < 310:
             seen.append(len(informed.at(position, 20).weights))
             position += 20 * seen[-1]
-        assert position == 320  # the last batch overshoots, as it does without information
+        assert position == 320  # the last batch may exceed the budget, as with fixed accumulation
         assert seen == [8, 8]
 
     @given(

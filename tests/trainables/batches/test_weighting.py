@@ -1,4 +1,4 @@
-"""Weights from centre to edge, as a function of percentile and progress, and percentiles within a batch."""
+"""Tests weights as a function of percentile and progress, and percentiles within a batch."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class TestWeights:
 
 
 def around(centres: Tensor, each: int, spread: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Embeddings of length 1 around centres, shuffled, and which centre each is from."""
+    """Returns shuffled embeddings of length 1 around centres, and the centre of each."""
     generator = torch.Generator().manual_seed(seed)
     strata = torch.arange(len(centres)).repeat_interleave(each)
     strata = strata[torch.randperm(len(strata), generator=generator)]
@@ -87,7 +87,7 @@ def around(centres: Tensor, each: int, spread: float, seed: int = 0) -> tuple[Te
 
 class TestPercentiles:
     def test_ranks_by_the_distance_to_the_mean_of_the_cluster(self) -> None:
-        """Against one image after the other."""
+        """Compares with a loop over images."""
         z, strata = around(torch.eye(5)[:3], 7, 0.4)
         expected = torch.zeros(len(z))
         for cluster in range(3):

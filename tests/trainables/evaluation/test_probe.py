@@ -7,7 +7,7 @@ from trainables.evaluation.probe import ProbeScores, pixel_features, probe
 
 
 def clusters(n: int, classes: int = 4, d: int = 8, spread: float = 0.1, seed: int = 0):  # type: ignore[no-untyped-def]
-    """Features around one direction a class, and their labels."""
+    """Returns features around one direction per class, and their labels."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, n)
     features = np.eye(d)[labels] + spread * random.standard_normal((n, d))
@@ -53,7 +53,7 @@ def test_the_linear_probe_is_invariant_to_scale() -> None:
 
 
 def test_twenty_neighbours_vote() -> None:
-    """Nearest are 9 of class 1 (together 9 / 0.1 = 90), then 11 of class 0 (11 / 0.105 = 105), then class 1 again."""
+    """The nearest are 9 of class 1 (9 / 0.1 = 90), then 11 of class 0 (11 / 0.105 = 105), then others of class 1."""
     angles = np.concatenate([np.full(9, 0.1), np.full(11, 0.105), np.full(30, 0.11)])
     labels = np.array([1] * 9 + [0] * 11 + [1] * 30)
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)

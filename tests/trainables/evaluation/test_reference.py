@@ -27,7 +27,7 @@ def network(seed: int = 0) -> SimCLR:
 
 
 class Fixed(nn.Module):
-    """Embeds whatever it is shown as the next rows of a table."""
+    """Model whose outputs are the next rows of a table."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def random_projections(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_the_loss_depends_on_the_weights_only() -> None:
     references, model = reference_set(smooth_images(24)), network()
     first = references.measure(model)
-    torch.rand(3)  # global randomness plays no part
+    torch.rand(3)  # global random state has no effect
     assert references.measure(model) == first
     assert reference_set(smooth_images(24)).measure(network()) == first
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What is retried, what is not, and what errors say. Real processes die in the tests of whole experiments."""
+"""Tests which failures are retried and their messages. Tests of whole experiments kill real processes."""
 
 from __future__ import annotations
 

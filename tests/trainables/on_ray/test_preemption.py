@@ -1,4 +1,4 @@
-"""A node whose end is announced: its workers are started elsewhere, and that is not counted among the failures."""
+"""Tests preemption: workers of a drained node are restarted on another one, which is not counted as a failure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STEPS = 40
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head that trains nothing, and two nodes with room for one worker each; somebody watches for announcements."""
+    """Starts a head without CPUs for training and two nodes for one worker each, with preemption handling."""
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
     ports = {"dashboard_port": 0, "dashboard_agent_listen_port": 0}
@@ -43,7 +43,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 def steps_in_worker(config: dict[str, Any]) -> None:
-    """Counts, slowly, with a checkpoint for every number."""
+    """Reports increasing numbers slowly, with a checkpoint each."""
     start = 0
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
@@ -59,7 +59,7 @@ def steps_in_worker(config: dict[str, Any]) -> None:
 
 
 def steps(config: dict[str, Any]) -> None:
-    """A trial without a single retry."""
+    """Runs a trial without retries."""
     Trainer(
         steps_in_worker,
         train_loop_config={},
@@ -75,7 +75,7 @@ def steps(config: dict[str, Any]) -> None:
 
 
 class Drainer(tune.Callback):
-    """Announces the end of the node that trains, at its third report."""
+    """Drains the node that trains at its third report."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -100,11 +100,11 @@ def test_a_preempted_node_is_drained_and_not_counted(cluster: Cluster, tmp_path:
         run_config=tune.RunConfig(name="drained", storage_path=str(tmp_path), verbose=0, callbacks=[drainer]),
     ).fit()
     assert not results.errors
-    assert [samples for samples, _ in drainer.seen] == list(range(1, STEPS + 1))  # nothing twice, nothing left out
+    assert [samples for samples, _ in drainer.seen] == list(range(1, STEPS + 1))  # nothing is repeated or skipped
     nodes = [node for _, node in drainer.seen]
     assert len(set(nodes)) == 2
     moved = nodes.index(nodes[-1])
-    assert moved > 3  # it trained on while it could
+    assert moved > 3  # training continued on the drained node
     (restart,) = scheduler.series.restarts
     assert restart.samples == moved
     assert "node" in restart.reason

@@ -1,4 +1,4 @@
-"""Real Ray Train runs under the scheduler: two workers each in the race, then all that the cluster has."""
+"""Tests real Ray Train runs with the scheduler: two workers each in the race, then all of the cluster."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BUDGET, WINDOW, EVERY = 1_536, 768, 128
 
 
 class Record(tune.Callback):
-    """What was reported, and how many CPUs were free at that moment."""
+    """Records reports and the number of free CPUs."""
 
     def __init__(self) -> None:
         self.results: list[dict[str, Any]] = []
@@ -98,7 +98,7 @@ def test_the_winner_of_a_race_continues_with_all_workers(tmp_path: Path) -> None
     early = [r for r in record.results if r["samples_seen"] <= WINDOW]
     late = [r for r in record.results if r["samples_seen"] > WINDOW]
     assert {r["workers"] for r in early} == {2}
-    # Two runs of two workers filled the cluster's four CPUs: a third worker can only start on what the loser gave back.
+    # Two runs of two workers used all four CPUs: a third worker needs CPUs that the loser freed.
     assert {(r["candidate"], r["workers"]) for r in late} == {(winner, 3)}
 
     mine = [r for r in record.results if r["candidate"] == winner]
@@ -112,7 +112,7 @@ def test_the_winner_of_a_race_continues_with_all_workers(tmp_path: Path) -> None
     here = ray.get_runtime_context().gcs_address  # not another Ray on this machine
     actors = {actor.class_name for actor in list_actors(here, limit=1_000)}
     assert "RayTrainWorker" in actors
-    assert "DatasetManager" not in actors  # nobody needs it, and every process takes a second of a core to start
+    assert "DatasetManager" not in actors  # not needed, and every process takes a second of CPU time to start
 
 
 def test_a_trial_accumulates_swaps_and_reports_decisions(tmp_path: Path) -> None:

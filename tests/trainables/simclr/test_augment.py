@@ -45,7 +45,7 @@ def many_draws(n: int = 20_000, size: tuple[int, int] = (32, 32), **chosen: Any)
 
 
 def plain(n: int, **chosen: Tensor) -> Draw:
-    """Parameters that change nothing, but for those given."""
+    """Returns parameters that change nothing, except for those given."""
     nothing = Draw(
         centre=torch.zeros(n, 2),
         extent=torch.ones(n, 2),
@@ -58,7 +58,7 @@ def plain(n: int, **chosen: Tensor) -> Draw:
     return replace(nothing, **chosen)
 
 
-# --- what comes out ---
+# --- views ---
 
 
 @pytest.mark.parametrize("profile", ["natural", "digits", ALL])
@@ -193,11 +193,11 @@ def test_any_settings_give_images(
     assert -1e-6 < float(result.min()) <= float(result.max()) < 1 + 1e-6
 
 
-# --- what is drawn ---
+# --- distributions ---
 
 
 def torchvision_crops(n: int, height: int, width: int, area: tuple[float, float], aspect: tuple[float, float]) -> Any:
-    """top, left, height, width [n, 4] of RandomResizedCrop, one image at a time."""
+    """Returns top, left, height, width [n, 4] of RandomResizedCrop, one image at a time."""
     image = torch.empty(1, height, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -262,7 +262,7 @@ def test_changes_have_their_probabilities(chosen: dict[str, float], happens: Any
     drawn = happens(many_draws(**chosen)).double()
     spread = math.sqrt(probability * (1 - probability) / len(drawn))
     assert float(drawn.mean()) == pytest.approx(probability, abs=4 * spread)
-    pairs = float((drawn[:-1] * drawn[1:]).mean())  # neighbours know nothing of each other
+    pairs = float((drawn[:-1] * drawn[1:]).mean())  # neighbours are independent
     assert pairs == pytest.approx(probability**2, abs=8 * spread)
 
 
@@ -290,11 +290,11 @@ def test_all_orders_of_the_colour_changes_are_equally_likely() -> None:
     assert stats.chisquare(list(counts.values())).pvalue > 0.001
 
 
-# --- each change, by torchvision's, image by image ---
+# --- comparison with torchvision, image by image ---
 
 
 def pictures() -> Tensor:
-    """Images in [0, 1], with the colours where cases meet: grey, black, white, pure, and ties of two channels."""
+    """Returns images in [0, 1] with grey, black, white, pure colours and ties of two channels."""
     images = torch.cat([noise_images(4, 9), torch.tensor(smooth_images(4, 9))]).float() / 255
     corners = torch.tensor([[r, g, b] for r in (0, 0.5, 1) for g in (0, 0.5, 1) for b in (0, 0.5, 1)])
     images[3, :, :3] = corners.T.reshape(3, 3, 9)
@@ -313,7 +313,7 @@ def pictures() -> Tensor:
 )
 def test_colour_changes_equal_torchvisions(change: int, factors: list[float]) -> None:
     images = pictures()
-    for shift in range(len(factors)):  # every image meets every factor, and no two images the same one
+    for shift in range(len(factors)):  # every image gets every factor
         turned = factors[shift:] + factors[:shift]
         actual = adjust(images.clone(), change, torch.tensor(turned)[:, None, None, None])
         expected = [COLOURS[change](image, factor) for image, factor in zip(images, turned, strict=True)]
@@ -358,7 +358,7 @@ def test_crop_equals_torchvisions_resized_crop(size: int, flip: float) -> None:
         w, h = (round(float(share) * 16) for share in extent)
         left, top = (round(((float(c) + 1) * 16 - s) / 2) for c, s in zip(centre, (w, h), strict=True))
         expected = reference.resized_crop(image, top, left, h, w, [size, size], antialias=False)
-        # torchvision cuts first, and so repeats the crop's outermost half pixel; here the image goes on.
+        # torchvision crops first and so replicates the crop's outermost half pixel.
         inside = torch.ones(size, size, dtype=torch.bool)
         for axis, length in ((0, h), (1, w)):
             at = (torch.arange(size) + 0.5) * length / size
@@ -386,7 +386,7 @@ def test_rotation_equals_torchvisions() -> None:
 
 
 def test_a_rotated_crop_shows_what_is_in_it() -> None:
-    """The colour at a view's point is the image's at centre + rotation (extent * point), on a linear ramp."""
+    """On a linear ramp, a view's colour at a point is the image's at centre + rotation (extent * point)."""
     ramp = torch.arange(32.0).expand(32, 32)
     images = torch.stack([ramp, ramp.T, torch.zeros(32, 32)]).mul(8).to(torch.uint8)[None]
     angle, centre, extent = math.radians(20), (0.1, -0.2), (-0.5, 0.4)
@@ -401,7 +401,7 @@ def test_a_rotated_crop_shows_what_is_in_it() -> None:
 
 
 def test_the_pipeline_equals_torchvisions_image_by_image() -> None:
-    """Flip, the colour changes in the order drawn, grayscale, blur; without crops, which differ at their edges."""
+    """Compares flip, colour changes in order, grayscale and blur; crops differ at their edges."""
     chosen = AugmentSettings(crop_area=(1, 1), crop_aspect=(1, 1), grayscale=0.3, blur=0.5)
     augment, images = Augment(16, chosen), noise_images(40)
     draw = augment.draw(40, (16, 16), seeded())

@@ -1,4 +1,4 @@
-"""torchvision's own networks, made ready for SimCLR. Those with many weights are built on the meta device."""
+"""Tests torchvision backbones. Large ones are built on the meta device."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def first_convolution(encoder: nn.Module) -> nn.Conv2d:
 
 
 def last_map(encoder: Encoder, size: int) -> int:
-    """Side of the last feature map."""
+    """Returns the side of the last feature map."""
     sides: list[int] = []
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
@@ -55,7 +55,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-# --- what is known before a network is built ---
+# --- properties of backbones ---
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ def test_random_weights_get_centred_pixels() -> None:
 
 
 def pretrained(name: str = "shufflenet_v2_x0_5") -> nn.Module:
-    """A network of torchvision with statistics and weights that no fresh one has."""
+    """Returns a torchvision network with statistics and weights that differ from initial ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         options = {"init_weights": True} if name == "googlenet" else {}
@@ -341,7 +341,7 @@ def test_position_embeddings_are_interpolated() -> None:
 def test_normalisation_equals_that_of_the_weights() -> None:
     assert normalisation("resnet50")[0].tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert normalisation("efficientnet_v2_l")[0].tolist() == [0.5, 0.5, 0.5]
-    # With its own weights torchvision has GoogLeNet undo ImageNet's normalisation: that is (x - 0.5) / 0.5.
+    # With pretrained weights torchvision's GoogLeNet undoes ImageNet's normalisation: that is (x - 0.5) / 0.5.
     mean, std = (values[:, None, None] for values in normalisation("googlenet"))
     with torch.device("meta"):
         network = get_model("googlenet", init_weights=True, transform_input=True)
@@ -413,7 +413,7 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_a_failed_download_raises_a_helpful_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for scheme in ("http", "https"):
-        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")  # nobody listens there
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")  # no server
     monkeypatch.setenv("no_proxy", "")
     settings = EncoderSettings(backbone="mobilenet_v3_small", weights="torchvision")
     with pytest.raises(ValueError, match=r"^weights torchvision: https://\S+ cannot be downloaded") as caught:

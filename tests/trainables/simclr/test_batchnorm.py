@@ -20,7 +20,7 @@ def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> T
 
 
 def with_scales(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Other weights than ones and zeros, or a lost factor would stay hidden."""
+    """Sets weights other than ones and zeros, so that missing factors are detected."""
     with torch.no_grad():
         norm.weight.copy_(numbers(norm.num_features, seed=8) + 2)
         norm.bias.copy_(numbers(norm.num_features, seed=9))
@@ -28,7 +28,7 @@ def with_scales(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
 
 
 def steps_of(norm: nn.BatchNorm2d, inputs: Tensor, output_gradients: Tensor) -> dict[str, Tensor]:
-    """Training steps [steps, b, C, H, W]: all outputs and gradients, and the state they leave behind."""
+    """Runs training steps [steps, b, C, H, W]. Returns all outputs and gradients, and the final state."""
     outputs, by_input = [], []
     for batch, gradient in zip(inputs, output_gradients, strict=True):
         x = batch.clone().requires_grad_()
@@ -60,7 +60,7 @@ def test_loads_state_dicts_of_batchnorm2d() -> None:
 
 
 def one_workers_steps(inputs: Tensor, output_gradients: Tensor) -> dict[str, Tensor]:
-    """Runs in a worker: the same steps with this worker's share of every batch."""
+    """Runs the same steps with a worker's shard of every batch."""
     rows = shard_rows(inputs.shape[1], dist.get_rank(), dist.get_world_size())
     norm = with_scales(GlobalBatchNorm2d(inputs.shape[2]).to(inputs.dtype))
     steps = steps_of(norm, inputs[:, rows], output_gradients[:, rows])
@@ -108,14 +108,14 @@ def test_workers_normalise_bfloat16_by_float32_statistics(workers: Workers) -> N
     for index, name in enumerate(("outputs", "by_input")):
         gathered = torch.cat([part[index] for part in shares])
         assert gathered.dtype == torch.bfloat16
-        # Half a unit in the last place of bfloat16: only the result is rounded, nothing on the way to it.
+        # Half a unit in the last place of bfloat16: only the result is rounded.
         torch.testing.assert_close(gathered.double(), expected[name][0], rtol=2**-8, atol=1e-3, msg=name)
     for part in shares:
         torch.testing.assert_close(part[2].double(), expected["running_var"], rtol=0, atol=1e-6)
 
 
 def mixed_precision_step(x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs in a worker: bfloat16 activations through a float32 norm, as under autocast."""
+    """Applies a float32 norm to bfloat16 activations in a worker, as under autocast."""
     rows = shard_rows(len(x), dist.get_rank(), dist.get_world_size())
     x = x[rows].clone().requires_grad_()
     norm = with_scales(GlobalBatchNorm2d(x.shape[1]))
@@ -127,7 +127,7 @@ def mixed_precision_step(x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, T
 
 
 class TwoNorms(nn.Module):
-    """The second norm's inputs depend on how the first one normalises."""
+    """Model of two norms; the second one's inputs depend on the first one's statistics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def two_norms() -> TwoNorms:
 
 
 def by_hand(model: TwoNorms, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The inputs of the two norms, and the output, each normalised by its own batch."""
+    """Returns the inputs of the two norms and the output, each normalised by its own batch."""
 
     def normalise(y: Tensor, norm: nn.BatchNorm2d) -> Tensor:
         var, mean = torch.var_mean(y, (0, 2, 3), correction=0, keepdim=True)
@@ -164,7 +164,7 @@ def by_hand(model: TwoNorms, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def test_calibrate_sets_statistics_and_returns_outputs() -> None:
     model = two_norms()
     batches = [numbers(n, 3, 6, 6, seed=n) * n for n in (4, 6, 5)]
-    model(batches[0] + 100)  # running statistics of something else
+    model(batches[0] + 100)  # running statistics of other inputs
     weights = {name: p.clone() for name, p in model.named_parameters()}
     outputs = calibrate(model, batches)
 
@@ -195,7 +195,7 @@ def test_calibrate_discards_previous_statistics() -> None:
 
 
 def calibrate_on_the_first_worker(x: Tensor) -> tuple[Tensor, dict[str, Tensor]] | None:
-    """Runs in a worker: the others do not take part, and would keep a collective call waiting."""
+    """Calibrates in one worker only; a collective call would wait for the others."""
     if dist.get_rank() > 0:
         return None
     model = two_norms()

@@ -19,12 +19,12 @@ def network(value: float) -> SimCLR:
 @torch.no_grad()
 def filled(model: SimCLR, value: float) -> SimCLR:
     for number, p in enumerate(model.parameters()):
-        p.fill_(value * (number + 1))  # each parameter its own multiple: none may stand in for another
+        p.fill_(value * (number + 1))  # a different multiple for each parameter, to detect swapped ones
     return model
 
 
 def averaged(average: WeightEMA) -> float:
-    """What all of the averaged model's weights are multiples of."""
+    """Returns the common factor of the EMA model's weights."""
     values: list[Tensor] = [p / (number + 1) for number, p in enumerate(average.model.parameters())]
     value = float(values[0].flatten()[0])
     for p in values:
@@ -33,7 +33,7 @@ def averaged(average: WeightEMA) -> float:
 
 
 def run(schedule: list[tuple[int, float]], horizon: float, start: float = 100.0) -> float:
-    """The average after steps of (batch size, value of the weights after the step)."""
+    """Returns the EMA after steps of (batch size, value of the weights after the step)."""
     model = network(start)
     average, samples = WeightEMA(model, horizon), 0
     for batch, value in schedule:
@@ -69,7 +69,7 @@ def test_forgets_the_initial_weights() -> None:
 
 @pytest.mark.parametrize("batch", [10, 20, 50, 100, 200])
 def test_the_horizon_is_in_samples_and_not_in_steps(batch: int) -> None:
-    """1000 samples at 1, then 200 at 0, in batches of any size: the same share of the old weights is left."""
+    """After 1000 samples at 1 and 200 at 0, the EMA is the same for any batch size."""
     steps = [(batch, 1.0)] * (1000 // batch) + [(batch, 0.0)] * (200 // batch)
     assert run(steps, horizon=150) == pytest.approx(math.exp(-200 / 150), abs=1e-12)
 

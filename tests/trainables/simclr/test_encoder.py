@@ -44,7 +44,7 @@ def test_the_representation_is_what_the_head_sees() -> None:
 
 
 def test_initial_weights_of_a_seed_do_not_change() -> None:
-    """Computed when the small residual network was the only one: runs go on and encoders load across versions."""
+    """Compares with values of an older version, so that runs and encoders of older versions can be loaded."""
     model, images = seeded(), noise_images(4, 8).float() / 255
     names = list(model.encoder.state_dict())
     assert names[:3] == ["stem.0.weight", "stem.1.weight", "stem.1.bias"]

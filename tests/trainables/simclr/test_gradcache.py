@@ -1,4 +1,4 @@
-"""Cached gradients against the direct step, in float64."""
+"""Tests GradCache against the direct step, in float64."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainables.training.devices import data_parallel
 
 
 def views(n: int, seed: int = 0) -> Tensor:
-    """Two views of n images: float64 [2, n, 3, 8, 8]."""
+    """Returns two views of n images, float64 [2, n, 3, 8, 8]."""
     return torch.rand(2, n, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -50,7 +50,7 @@ def with_norms() -> nn.Module:
 
 
 def cut(both: Tensor, sizes: list[int]) -> list[Callable[[], Tensor]]:
-    """Micro-batches of these sizes, each made when it is asked for."""
+    """Returns micro-batches of these sizes, each created on call."""
     edges = [0, *accumulate(sizes)]
     return [lambda a=a, b=b: torch.cat([both[0, a:b], both[1, a:b]]) for a, b in pairwise(edges)]  # type: ignore[misc]
 
@@ -99,14 +99,14 @@ def test_adds_to_existing_gradients() -> None:
 
 
 class Statistics(dict[str, Any]):
-    """What batch normalisation remembers."""
+    """Returns the running statistics of batch normalisation."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__({name: buffer.clone() for name, buffer in model.named_buffers()})
 
 
 def test_batch_statistics_of_micro_batches_are_updated_once() -> None:
-    """Each normalises itself, and running statistics see each once, in their order."""
+    """Each is normalised by itself, and running statistics are updated once by each, in order."""
     both = views(12)
     criterion = partial(nt_xent, temperature=0.3)
     reference, model = with_norms(), with_norms()
@@ -134,7 +134,7 @@ def test_batch_norm_error_grows_with_smaller_micro_batches() -> None:
         errors.append(float((part - whole).norm() / whole.norm()))
     assert errors[0] < 1e-10
     assert errors == sorted(errors)
-    assert 0.01 < errors[1] < errors[3] < 2  # no detail: a quarter of the gradient and more
+    assert 0.01 < errors[1] < errors[3] < 2  # a quarter of the gradient and more
 
 
 def test_dropout_masks_are_equal_in_both_passes() -> None:
@@ -172,7 +172,7 @@ def test_autocast_covers_the_network_only() -> None:
 
 
 def cached_step(both: Tensor, micro_batch: int) -> tuple[Tensor, dict[str, Tensor], int]:
-    """Runs in a worker, with its share of the images: loss, gradients, and how often gradients were synchronised."""
+    """Returns loss, gradients and number of synchronisations of a worker with its shard."""
     rank, world = dist.get_rank(), dist.get_world_size()
     with torch.random.fork_rng(devices=[]):
         network = with_frozen_statistics()

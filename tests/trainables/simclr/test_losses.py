@@ -1,4 +1,4 @@
-"""Losses by name, and the decoupled one against its equation."""
+"""Tests the look-up of losses, and DCL against its equation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_dcl_equals_its_equation(chunk: int | None, temperature: float) -> None:
 
 
 def share_of_a_worker(z_a: Tensor, z_b: Tensor, sizes: list[int], name: str, told: bool) -> tuple[Tensor, ...]:
-    """Runs in a worker: the loss, and the gradient of this worker's rows."""
+    """Returns the loss and the gradient of a worker's rows."""
     z_a, z_b = (z.split(sizes)[dist.get_rank()].clone().requires_grad_() for z in (z_a, z_b))
     return value_and_gradients(LOSSES[name](z_a, z_b, 0.3, shard_sizes=sizes if told else None), z_a, z_b)
 
@@ -122,7 +122,7 @@ def test_an_unknown_loss_lists_the_known_ones() -> None:
 
 
 def test_dcl_has_larger_gradients_for_small_batches() -> None:
-    """NT-Xent's gradient shrinks with the positive's own share of the denominator; DCL's does not (Yeh et al., 3)."""
+    """The positive term in the denominator reduces NT-Xent's gradient, but not DCL's (Yeh et al., 3)."""
     torch.manual_seed(0)
     z_a = torch.eye(3, dtype=torch.float64)
     z_b = z_a + 0.1 * torch.randn(3, 3, dtype=torch.float64)

@@ -18,7 +18,7 @@ def projections(n: int, d: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def some_weights(n: int) -> Tensor:
     weights = torch.rand(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.1
-    weights[0] = 0.0  # no anchor of its own, but a negative of all others
+    weights[0] = 0.0  # not an anchor, but a negative of all others
     return weights
 
 
@@ -144,7 +144,7 @@ def test_computes_in_float32_for_any_input(dtype: torch.dtype, tolerance: float)
     exact = [z.detach().double().requires_grad_() for z in (z_a, z_b)]
     expected, *gradients = value_and_gradients(nt_xent(*exact, 0.1), *exact)
     error = abs(float(loss.detach()) - float(expected))
-    assert error < 1e-5  # of the rounded inputs: only float32's own error
+    assert error < 1e-5  # only the error of float32
     loss.backward()
     for z, gradient in zip((z_a, z_b), gradients, strict=True):
         assert z.grad is not None
@@ -165,7 +165,7 @@ def test_autocast_does_not_affect_the_loss() -> None:
 def test_stays_finite_at_a_low_temperature(temperature: float) -> None:
     z_a, z_b = projections(8)
     with torch.no_grad():
-        z_b[0], z_b[1] = z_a[0], -z_a[1]  # as near and as far as can be
+        z_b[0], z_b[1] = z_a[0], -z_a[1]  # smallest and largest distance
     expected = value_and_gradients(nt_xent(z_a, z_b, temperature), z_a, z_b)
     single = tuple(z.detach().float().requires_grad_() for z in (z_a, z_b))
     actual = value_and_gradients(nt_xent(*single, temperature), *single)
@@ -192,7 +192,7 @@ def test_refuses_invalid_temperatures(temperature: float) -> None:
         nt_xent(torch.ones(4, 3), torch.ones(4, 3), temperature)
 
 
-# --- an image that comes twice in a batch ---
+# --- images that occur twice in a batch ---
 
 #: Image 0 comes three times, image 1 twice.
 TWICE = torch.tensor([0, 1, 2, 0, 3, 1, 4, 0])
@@ -253,7 +253,7 @@ def one_workers_share(
     images: Tensor | None = None,
     name: str = "nt_xent",
 ) -> tuple[Tensor, ...]:
-    """Runs in a worker: the loss, and the gradient of this worker's rows."""
+    """Returns the loss and the gradient of a worker's rows."""
     rank = dist.get_rank()
     z_a, z_b = (z.split(sizes)[rank].clone().requires_grad_() for z in (z_a, z_b))
     weights, images = (None if of_all is None else of_all.split(sizes)[rank] for of_all in (weights, images))
@@ -283,7 +283,7 @@ def test_workers_get_the_loss_and_mean_gradient_of_one_worker(
     shares = workers.run(world, one_workers_share, z_a.detach(), z_b.detach(), weights, sizes, chunk)
     for loss, _, _ in shares:
         assert float(loss) == pytest.approx(float(expected), abs=1e-12)
-    # A row's gradient exists on its own worker only: the mean over the workers is a world-th of it.
+    # A row's gradient exists on its own worker only: the mean over workers divides it by the world size.
     gathered = tuple(torch.cat([share[view] for share in shares]) / world for view in (1, 2))
     assert_all_close(gathered, tuple(gradients))
 
@@ -303,7 +303,7 @@ def test_images_may_repeat_within_and_across_workers(workers: Workers, name: str
 
 
 def half_of_the_workers(z_a: Tensor, z_b: Tensor) -> tuple[Tensor, ...]:
-    """Runs in a worker: two groups of two, each with a batch of its own."""
+    """Computes the loss in two process groups of two workers, each with its own batch."""
     rank = dist.get_rank()
     groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     z_a, z_b = (z.chunk(4)[rank].clone().requires_grad_() for z in (z_a, z_b))

@@ -107,7 +107,7 @@ def network() -> SimCLR:
 
 
 def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights of layers, and all the rest, told apart by the modules they belong to."""
+    """Returns weights of layers and all other parameters, by their modules."""
     layers, others = {}, {}
     for path, module in model.named_modules():
         for name, p in module.named_parameters(recurse=False):

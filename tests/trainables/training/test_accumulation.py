@@ -1,4 +1,4 @@
-"""Updates of several batches: the mean of their gradients, exactly, and nothing else changes."""
+"""Tests gradient accumulation: an update's gradient is the mean over its batches."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def accumulating(batch_size: int, accumulation: int, **chosen: Any) -> dict[str,
 
 
 def second_update(settings: dict[str, Any]) -> dict[str, Any]:
-    """In float64, alone or in a worker: loss and gradients of a run's second update, and what it synchronised."""
+    """Returns loss, gradients and number of synchronisations of a run's second update, in float64."""
     with patch("trainables.training.state.SimCLR", double_simclr):
         training = Run(TrainSettings.model_validate(settings), data(), CPU)
     if training.state.settings.micro_batch != "auto":
-        training.state.model.eval()  # batch norms would take their statistics from the micro-batches
+        training.state.model.eval()  # otherwise batch norms would use the statistics of micro-batches
     images = training.state.candidate.images_per_update
     training.train_until(images)
     synchronised = count_synchronisations(training)
@@ -52,7 +52,7 @@ def second_update(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_hand(settings: dict[str, Any], weights: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
-    """The mean loss and gradient of the second update's batches, each on its own in a network of these weights."""
+    """Computes the mean loss and gradient of the second update's batches, one after the other."""
     chosen = TrainSettings.model_validate(settings)
     size, batches = chosen.batch_size, chosen.accumulation
     loader = Loader(data(), Augment(12, chosen.augment), chosen.seed, CPU)
@@ -108,7 +108,7 @@ def test_one_two_and_four_workers_make_the_same_update(workers: Workers) -> None
 
 
 def test_it_adds_no_negatives() -> None:
-    """Four batches of 4 are near ln(2 * 4 - 1) at first; one of 16 would be near ln(2 * 16 - 1)."""
+    """The initial loss of four batches of 4 is near ln(2 * 4 - 1), not near ln(2 * 16 - 1)."""
     reports = run(accumulating(4, 4, temperature=5.0))
     assert reports.column("train_loss")[0] == pytest.approx(math.log(7), abs=0.2)
     for loss, above in zip(reports.column("train_loss"), reports.column("train_loss_above_chance"), strict=True):

@@ -1,4 +1,4 @@
-"""A checkpoint's file is whole or recognised as damaged, wherever it was cut or overwritten."""
+"""Tests that damaged checkpoints are detected, wherever they were truncated or overwritten."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_missing_blocks_are_detected(file: Path) -> None:
     whole = file.read_bytes()
     for start in random.Random(0).sample(range(len(whole) - 512), 200):
         file.write_bytes(whole[:start] + bytes(512) + whole[start + 512 :])
-        if checkpoint_damage(file.parent) is None:  # there were zeros anyway
+        if checkpoint_damage(file.parent) is None:  # the block was zero before
             state = load_checkpoint(file.parent, CPU)
             assert all(torch.equal(state["model"][name], tensor) for name, tensor in WEIGHTS.items())
 
@@ -77,7 +77,7 @@ def test_missing_files_and_directories_are_named(tmp_path: Path) -> None:
 
 
 def test_other_errors_are_raised_unchanged(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full memory is no damage."""
+    """Exhausted memory is not a damaged checkpoint."""
 
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

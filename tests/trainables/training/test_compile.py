@@ -69,7 +69,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def run_in_turns(chosen: dict[str, Any], *, compiles: bool) -> tuple[list[bool], Tensor]:
-    """Alone or in a worker: of each shape when it was first met, whether that was before the clock ran; and weights."""
+    """Returns for each new shape whether it was compiled before timing started, and the final weights."""
     met: list[bool] = []
     preparing = False
 
@@ -112,7 +112,7 @@ def run_in_turns(chosen: dict[str, Any], *, compiles: bool) -> tuple[list[bool],
 def test_shapes_are_compiled_before_timing_starts_without_training(layout: str) -> None:
     met, weights = run_in_turns(LAYOUTS[layout], compiles=True)
     assert all(met)
-    # Of every batch size: of views, and of the network where the batch is not cut up.
+    # For every batch size: the augmentation, and the network unless the batch is split.
     assert len(met) == (3 if layout in ("cut into unequal parts", "shared negatives") else 6)
     assert torch.equal(weights, run_in_turns(LAYOUTS[layout], compiles=False)[1])
 
@@ -132,7 +132,7 @@ def test_without_a_compiler_it_warns_once_and_runs_eagerly(recwarn: pytest.Warni
         fast = compiled(lambda x: curve(x) + 1)
         for _ in range(2):
             assert torch.equal(fast(torch.ones(4)), curve(torch.ones(4)) + 1)
-    said = [str(warning.message) for warning in recwarn.list]  # torch's compiler may have more to say
+    said = [str(warning.message) for warning in recwarn.list]  # torch's compiler may warn too
     assert sum("without torch.compile" in text for text in said) == 1
 
 

@@ -19,7 +19,7 @@ from trainables.training.run import Run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # of torch.compile's own imports
-    pytest.mark.filterwarnings("ignore:TensorFloat32"),  # torch.compile would rather have it
+    pytest.mark.filterwarnings("ignore:TensorFloat32"),  # torch.compile recommends it
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
@@ -28,7 +28,7 @@ WAYS = ("none", "graphs", "compiled")
 
 @pytest.fixture(autouse=True)
 def exact_convolutions() -> Iterator[None]:
-    """The same sums in the same order, in float32."""
+    """Makes convolutions deterministic, in float32."""
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         yield
 
@@ -39,7 +39,7 @@ def prepared(way: str, **chosen: Any) -> Run:
     run = Run(settings, data(), torch.device("cuda"))
     if way == "compiled":
         run.step.compile()
-    run.step.gradients.prepare([range(0, 16, 16), range(32, 48, 16)], 16)  # the latter is over an epoch's end
+    run.step.gradients.prepare([range(0, 16, 16), range(32, 48, 16)], 16)  # the latter crosses the end of an epoch
     return run
 
 
@@ -94,7 +94,7 @@ def test_graphs_of_another_run_can_be_freed() -> None:
     captured.train_until(16)
     del other
     gc.collect()
-    captured.step.gradients.prepare([range(0, 24, 24)], 24)  # to capture is to give unused memory back
+    captured.step.gradients.prepare([range(0, 24, 24)], 24)  # a capture frees unused memory
     assert captured.step.gradients._graphs is not None
     assert all((size, False) in captured.step.gradients._graphs for size in (16, 24))
     captured.train_until(64)

@@ -99,7 +99,7 @@ def test_the_reference_loss_is_measured_with_ema_weights(tmp_path: Path) -> None
 
 
 def test_the_initial_encoder_equals_the_untrained_one(tmp_path: Path) -> None:
-    """Known by a run whose one step has a vanishing learning rate."""
+    """Compares with a run of one step whose learning rate is nearly 0."""
     settings = TrainSettings.model_validate(
         small(budget=16, evaluate_every=16, optimizer={"learning_rate": 1e-30, "weight_decay": 0})
     )
@@ -157,7 +157,7 @@ def test_evaluating_does_not_change_the_run(tmp_path: Path) -> None:
 
 
 def test_the_loss_of_the_first_step_is_nt_xent_of_the_first_batch() -> None:
-    """In a run of one batch that holds all images unchanged in both views, whose order then does not matter."""
+    """Uses one batch of all images without augmentation, whose order does not matter."""
     settings = TrainSettings.model_validate(
         small(batch_size=40, budget=40, evaluate_every=40, temperature=0.2, augment=UNCHANGED)
     )
@@ -211,7 +211,7 @@ def test_checkpoints_load_with_weights_only(tmp_path: Path) -> None:
 
 
 def views_of(pictures: TrainingData, steps: int, **chosen: Any) -> list[Tensor]:
-    """What goes into the network, step by step: first views, then second views [2 batch, C, H, W]."""
+    """Returns the network's input of every step: first views, then second views [2 batch, C, H, W]."""
     settings = TrainSettings.model_validate(small(**chosen))
     training, seen = Run(settings, pictures, CPU), []
     training.state.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
@@ -246,7 +246,11 @@ def test_augmentation_differs_for_every_view_step_and_seed() -> None:
         {"optimizer": {"name": "sgd"}},
         {"optimizer": {"name": "lars", "learning_rate": 5.0}},
         {"optimizer": {"name": "adamw", "learning_rate": 0.01}},
-        {"batch_size": 15, "budget": 150, "evaluate_every": 40},  # epochs, reports and the end fall inside of steps
+        {
+            "batch_size": 15,
+            "budget": 150,
+            "evaluate_every": 40,
+        },  # ends of epochs, reports and the budget are within steps
         {"micro_batch": 5},
         {"loss": "dcl"},
     ],
@@ -316,7 +320,7 @@ def test_losses_differ_and_have_their_own_chance_level() -> None:
 
 
 def test_a_batch_split_into_micro_batches_keeps_all_negatives() -> None:
-    """The whole batch is near ln(2 * 16 - 1) at first; micro-batches alone would be near ln(2 * 4 - 1)."""
+    """The initial loss of the whole batch is near ln(2 * 16 - 1), not near ln(2 * 4 - 1)."""
     reports = run(small(micro_batch=4, temperature=5.0))
     assert reports.column("micro_batch") == [4] * 4
     assert reports.column("train_loss")[0] == pytest.approx(math.log(31), abs=0.2)
@@ -328,9 +332,9 @@ def test_a_micro_batch_of_the_whole_batch_equals_the_direct_step(tmp_path: Path)
 
 
 def indices_seen(stages: list[tuple[int, int, int, int]], number: int, folder: str) -> list[list[int]]:
-    """Runs in a worker of stage ``number``, from the last stage's checkpoint: what its network sees, batch by batch."""
+    """Trains a stage from the last stage's checkpoint in a worker. Returns the images of every batch."""
     workers, batch_size, accumulation, steps = stages[number]
-    values = np.arange(40, dtype=np.uint8)  # every image is told by its one colour
+    values = np.arange(40, dtype=np.uint8)  # every image has its own colour
     images = np.broadcast_to(values[:, None, None, None], (40, 3, 12, 12)).copy()
     settings = TrainSettings.model_validate(
         small(batch_size=batch_size, accumulation=accumulation, augment=UNCHANGED, budget=1000)
@@ -432,7 +436,7 @@ def test_refuses_invalid_settings(wrong: dict[str, Any], named: str) -> None:
 
 
 def simclr_steps(views_a: Tensor, views_b: Tensor) -> dict[str, Any]:
-    """Losses, gradients and statistics of three steps in float64: of all rows, or in a worker of its share."""
+    """Returns losses, gradients and statistics of three steps in float64, of all rows or of a worker's shard."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -465,7 +469,7 @@ def test_losses_and_gradients_are_exact_over_workers(workers: Workers, world: in
 
 
 def reports_of_a_worker(settings: dict[str, Any], pictures: TrainingData) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Runs in a worker: what it reports, and the states in its checkpoints."""
+    """Returns the reports and checkpoints of a worker."""
     metrics, states = [], []
 
     def report(values: dict[str, Any], checkpoint: str | None = None) -> None:
@@ -480,7 +484,7 @@ def reports_of_a_worker(settings: dict[str, Any], pictures: TrainingData) -> tup
 def test_a_run_does_not_depend_on_the_number_of_workers(
     workers: Workers, tmp_path: Path, world: int, batch_size: int
 ) -> None:
-    # Rounding stays near 1e-6, unless it moves a ReLU's input over zero (seed 3, batch 15: then 1e-3 from there on).
+    # Rounding errors are near 1e-6, unless one changes the sign of a ReLU's input (seed 3, batch 15: 1e-3 afterwards).
     settings = small(batch_size=batch_size, budget=6 * batch_size, evaluate_every=2 * batch_size, seed=5)
     alone = run(settings, tmp_path)
     (metrics, states), *others = workers.run(world, reports_of_a_worker, settings, data())
@@ -500,7 +504,7 @@ def test_a_run_does_not_depend_on_the_number_of_workers(
 
 
 def refusal_of_a_worker(settings: dict[str, Any], pictures: TrainingData) -> str:
-    """Runs in a worker: the error, which all workers must raise, or those that do not would wait for the others."""
+    """Returns the error of a worker. All workers must raise, or others would wait for them."""
     try:
         train(settings, pictures, Reports(), device=CPU)
     except ValueError as error:

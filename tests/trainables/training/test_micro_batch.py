@@ -1,4 +1,4 @@
-"""Micro-batches that fit: the prediction against what a process really takes, and a real limit."""
+"""Tests the size of micro-batches against the real memory of a process, and under a real limit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_size_depends_on_allotted_memory_and_not_on_other_processes(monkeypa
     model = network(width=64)
     share = int(1.5 * kept_bytes(model, torch.empty(2 * 128, *SHAPE, device="meta"), nullcontext()))
     assert largest_micro_batch(model, SHAPE, 512, CPU, nullcontext(), share) == 128
-    # More than this machine has free: an error, and no smaller size.
+    # More than the free memory of this machine raises an error; the size is not reduced.
     monkeypatch.setattr(memory, "_PATIENCE", 0.2)
     with pytest.raises(MemoryTakenError, match=r"stop other processes or lower simclr\.micro_batch"):
         largest_micro_batch(model, SHAPE, 1 << 24, CPU, nullcontext(), 1 << 50)
@@ -85,7 +85,7 @@ model = SimCLR(EncoderSettings(width=16, depth=1), 3).to(memory_format=torch.cha
 def step(n):
     views = torch.zeros(2 * n, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     model(views).sum().backward()
-def peak():  # getrusage's would begin with that of the process which started this one
+def peak():  # getrusage starts with the parent's peak
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 step(2)
 before = peak()
@@ -98,7 +98,7 @@ print(taken / kept_bytes(model, torch.empty(1024, 3, 32, 32, device="meta"), nul
 @pytest.mark.slow
 def test_a_real_step_uses_the_predicted_memory() -> None:
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
-    assert 0.9 < float(done.stdout) < 1.2  # 1.2 is what is allowed for
+    assert 0.9 < float(done.stdout) < 1.2  # 1.2 is the assumed factor
 
 
 LIMITED = """
@@ -133,7 +133,7 @@ def limited(megabytes: int, width: int) -> str:
 
 @pytest.mark.slow
 def test_under_a_real_limit_the_batch_is_split_and_trained_on() -> None:
-    # The whole batch would need 1.3 GB, and asking for it would fail: this process may have 1.2.
+    # The whole batch would need 1.3 GB, but this process may map 1.2 GB only.
     micro_batch, loss = limited(1200, 16).split()
     assert int(micro_batch) in (128, 256, 512)
     assert 4 < float(loss) < 10  # about ln(2047)
@@ -147,7 +147,7 @@ def test_a_model_that_does_not_fit_raises_a_helpful_error() -> None:
 
 
 def micro_batch_of_a_worker(shares: list[int]) -> int:
-    """Runs in a worker; each is told another share of the memory, and so finds another size."""
+    """Returns the size that a worker finds. Each worker has another amount of memory."""
     return largest_micro_batch(network(), SHAPE, 1 << 12, CPU, nullcontext(), shares[dist.get_rank()])
 
 
@@ -162,7 +162,7 @@ def test_all_workers_use_the_smallest_size(workers: Workers) -> None:
 def test_sizes_are_tried_on_a_gpu_until_one_fits() -> None:
     gc.collect()
     torch.cuda.empty_cache()
-    limit = torch.cuda.memory_reserved() + 1.2 * 2**30  # other tests leave libraries' workspaces behind
+    limit = torch.cuda.memory_reserved() + 1.2 * 2**30  # other tests leave workspaces of libraries
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(0).total_memory)
     try:
         images = np.random.default_rng(0).integers(0, 256, (1024, 3, 32, 32), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""An image that comes twice in a batch, or in an update with shared negatives, is never its own negative."""
+"""Tests that an image that occurs twice in a batch or an update with shared negatives is not its own negative."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ def pictures(order: str) -> TrainingData:
 
 
 def told(settings: dict[str, Any], order: str, resume_from: Path | None = None) -> list[tuple[int, list[int] | None]]:
-    """Runs alone or in a worker: of every loss that is taken, this worker's rows, and which images they are said to
-    show."""
+    """Returns for every call of the loss the number of this worker's rows and the argument ``images``."""
     taken: list[tuple[int, list[int] | None]] = []
 
     class Listening(Run):
@@ -107,7 +106,7 @@ def test_repeated_images_are_the_same_after_a_resume(tmp_path: Path) -> None:
 
 
 class Eager:
-    """In the place of a CUDA graph where there is no GPU: the step itself, with the tensors that were captured."""
+    """Replaces a CUDA graph without GPU: runs the step with the captured tensors."""
 
     def __init__(self, step: Step, images: Tensor, packed: Tensor, rows: Tensor | None, context: Any) -> None:
         self.images, self.packed, self.weight = images.clone(), packed.clone(), torch.ones(())
@@ -146,7 +145,7 @@ def test_cuda_graphs_get_the_indices_too(order: str, monkeypatch: pytest.MonkeyP
 
 
 def first_loss(batch: int) -> float:
-    """Of a batch over the seam, in a run alone or in a worker; at a high temperature: the number of negatives."""
+    """Returns exp(loss) of a batch across the end of an epoch; at a high temperature, it is the number of terms."""
     settings = TrainSettings.model_validate(small(batch_size=batch, temperature=1e4))
     training = Run(settings, data(IMAGES), CPU)
     training.state.samples = IMAGES - batch // 2

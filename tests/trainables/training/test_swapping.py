@@ -1,4 +1,4 @@
-"""Changing the candidate inside a run: at one step on all workers, as if the run had been stopped and gone on."""
+"""Tests swaps of the candidate during a run: they equal a resume with another batch size, on all workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BATCHES = [16] * 4 + [24] * 2 + [8] * 6 + [16] * 4 + [30] * 2
 
 
 class Planned:
-    """A policy that does what ``PLAN`` says."""
+    """Policy that follows ``PLAN``."""
 
     def __init__(self, candidates: Sequence[Candidate], **_: Any) -> None:
         self.current = candidates[0]
@@ -73,7 +73,7 @@ class StopRunError(Exception):
 
 
 def run_by_hand(folder: Path, **chosen: Any) -> Reports:
-    """Stops at every change of ``PLAN``, and goes on from the checkpoint with another batch size."""
+    """Stops at every change of ``PLAN`` and resumes from the checkpoint with another batch size."""
     reports = Reports(folder)
     candidate, start = Candidate(16), None
     for stop, following in [*PLAN.items(), (None, None)]:
@@ -172,12 +172,12 @@ def test_the_micro_batch_is_chosen_for_the_largest_candidate() -> None:
 
 
 def planned_run_of_a_worker(chosen: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Any], list[int]]:
-    """In float64, alone or in a worker: reports, checkpoints, and the images in each forward of the training."""
+    """Returns reports, checkpoints and the number of images of every forward pass, in float64."""
     metrics, states, sizes = [], [], []
 
     def simclr(*arguments: Any, **keywords: Any) -> SimCLR:
         def hook(module: SimCLR, inputs: Any) -> None:
-            if next(module.parameters()).requires_grad:  # not the averaged model's
+            if next(module.parameters()).requires_grad:  # not the EMA model
                 sizes.append(len(inputs[0]) // 2)
 
         model = double_simclr(*arguments, **keywords)
@@ -220,14 +220,14 @@ updates = st.tuples(st.integers(2, 40), st.integers(1, 3), st.integers(1, 2))  #
 @settings(max_examples=20)
 @given(stages=st.lists(updates, min_size=1, max_size=5))
 def test_every_image_is_seen_once_per_epoch_across_swaps(stages: list[tuple[int, int, int]]) -> None:
-    values = np.arange(40, dtype=np.uint8)  # every image is told by its one colour
+    values = np.arange(40, dtype=np.uint8)  # every image has its own colour
     images = np.broadcast_to(values[:, None, None, None], (40, 3, 8, 8)).copy()
     chosen = TrainSettings.model_validate(small(augment=UNCHANGED, budget=10_000, micro_batch=16))
     training, seen = Run(chosen, TrainingData(images, images[:16]), CPU), []
     training.state.model.register_forward_pre_hook(
         lambda module, arguments: (
             seen.extend((arguments[0].chunk(2)[0][:, 0, 0, 0] * 255).round().int().tolist())
-            if torch.is_grad_enabled()  # the gradient cache looks twice
+            if torch.is_grad_enabled()  # GradCache runs two forward passes
             else None
         )
     )
@@ -259,7 +259,7 @@ def test_rotate_takes_turns(tmp_path: Path) -> None:
         Candidate(size, count).key
         for size, count in zip(reports.column("batch_size"), reports.column("accumulation"), strict=True)
     ]
-    assert used[:6] == ["16", "8", "8x4"] * 2  # from the run's own on
+    assert used[:6] == ["16", "8", "8x4"] * 2  # starts with the run's own candidate
     chosen = [metrics["decision"]["chosen"] for metrics in reports.metrics]
     assert used[1:] == chosen[:-1]
 
@@ -284,12 +284,12 @@ def test_a_policy_decides_the_same_after_a_resume(tmp_path: Path, chosen: dict[s
 
 
 def test_later_efficiencies_of_a_race_do_not_change_past_decisions(tmp_path: Path) -> None:
-    """A run that is taken up again is given the race's rates anew, and by then they may be others."""
+    """A resumed run gets the race's current efficiencies, which may differ from the saved ones."""
     then = {"16": (0.5, 0.1), "8": (0.2, 0.1), "8x4": (-0.7, 0.1)}
     now = {"16": (0.5, 0.1), "8": (-0.7, 0.1), "8x4": (0.2, 0.1)}
     whole = run(swapping("deviation", patience=2, threshold=0.0, rates=then), tmp_path / "whole")
     first = next(n for n, metrics in enumerate(whole.metrics) if metrics.get("decision", {}).get("action") == "swap")
-    assert whole.metrics[first]["decision"]["chosen"] == "8"  # the next best of then
+    assert whole.metrics[first]["decision"]["chosen"] == "8"  # the next best with the saved efficiencies
     other = swapping("deviation", patience=2, threshold=0.0, rates=now)
     rest = run(other, tmp_path / "rest", whole.folder(first - 1))
     for here, there in zip(rest.metrics, whole.metrics[first:], strict=True):
@@ -301,7 +301,7 @@ def test_the_policys_history_starts_at_the_end_of_the_race(tmp_path: Path) -> No
     raced = run(small(budget=640, batch_size=8), tmp_path / "race")
     start = raced.folder(1)
     reports = run({**DEVIATION, "batch_size": 8}, tmp_path / "winner", start)
-    for number in (0, 5):  # and stays there through a resume
+    for number in (0, 5):  # also after a resume
         history = json.loads(reports.state(number)["swapping"])
         assert history["start"] == [64, raced.state(1)["seconds"]]
     again = run({**DEVIATION, "batch_size": 8}, tmp_path / "again", reports.folder(2))

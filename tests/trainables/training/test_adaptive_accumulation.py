@@ -1,4 +1,4 @@
-"""Updates of informed batches, and weighted samples, in real runs: exact, alike on all workers, and resumable."""
+"""Tests adaptive accumulation and sample weights in real runs: exact, equal on all workers, and resumable."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from trainables.training.loader import Loader
 from trainables.training.run import Run
 
 IMAGES = 40
-#: Lopsided, so that batches tell unequally much.
+#: Imbalanced, so that batches have different scores.
 STRATA = np.repeat([0, 1, 2], [20, 14, 6])
 
 
@@ -60,10 +60,10 @@ def settings_of(information: dict[str, Any] | None, weights: dict[str, Any] | No
 
 
 def second_update(settings: dict[str, Any]) -> dict[str, Any]:
-    """In float64, alone or in a worker: a run's second update, and what it synchronised."""
+    """Returns a run's second update and its number of synchronisations, in float64."""
     with patch("trainables.training.state.SimCLR", double_simclr):
         training = Run(TrainSettings.model_validate(settings), pictures(), CPU)
-    training.state.model.eval()  # batch norms would take their statistics from the parts of a batch
+    training.state.model.eval()  # otherwise batch norms would use the statistics of micro-batches
     training.train_until(1)
     start, synchronised = training.state.samples, count_synchronisations(training)
     before = {name: value.clone() for name, value in training.state.model.state_dict().items()}
@@ -80,7 +80,7 @@ def second_update(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def percentile_by_hand(z: Tensor, strata: Sequence[int]) -> Tensor:
-    """Image by image: the rank of its distance to the mean of its cluster in the batch."""
+    """Computes each image's rank by distance to the mean of its cluster in the batch."""
     ranks = torch.zeros(len(z), dtype=torch.float64)
     for cluster in set(strata):
         own = [i for i, stratum in enumerate(strata) if stratum == cluster]
@@ -103,7 +103,7 @@ def weights_by_hand(settings: dict[str, Any], z: Tensor, indices: Any, progress:
 
 
 def by_hand(settings: dict[str, Any], told: dict[str, Any]) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradient of that update on one process: sum(score * gradient) / sum(score)."""
+    """Computes loss and gradient of that update in one process: sum(score * gradient) / sum(score)."""
     chosen = TrainSettings.model_validate(settings)
     size = chosen.batch_size
     loader = Loader(pictures(), Augment(12, chosen.augment), chosen.seed, CPU)
@@ -130,7 +130,9 @@ def by_hand(settings: dict[str, Any], told: dict[str, Any]) -> tuple[float, dict
         else:
             share = scores[number] / scores.sum()
         images = torch.from_numpy(own)
-        assert len(set(own.tolist())) < len(own) or chosen.information.negatives == "plain"  # it lies on a seam
+        assert (
+            len(set(own.tolist())) < len(own) or chosen.information.negatives == "plain"
+        )  # it crosses the end of an epoch
         loss = loss + share * nt_xent(z_a, z_b, chosen.temperature, weights=weights, images=images)
     loss.backward()
     return float(loss.detach()), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -187,7 +189,7 @@ def test_one_two_and_four_workers_make_the_same_update(
 
 
 def test_shared_negatives_are_added() -> None:
-    """At a high temperature the loss is near chance: ln(2 * 9 - 1) for each batch, and more for all of them."""
+    """At a high temperature the loss is near chance level: ln(2 * 9 - 1), and more with shared negatives."""
     for information, negatives in ((PLAIN, 9), (SHARED, 27)):
         reports = run(settings_of(information, None, temperature=5.0), data=pictures())
         assert reports.column("train_loss")[0] == pytest.approx(math.log(2 * negatives - 1), abs=0.2)
@@ -266,7 +268,7 @@ def test_the_learning_rate_scales_with_the_images_of_each_update() -> None:
 
 
 def test_weights_shift_from_centre_to_edge_across_batch_sizes(tmp_path: Path) -> None:
-    """Each batch's extremes, as reports name them, follow from centrality and progress."""
+    """The extremes in reports follow from centrality and progress."""
     centrality = np.asarray(pictures().centrality)
     first = run(small(batch_size=10, sample_weights={"mode": "static", "strength": 1.0}), tmp_path, data=pictures())
     settings = small(batch_size=16, sample_weights={"mode": "static", "strength": 1.0})
