@@ -120,7 +120,7 @@ class Ours:
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
-        from trainables.training.devices import computes_in_bfloat16
+        from trainables.training.precision import supports_bfloat16
 
         on_gpu = self.device.type == "cuda"
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -130,7 +130,7 @@ class Ours:
             "cores": len(os.sched_getaffinity(0)),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "bf16": computes_in_bfloat16(self.device),
+            "bf16": supports_bfloat16(self.device),
             "autocast": str(self.run.step.autocast.fast_dtype) if self.run.step.autocast._enabled else "off: float32",
             "flops": 3 * counter.get_total_flops(),  # of an image in two views: forward, and backward twice as much
         }

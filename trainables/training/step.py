@@ -16,10 +16,11 @@ from trainables.simclr.augment import Augment
 from trainables.simclr.losses import LOSSES, loss_named, with_images_argument
 from trainables.simclr.optim import set_progress
 from trainables.training.broadcast import broadcast_from_rank0
-from trainables.training.devices import computes_in_bfloat16, data_parallel
+from trainables.training.data_parallel import data_parallel
 from trainables.training.gradients import ContrastiveGradients
 from trainables.training.loader import Loader
 from trainables.training.micro_batch import largest_micro_batch
+from trainables.training.precision import supports_bfloat16
 from trainables.training.sample_weights import SampleWeights
 from trainables.training.state import TrainState
 
@@ -44,7 +45,7 @@ class TrainStep:
         settings = state.settings
         self.state = state
         channels, size = data.images.shape[1], data.images.shape[2]
-        bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and computes_in_bfloat16(device))
+        bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and supports_bfloat16(device))
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False)
         self.loader = Loader(data, Augment(size, settings.augment), settings.seed, device)
         self.largest_batch_size = max(candidate.batch_size for candidate in settings.candidates)

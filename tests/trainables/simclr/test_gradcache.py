@@ -19,7 +19,7 @@ from trainables.settings import EncoderSettings
 from trainables.simclr import SimCLR, dcl, nt_xent
 from trainables.simclr.gradcache import cached_backward
 from trainables.simclr.ntxent import nt_xent as direct_loss
-from trainables.training.devices import data_parallel
+from trainables.training.data_parallel import data_parallel
 
 
 def views(n: int, seed: int = 0) -> Tensor:

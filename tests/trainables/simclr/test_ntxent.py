@@ -244,7 +244,7 @@ def test_without_negatives_only_the_positive_term_remains(temperature: float) ->
     assert_all_close(value_and_gradients(actual, z_a, z_b), value_and_gradients(expected, z_a, z_b), tolerance=1e-11)
 
 
-def one_workers_share(
+def loss_of_a_shard(
     z_a: Tensor,
     z_b: Tensor,
     weights: Tensor | None,
@@ -280,7 +280,7 @@ def test_workers_get_the_loss_and_mean_gradient_of_one_worker(
     z_a, z_b = projections(n)
     weights = some_weights(n) if weighted else None
     expected, *gradients = value_and_gradients(written_out(z_a, z_b, 0.3, weights), z_a, z_b)
-    shares = workers.run(world, one_workers_share, z_a.detach(), z_b.detach(), weights, sizes, chunk)
+    shares = workers.run(world, loss_of_a_shard, z_a.detach(), z_b.detach(), weights, sizes, chunk)
     for loss, _, _ in shares:
         assert float(loss) == pytest.approx(float(expected), abs=1e-12)
     # A row's gradient exists on its own worker only: the mean over workers divides it by the world size.
@@ -296,7 +296,7 @@ def test_images_may_repeat_within_and_across_workers(workers: Workers, name: str
     loss = apart(z_a, z_b, 0.3, TWICE, weights, decoupled=name == "dcl")
     expected, *gradients = value_and_gradients(loss, z_a, z_b)
     arguments = (z_a.detach(), z_b.detach(), weights, sizes, 3, TWICE, name)
-    shares = workers.run(len(sizes), one_workers_share, *arguments)
+    shares = workers.run(len(sizes), loss_of_a_shard, *arguments)
     for value, _, _ in shares:
         assert float(value) == pytest.approx(float(expected), abs=1e-12)
     assert_all_close(tuple(torch.cat([s[view] for s in shares]) / len(sizes) for view in (1, 2)), tuple(gradients))

@@ -21,8 +21,9 @@ from trainables.evaluation.reference import ReferenceSet
 from trainables.settings import EncoderSettings, TrainSettings
 from trainables.simclr import Augment, SimCLR, nt_xent
 from trainables.training.checkpoint import CHECKPOINT_FILE, CheckpointError
-from trainables.training.devices import computes_in_bfloat16, data_parallel
+from trainables.training.data_parallel import data_parallel
 from trainables.training.loop import initial_encoder, load_ema_encoder, train
+from trainables.training.precision import supports_bfloat16
 from trainables.training.run import Run
 
 # --- learning ---
@@ -70,7 +71,7 @@ def test_bfloat16_trains_as_well_with_float32_weights(tmp_path: Path) -> None:
 
 
 def test_gpus_compute_in_bfloat16() -> None:
-    assert computes_in_bfloat16(torch.device("cuda"))
+    assert supports_bfloat16(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -33,7 +33,9 @@ def pictures(order: str) -> TrainingData:
     return replace(data(IMAGES), epoch_order=epoch_order, strata=STRATA)
 
 
-def told(settings: dict[str, Any], order: str, resume_from: Path | None = None) -> list[tuple[int, list[int] | None]]:
+def images_passed(
+    settings: dict[str, Any], order: str, resume_from: Path | None = None
+) -> list[tuple[int, list[int] | None]]:
     """Returns for every call of the loss the number of this worker's rows and the argument ``images``."""
     taken: list[tuple[int, list[int] | None]] = []
 
@@ -65,7 +67,7 @@ CASES = {
 
 
 def whole(name: str, order: str, world: int, workers: Workers) -> list[list[tuple[int, list[int] | None]]]:
-    return workers.run(world, told, CASES[name], order) if world > 1 else [told(CASES[name], order)]
+    return workers.run(world, images_passed, CASES[name], order) if world > 1 else [images_passed(CASES[name], order)]
 
 
 @pytest.mark.parametrize(
@@ -95,10 +97,10 @@ def test_the_loss_gets_the_indices_of_batches_with_repeated_images(
 
 def test_repeated_images_are_the_same_after_a_resume(tmp_path: Path) -> None:
     settings = CASES["swapped"]
-    complete = told(settings, "shuffled")
+    complete = images_passed(settings, "shuffled")
     reports = run(settings, tmp_path, data=pictures("shuffled"))
     stopped = len(reports.metrics) // 2
-    rest = told(settings, "shuffled", reports.folder(stopped))
+    rest = images_passed(settings, "shuffled", reports.folder(stopped))
     assert rest == complete[len(complete) - len(rest) :]
     assert (
         sum(rows for rows, _ in rest) == reports.metrics[-1]["samples_seen"] - reports.metrics[stopped]["samples_seen"]
@@ -136,8 +138,8 @@ def test_cuda_graphs_get_the_indices_too(order: str, monkeypatch: pytest.MonkeyP
         for size in (36, 13, 36, 6):
             run.state.swap_to(Candidate(size))
             run.train_until(run.state.samples + 70)
-        kinds = {(size, told) for size in (6, 13, 36) for told in (False, True) if (size, told) in steps}
-        assert {told for _, told in kinds} == (
+        kinds = {(size, repeats) for size in (6, 13, 36) for repeats in (False, True) if (size, repeats) in steps}
+        assert {repeats for _, repeats in kinds} == (
             set() if not captures else {True} if order == "balanced" else {True, False}
         )
         weights.append(torch.cat([value.double().flatten() for value in run.state.model.state_dict().values()]))

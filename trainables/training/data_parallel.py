@@ -1,20 +1,12 @@
-"""Chooses the precision for a device and wraps models for data-parallel training."""
+"""Wraps models for data-parallel training."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-
-
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Returns whether ``device`` supports bfloat16 natively. CPUs without support emulate it several times slower."""
-    if device.type != "cpu":
-        return True
-    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
 def data_parallel(model: nn.Module) -> DistributedDataParallel:
