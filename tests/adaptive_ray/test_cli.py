@@ -155,7 +155,7 @@ class TestRefused:
         for part in parts:
             assert part in text
 
-    def test_a_plan_whose_batch_sizes_need_clusters_that_nobody_counted(self, command: Command, tmp_path: Path) -> None:
+    def test_a_plan_needs_counted_clusters(self, command: Command, tmp_path: Path) -> None:
         settings = ["--set", "candidates={from_clusters: {}}", "--set", "clusters.encoder=pixels"]
         text = refused(command, tmp_path, "plan", QUICKSTART, *settings)
         assert "count them with: adaptive-ray cluster CONFIG" in text
@@ -230,7 +230,7 @@ class TestRefused:
     def test_resuming_with_other_settings(self, command: Command, tmp_path: Path, more: list[str]) -> None:
         assert "--resume uses the settings of the run" in refused(command, tmp_path, "run", "--resume", "runs/x", *more)
 
-    def test_the_unknown_option_is_named(self, command: Command, tmp_path: Path) -> None:
+    def test_unknown_options_are_reported(self, command: Command, tmp_path: Path) -> None:
         assert "--frobnicate" in refused(command, tmp_path, "run", QUICKSTART, "--frobnicate")
 
 
@@ -265,12 +265,12 @@ class TestNames:
         assert "already exists" in refused(command, tmp_path, "run", QUICKSTART, "--set", "name=mine")
 
     @pytest.mark.parametrize("name", ["a/b", "../up", "a b"])
-    def test_names_that_are_no_names(self, command: Command, tmp_path: Path, name: str) -> None:
+    def test_invalid_names(self, command: Command, tmp_path: Path, name: str) -> None:
         assert repr(name) in refused(command, tmp_path, "run", QUICKSTART, "--name", name)
 
 
 class TestPlan:
-    def test_what_would_run_and_what_it_would_cost(self, command: Command, tmp_path: Path) -> None:
+    def test_runs_and_costs(self, command: Command, tmp_path: Path) -> None:
         settings = ["dataset.reference_images=256", "budget.epochs=7", "race.window.epochs=2", "race.evaluations=7"]
         settings += ["candidates=[64, 128, 256]", "trial.workers=1", "race.max_concurrent=2"]
         answer = command("plan", QUICKSTART, *(part for setting in settings for part in ("--set", setting)))
@@ -288,7 +288,7 @@ class TestPlan:
         assert " per worker, 2 concurrent), " in answer.out
         assert list(tmp_path.iterdir()) == []
 
-    def test_accumulation_is_named_and_counted(self, command: Command, tmp_path: Path) -> None:
+    def test_candidates_with_accumulation(self, command: Command, tmp_path: Path) -> None:
         images(tmp_path / "images")
         both = "candidates=[16, {batch_size: 4, accumulation: 4}, {batch_size: 4, accumulation: 2}]"
         answer = command("plan", written(tmp_path), "--set", both)
@@ -299,7 +299,7 @@ class TestPlan:
         rates = {row[0]: row[3] for row in rows if row[:1] in (["16"], ["4x4"], ["4x2"])}
         assert rates["16"] == rates["4x4"] != rates["4x2"]
 
-    def test_what_images_there_are_and_what_is_left_out(self, command: Command, tmp_path: Path) -> None:
+    def test_found_and_skipped_images_are_printed(self, command: Command, tmp_path: Path) -> None:
         root = images(tmp_path / "images")
         (root / "dogs" / "003.png").write_text("no image")
         (root / "dogs" / "[red]\n.png").write_text("no image")
@@ -325,7 +325,7 @@ class TestPlan:
         assert "at most 1.00 x" in answer.out
         assert sorted(path.name for path in tmp_path.iterdir()) == ["experiment.yaml", "images"]
 
-    def test_on_a_cluster_its_devices_are_not_known(self, command: Command) -> None:
+    def test_devices_of_a_cluster_are_unknown(self, command: Command) -> None:
         answer = command("plan", QUICKSTART, "--address", "ray://nowhere:1", "--set", "trial.workers=64")
         assert answer.code == 0
         assert "workers:" not in answer.out
@@ -349,7 +349,7 @@ class TestRuns:
         assert "result.json" in refused(command, tmp_path, "report", unfinished)
 
     @pytest.mark.parametrize("verb", [["report"], ["run", "--resume"]])
-    def test_what_is_no_run(self, command: Command, tmp_path: Path, verb: list[str]) -> None:
+    def test_not_a_run_directory(self, command: Command, tmp_path: Path, verb: list[str]) -> None:
         assert "not a run directory" in refused(command, tmp_path, *verb, tmp_path)
 
     def test_resuming_a_finished_one(self, command: Command, tmp_path: Path, unfinished: Path) -> None:

@@ -127,7 +127,7 @@ def complaint(path: Path) -> str:
 
 
 @pytest.mark.parametrize("missing", ["encoder.json", "encoder.safetensors"])
-def test_a_missing_file_is_named(saved: Path, missing: str) -> None:
+def test_a_missing_file_is_reported(saved: Path, missing: str) -> None:
     (saved / missing).unlink()
     assert complaint(saved) == f"{saved}: no encoder found ({missing} is missing)"
 

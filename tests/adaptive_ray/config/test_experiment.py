@@ -105,10 +105,10 @@ class TestOverrides:
         assert repr(override) in text
         assert "name.of.setting=value" in text
 
-    def test_value_that_is_no_yaml(self) -> None:
+    def test_invalid_yaml(self) -> None:
         assert "'[64, 128' is invalid YAML" in complaint("candidates=[64, 128")
 
-    def test_below_a_setting_that_has_nothing_below_it(self) -> None:
+    def test_a_key_below_a_value(self) -> None:
         text = complaint("dataset.name.first=1")
         assert "'name' is 'mnist5k'" in text
 
@@ -187,7 +187,7 @@ class TestWrongSettings:
             ("tracking.experiment=''", ["tracking.experiment = ''"]),
         ],
     )
-    def test_value_and_rule_are_named(self, override: str, parts: list[str]) -> None:
+    def test_errors_show_value_and_rule(self, override: str, parts: list[str]) -> None:
         text = complaint(override)
         for part in [str(QUICKSTART), *parts]:
             assert part in text
@@ -223,7 +223,7 @@ class TestWrongSettings:
         assert key in known.partition("known here: ")[2].split(", ")
 
     @pytest.mark.parametrize("child", ["workers", "no_such_key"])
-    def test_a_renamed_section_is_named_whatever_it_holds(self, child: str) -> None:
+    def test_a_renamed_section_with_any_key(self, child: str) -> None:
         assert "setting 'stretch' was renamed; use 'winner'" in complaint(f"stretch.{child}=2")
 
     def test_renamed_values_are_refused_with_their_new_names(self) -> None:
@@ -240,7 +240,7 @@ class TestWrongSettings:
         assert f"unknown setting {name!r}" in complaint(f"{name}=1")
 
     @pytest.mark.parametrize("override", ["budget.epochs=.inf", "race.window.epochs=.inf"])
-    def test_without_end(self, override: str) -> None:
+    def test_infinite_budgets(self, override: str) -> None:
         assert override.partition("=")[0] in complaint(override)
 
     @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ class TestWrongSettings:
             ),
         ],
     )
-    def test_how_to_explore_must_fit_the_candidates(self, settings: list[str], parts: list[str]) -> None:
+    def test_exploration_must_match_the_candidates(self, settings: list[str], parts: list[str]) -> None:
         text = complaint("candidates=[64, 128]", *settings)
         for part in parts:
             assert part in text
@@ -372,14 +372,14 @@ class TestFiles:
         assert complaint(file=file).startswith(f"{file}: ")
 
     @pytest.mark.parametrize(("content", "kind"), [("- 1\n", "list"), ("", "NoneType"), ("7\n", "int"), ("a\n", "str")])
-    def test_no_mapping(self, tmp_path: Path, content: str, kind: str) -> None:
+    def test_not_a_mapping(self, tmp_path: Path, content: str, kind: str) -> None:
         file = tmp_path / "experiment.yaml"
         file.write_text(content)
         text = complaint(file=file)
         assert "mapping" in text
         assert text.endswith(f"got {kind}")
 
-    def test_key_that_is_no_text(self, tmp_path: Path) -> None:
+    def test_keys_must_be_strings(self, tmp_path: Path) -> None:
         file = tmp_path / "experiment.yaml"
         file.write_text(QUICKSTART.read_text() + "\n1: 2\n")
         assert "keys should be strings" in complaint(file=file)
@@ -470,7 +470,7 @@ class TestFromClusters:
         assert config.with_clusters(5) is config
         assert load_config(QUICKSTART, ["sampling=stratified"]).uses_clusters
 
-    def test_a_batch_of_one_is_refused(self, tmp_path: Path) -> None:
+    def test_batch_size_one_is_refused(self, tmp_path: Path) -> None:
         assert "below 2" in complaint(file=changed(tmp_path, candidates=None, batch_size=1))
 
 
@@ -486,7 +486,7 @@ class TestFromClusters:
         (["sample_weights={mode: batch, centres: strata}", "sampling=stratified"], {"strata", "epoch_order"}),
     ],
 )
-def test_images_are_clustered_for_what_is_asked(overrides: list[str], known: set[str]) -> None:
+def test_fields_that_need_clusters(overrides: list[str], known: set[str]) -> None:
     config = load_config(QUICKSTART, overrides)
     assert set(config.known_of_images) == known
     assert config.uses_clusters is bool(known)

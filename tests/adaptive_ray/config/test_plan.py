@@ -126,9 +126,7 @@ class TestArithmetic:
         evaluations=st.integers(4, 60),
     )
     @example(sizes=[64, 256], window=1600, evaluations=4)
-    def test_reports_in_the_window_are_enough_to_drop_somebody(
-        self, sizes: list[int], window: int, evaluations: int
-    ) -> None:
+    def test_the_window_holds_enough_reports_to_prune(self, sizes: list[int], window: int, evaluations: int) -> None:
         plan = Plan.of(configured(sizes, {"samples": 30_000}, {"samples": window}, evaluations=evaluations), 10_000)
         seen = [step * max(sizes) for step in range(1, math.ceil(plan.window / max(sizes)) + 1)]
         reports = {samples // plan.evaluate_every for samples in seen} - {0}  # at the first step past a grid point
@@ -146,7 +144,7 @@ class TestRefused:
         assert (plan.budget, plan.window) == (4000, 12 * 320)  # 320: the multiple of 32 nearest to 4000 / 12
 
     @pytest.mark.parametrize("window", [{"samples": 100}, {"epochs": 10}], ids=["too short", "beyond the budget"])
-    def test_one_candidate_has_no_race_whose_window_could_be_wrong(self, window: dict[str, Any]) -> None:
+    def test_the_window_is_not_checked_for_one_candidate(self, window: dict[str, Any]) -> None:
         plan = Plan.of(configured([512], {"epochs": 2}, window), 4000)
         assert plan.budget == 8000
         assert plan.explore_limit == 0
@@ -185,7 +183,7 @@ class TestRefused:
             Plan.of(configured([64], {"epochs": math.inf}, {"epochs": 1}), 4000)
 
 
-def test_informed_updates_are_planned_with_what_they_take_at_least() -> None:
+def test_adaptive_accumulation_is_planned_with_minimum_updates() -> None:
     config = configured([10, 20], {"epochs": 2.5}, {"epochs": 1}, evaluations=5)
     informed = InformationSettings.model_validate({"until": "information", "alpha": 3.0})
     plan = Plan.of(config.model_copy(update={"accumulation": informed}), 1000)

@@ -163,7 +163,7 @@ class TestImageFolder:
         ],
     )
     @pytest.mark.parametrize("check", ["headers", "pixels"])
-    def test_unreadable_images_are_left_out_and_named(self, tmp_path: Path, damage: str, why: str, check: str) -> None:
+    def test_unreadable_images_are_skipped_and_listed(self, tmp_path: Path, damage: str, why: str, check: str) -> None:
         settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference_images": 16}
         whole = load(**settings)
         file = tmp_path / "dogs" / "007.bmp"
@@ -243,7 +243,7 @@ class TestLabels:
         assert absent
         assert f"classes with test images but no training images: {len(absent)} ({named})" in data.summary
 
-    def test_one_class_to_test_on_is_said(self, tmp_path: Path) -> None:
+    def test_a_single_test_class_is_reported(self, tmp_path: Path) -> None:
         root = image_folder(tmp_path, 80)
         train, val = tmp_path / "train", tmp_path / "val" / "dogs"
         train.mkdir()
@@ -290,7 +290,7 @@ class TestPixels:
         everything = [*given.training.images[:], *given.training.reference, *given.test_images]
         assert sum((image == [[[255]], [[0]], [[0]]]).all() for image in everything) == 1
 
-    def test_images_of_one_colour_are_told_of(self, tmp_path: Path) -> None:
+    def test_images_of_constant_colour_are_reported(self, tmp_path: Path) -> None:
         data = load(name="image_folder", root=image_folder(tmp_path), image_size=8, reference_images=16)
         assert "16 of 16 sampled images have a constant colour" in data.summary
 
@@ -358,7 +358,7 @@ class TestStreaming:
         assert np.array_equal(less.training.images[:], data.training.images[:])
         assert any(str(file_of(data.test_images[0])) in line for line in less.summary)
 
-    def test_auto_streams_what_is_large_for_the_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_auto_streams_images_that_exceed_the_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         available = 400 * 2**20  # bytes
         monkeypatch.setattr("adaptive_ray.datasets.dataset.free_memory", lambda: available)
         settings = {"name": "image_folder", "root": tmp_path, "image_size": 1024, "reference_images": 16}

@@ -88,7 +88,7 @@ def test_images_beside_folders_of_classes(tmp_path: Path) -> None:
     assert skipped == []
 
 
-def test_empty_classes_are_named(tmp_path: Path) -> None:
+def test_empty_classes_are_listed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         images(tmp_path / name, 1)
     (tmp_path / "c").mkdir()
@@ -158,7 +158,7 @@ def test_train_and_val_without_labels(tmp_path: Path, labelled: bool) -> None:
     assert folder.training.classes is folder.test.classes is None
 
 
-def test_train_alone_is_what_is_trained_on(tmp_path: Path) -> None:
+def test_train_without_val(tmp_path: Path) -> None:
     for name in ("train/a", "train/b"):
         images(tmp_path / name, 1)
     folder, _ = read(tmp_path)

@@ -32,7 +32,7 @@ def test_images_are_listed_by_their_names_in_any_case_and_at_any_depth(tmp_path:
     assert skipped == ["other file types: 5 (one/no, one/no.npy, one/no.png.gz, ...)"]
 
 
-def test_what_is_hidden_is_left_out(tmp_path: Path) -> None:
+def test_hidden_files_are_skipped(tmp_path: Path) -> None:
     root = images(tmp_path / ".cache" / "data")  # what holds the root may be hidden
     for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
         images(root / name)

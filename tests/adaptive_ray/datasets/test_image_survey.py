@@ -119,7 +119,7 @@ def test_headers_are_summarized(tmp_path: Path) -> None:
     assert found.unreadable == {}
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_listed(tmp_path: Path) -> None:
     images(tmp_path)
     whole = (tmp_path / "000.png").read_bytes()
     for name, content in {"a.png": b"", "b.jpg": b"text", "c.png": whole[:20], "d.png": whole[:45]}.items():

@@ -96,7 +96,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> tuple
     return RunDirectory.open(directory), output
 
 
-def test_the_result_says_what_was_chosen_and_the_encoder_has_learnt(finished: tuple[RunDirectory, str]) -> None:
+def test_the_result_holds_the_choice_and_the_encoder_is_trained(finished: tuple[RunDirectory, str]) -> None:
     directory, output = finished
     result = directory.read_json("result.json")
     assert result["chosen_batch_size"] in (64, 256)
@@ -123,7 +123,7 @@ def test_curves_go_on_through_interruption_and_promotion(finished: tuple[RunDire
     assert winner["workers"][-1] == min(len(os.sched_getaffinity(0)), 64)
 
 
-def test_swaps_know_what_the_race_has_found(finished: tuple[RunDirectory, str]) -> None:
+def test_swaps_use_rates_and_throughputs_of_the_race(finished: tuple[RunDirectory, str]) -> None:
     directory, _ = finished
     last = directory.reports()[-1]
     checkpoint = torch.load(Path(last["checkpoint_path"]) / CHECKPOINT_FILE, weights_only=True)
@@ -254,7 +254,7 @@ def test_killed_processes_change_no_decision_no_weight_and_no_result(
 
 
 @pytest.mark.timeout(1200)
-def test_what_was_lost_to_the_machine_is_said_and_who_failed_is_the_winner_again(
+def test_restarts_are_reported_and_a_failed_winner_can_be_retried(
     faulty: tuple[RunDirectory, str, str],
 ) -> None:
     directory, errors, output = faulty

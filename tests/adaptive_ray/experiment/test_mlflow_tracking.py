@@ -140,7 +140,7 @@ class TestDatabase:
         )
         assert {run.data.tags["mlflow.source.name"] for run in (parent, *children.values())} == {"adaptive-ray"}
 
-    def test_it_stands_beside_the_runs(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+    def test_the_database_is_in_runs_dir(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         tracker, directory = tracked
         assert tracker.uri == f"sqlite:///{directory.path.parent / 'mlflow.db'}"
         assert (directory.path.parent / "mlflow.db").read_bytes().startswith(b"SQLite format 3")
@@ -221,7 +221,7 @@ class TestDatabase:
         stored = [path for path in (directory.path.parent / "mlartifacts").rglob("*") if path.is_file()]
         assert {path.name for path in stored} == {"config.yaml", "result.json"}
 
-    def test_a_second_tracker_goes_on_in_the_same_runs(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+    def test_a_second_tracker_continues_the_same_runs(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         _, first = tracked
         config = load_config(first.path / "config.yaml")
         directory = RunDirectory.create(config, "second")
@@ -267,7 +267,7 @@ class TestDatabase:
         assert parent.data.metrics["first_reference_loss"] == 4.9
         tracker.end("FINISHED")
 
-    def test_an_interruption_ends_what_is_open_and_a_resume_opens_it_again(
+    def test_an_interruption_ends_open_runs_and_a_resume_reopens_them(
         self, tracked: tuple[Tracker, RunDirectory]
     ) -> None:
         config = load_config(tracked[1].path / "config.yaml")
@@ -470,12 +470,12 @@ class TestUnreachable:
         assert "\n" not in text
         return text
 
-    def test_nobody_answers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unavailable_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         text = self.complaint(tmp_path, monkeypatch, "http://127.0.0.1:9")
         assert "MLflow server is unavailable at http://127.0.0.1:9:" in text
 
     @pytest.mark.slow
-    def test_nobody_answers_and_it_is_said_soon(self, tmp_path: Path) -> None:
+    def test_an_unavailable_server_is_reported_soon(self, tmp_path: Path) -> None:
         """With MLflow's own patience the first call takes four minutes, and so does every report of a race."""
         code = (
             "import sys, pathlib\n"
@@ -500,7 +500,7 @@ class TestUnreachable:
         assert "127.0.0.1:9" in text
         assert PASSWORD not in text
 
-    def test_a_database_whose_driver_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_database_without_driver(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         text = self.complaint(tmp_path, monkeypatch, f"mysql+cymysql://me:{PASSWORD}@127.0.0.1:9/db")
         assert "127.0.0.1:9" in text
         assert PASSWORD not in text

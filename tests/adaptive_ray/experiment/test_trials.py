@@ -68,7 +68,7 @@ def standing(trials: Trials) -> dict[Any, Any]:
     return {decision.key: (decision.state, decision.reason) for decision in trials.scheduler.race.standings()}
 
 
-def test_a_resumed_run_stands_where_it_stood(directory: RunDirectory) -> None:
+def test_a_resumed_run_has_the_same_state(directory: RunDirectory) -> None:
     before = raced(directory)
     (directory.path / "decisions.jsonl").write_text('{"candidate": "64", "sta')  # killed before it was written
     after = session(directory)

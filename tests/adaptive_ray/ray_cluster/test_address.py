@@ -46,7 +46,7 @@ def web_server() -> Iterator[str]:
         server.shutdown()
 
 
-def test_nobody_listens() -> None:
+def test_connection_refused() -> None:
     assert "Connection refused" in complaint("127.0.0.1:1")
 
 
@@ -54,7 +54,7 @@ def test_a_host_without_an_address() -> None:
     assert "not found" in complaint("no-such-host.invalid:6379")
 
 
-def test_somebody_who_does_not_answer(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeout(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_address, "_TIMEOUT", 1)
     started = time.monotonic()
     assert "timed out after 1 seconds" in complaint(silent)

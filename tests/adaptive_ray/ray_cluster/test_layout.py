@@ -87,7 +87,7 @@ class TestCpu:
         found = layout(configured(6), (1, 0), (0, 0), (1.5, 0))
         assert (sizes(found.race), found.winner.count, found.concurrent) == ((1, 0.5, 0), 2, 5)
 
-    def test_stretch_as_configured(self) -> None:
+    def test_configured_winner_workers(self) -> None:
         assert layout(configured(3, winner=3), (8, 0)).winner.count == 3
 
     def test_no_more_workers_than_images_in_the_smallest_batch(self) -> None:
@@ -141,7 +141,7 @@ class TestMemory:
         rich, poor = Node("rich", 8, 0, 64 * GIB), Node("poor", 64, 0, GIB)
         assert Layout.of(configured(12), [rich, poor], training=GIB).concurrent == 8 * 2 // 2
 
-    def test_too_little_names_what_is_needed_and_free_and_the_way_out(self) -> None:
+    def test_too_little_memory_is_reported(self) -> None:
         text = complaint(configured(3), (8, 0), memory=GIB // 4)
         for part in ("a candidate needs 1 x 0.9 GiB", "node 0: 8 CPU cores, 0 GPUs, 0.2 GiB", "race.max_concurrent=1"):
             assert part in text
@@ -210,7 +210,7 @@ class TestTooMany:
             assert part in text
 
     @pytest.mark.parametrize("free", [(4, 0), (64, 4)])
-    def test_workers_of_the_stretch(self, free: tuple[float, float]) -> None:
+    def test_workers_of_the_winner(self, free: tuple[float, float]) -> None:
         assert "winner.workers = 5" in complaint(configured(1, winner=5), free)
 
     def test_more_workers_than_images_in_the_smallest_batch(self) -> None:

@@ -42,7 +42,7 @@ def test_after_an_import_of_ours(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False], ids=["the driver's folder", "a node without the driver's folder"])
-def test_a_worker_told_by_the_driver(folder: Path, tmp_path: Path, known: bool) -> None:
+def test_a_worker_with_the_setup_hook(folder: Path, tmp_path: Path, known: bool) -> None:
     copy = tmp_path / "copy"
     for name in ("adaptive_ray", "schedulers", "trainables"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -79,7 +79,7 @@ def cores(nodes: list[Any]) -> list[float]:
     return sorted(node.cpus for node in nodes)
 
 
-def test_what_others_use_on_a_node_does_not_count(address: str, tmp_path: Path) -> None:
+def test_resources_in_use_are_not_available(address: str, tmp_path: Path) -> None:
     with joined(address):
         assert cores(free_nodes()) == [1, 1, 2]
         large = next(node["NodeID"] for node in ray.nodes() if node["Resources"]["CPU"] == 2)
@@ -133,7 +133,7 @@ def held_by_others(_: dict[str, Any]) -> None:
     raise MemoryTakenError("out of memory: other processes hold the rest")
 
 
-def test_memory_that_others_hold_ends_the_run_and_prunes_nobody(address: str, tmp_path: Path) -> None:
+def test_lack_of_memory_stops_the_run_without_pruning(address: str, tmp_path: Path) -> None:
     with joined(address):
         scheduler = LossExtrapolationScheduler("loss", "min", budget=100, window=50)
         tuner = tune.Tuner(

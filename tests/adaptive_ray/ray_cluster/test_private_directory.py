@@ -63,7 +63,7 @@ def test_two_at_once_are_two(base: Path) -> None:
         assert list(base.iterdir()) == [first]
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next_one(base: Path) -> None:
+def test_directories_of_killed_runs_are_removed(base: Path) -> None:
     killed = holder(base)
     assert killed.stdout is not None
     left = Path(killed.stdout.readline().strip())
@@ -108,7 +108,7 @@ def test_a_long_directory_for_temporary_files_is_not_used(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("place", ["long" * 10, "file"])
-def test_a_place_that_cannot_be_used_is_named(base: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_an_unusable_directory_is_reported(base: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     (base / "file").touch()
     monkeypatch.setenv("RAY_TMPDIR", str(base / place))
     with pytest.raises(UserError, match=r"RAY_TMPDIR") as caught, private_directory():

@@ -31,7 +31,7 @@ def test_each_is_an_interruption_with_a_code_of_its_own(number: signal.Signals) 
     assert interruption.exit_code() == 128 + number
 
 
-def test_handlers_of_whoever_calls_come_back() -> None:
+def test_previous_handlers_are_restored() -> None:
     def mine(*_: object) -> None:
         raise RuntimeError
 
@@ -63,7 +63,7 @@ def test_a_second_one_changes_nothing_while_the_first_ends_things() -> None:
     assert interruption.exit_code() == 143  # the first
 
 
-def test_one_that_nobody_has_noticed_can_be_repeated() -> None:
+def test_an_unhandled_signal_can_be_repeated() -> None:
     """As where it comes within a callback whose errors are pruned."""
     interruption.listen()
     with contextlib.suppress(KeyboardInterrupt):
@@ -72,7 +72,7 @@ def test_one_that_nobody_has_noticed_can_be_repeated() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-def test_what_must_be_whole_is_finished_first() -> None:
+def test_a_protected_block_finishes_first() -> None:
     interruption.listen()
     done = []
 
@@ -90,7 +90,7 @@ def test_what_must_be_whole_is_finished_first() -> None:
     signal.raise_signal(signal.SIGINT)  # it is being ended
 
 
-def test_what_hangs_can_be_interrupted_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_block_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     interruption.listen()
     monkeypatch.setattr(interruption, "TIMEOUT", 0.05)
     done = []

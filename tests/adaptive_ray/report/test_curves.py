@@ -94,7 +94,7 @@ class TestLossCurves:
         svgs = {pictures.loss_curves(curves, decisions, "64") for _ in range(2)}
         assert len(svgs) == 1
 
-    def test_a_candidate_whose_loss_became_nan(self) -> None:
+    def test_a_candidate_with_nan_loss(self) -> None:
         curves, decisions = raced()
         curves["128"]["reference_loss"] = curves["128"]["train_loss"] = [None] * len(curves["128"]["samples"])
         svg = pictures.loss_curves(curves, decisions, "64")

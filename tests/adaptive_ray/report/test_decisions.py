@@ -86,7 +86,7 @@ class TestTable:
         "reason",
         ["[Errno 12] no memory", "[enforce fail at alloc.cpp:117] no memory", "no [/tmp/x] there", "[rank0]: failed"],
     )
-    def test_reasons_are_shown_as_they_are(self, decisions: list[dict[str, Any]], reason: str) -> None:
+    def test_reasons_are_printed_literally(self, decisions: list[dict[str, Any]], reason: str) -> None:
         """Reasons are others' error messages, and rich takes square brackets for its own markup."""
         (entry,) = [entry for entry in decisions if entry["state"] == State.WON]
         assert reason in self.rendered([entry | {"reason": reason}])

@@ -64,7 +64,7 @@ class TestWithoutTerminal:
     def progress(self, out: io.StringIO) -> Progress:
         return Progress(Console(file=out, width=80), PLAN)
 
-    def test_a_line_a_report(self, progress: Progress, out: io.StringIO) -> None:
+    def test_one_line_per_report(self, progress: Progress, out: io.StringIO) -> None:
         with progress:
             progress.phase("race: batch sizes 32, 64 in parallel")
             race = new_race()
@@ -98,7 +98,7 @@ class TestWithoutTerminal:
         step(progress, new_race(), "32", 1024, batch_size=64)
         assert "batch size 64: 1,024 of" in out.getvalue()
 
-    def test_reasons_are_shown_as_they_are(self, progress: Progress, out: io.StringIO) -> None:
+    def test_reasons_are_printed_literally(self, progress: Progress, out: io.StringIO) -> None:
         reason = "RuntimeError: [enforce fail at alloc.cpp:117] cannot open [/dev/shm/x]"
         progress.decided(new_race().fail("64", reason)[0])
         assert reason in out.getvalue()
@@ -117,7 +117,7 @@ class TestWithoutTerminal:
         step(progress, race, "32", 8192, images_per_second=50.0)
         assert out.getvalue().endswith(" 2:43 left\n")  # 8,192 at 50 a second are 163.84 s
 
-    def test_no_time_is_left_when_nobody_races(self, progress: Progress, out: io.StringIO) -> None:
+    def test_no_time_left_without_running_candidates(self, progress: Progress, out: io.StringIO) -> None:
         race = new_race()
         step(progress, race, "32", 1024)
         for key in ("32", "64"):
@@ -185,6 +185,6 @@ class TestOnATerminal:
         assert refreshed > 6
         assert [standing.state for standing in shown] == [State.RACING, State.PRUNED]  # known before the next report
 
-    def test_an_error_inside_goes_through(self) -> None:
+    def test_errors_in_the_block_are_raised(self) -> None:
         with pytest.raises(KeyboardInterrupt), Progress(Console(file=io.StringIO(), force_terminal=True), PLAN):
             raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from trainables.simclr import build_encoder
 QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_content(tmp_path: Path) -> None:
     with disk(tmp_path / "disk", "256k") as place:
         file = place / "result.json"
         write_whole(file, "what was there")
@@ -46,7 +46,7 @@ def test_a_disk_that_may_only_be_read(tmp_path: Path) -> None:
             RunDirectory.create(config, "run")
 
 
-def test_what_fails_halfway_changes_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
     def fail(file: Path) -> None:
         with replaced(file) as new:
             new.write_text("half of")

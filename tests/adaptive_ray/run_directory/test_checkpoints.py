@@ -128,12 +128,12 @@ class TestDeleting:
         assert (training.directory.path / "train" / "a-start" / "other").is_dir()
         assert not unfinished.exists()
 
-    def test_a_resumed_run_goes_on_deleting(self, training: Training) -> None:
+    def test_a_resumed_run_continues_to_delete(self, training: Training) -> None:
         training.train("64", "a-start", 1, 2)
         training.resume().train("64", "c-start", 3, 4)
         assert training.there() == ["c-start/checkpoint_3", "c-start/checkpoint_4"]
 
-    def test_one_that_somebody_else_deletes_takes_no_older_one_along(self, training: Training) -> None:
+    def test_a_missing_checkpoint_keeps_the_older_ones(self, training: Training) -> None:
         training.train("64", "a-start", 1, 2)
         lost = training.save("a-start", 3)
         shutil.rmtree(lost)
@@ -164,7 +164,7 @@ class TestResuming:
         assert training.checkpoints.newest("32") is None
 
     @pytest.mark.parametrize("fault", ["cut", "file", "directory"])
-    def test_a_damaged_one_gives_way_to_the_one_before(self, training: Training, fault: str) -> None:
+    def test_a_corrupt_checkpoint_is_replaced_by_the_previous_one(self, training: Training, fault: str) -> None:
         training.train("64", "a-start", 1, 2, 3)
         last = training.directory.path / "train" / "a-start" / "checkpoint_3"
         if fault == "cut":
@@ -196,7 +196,7 @@ class TestResuming:
             "d-start/checkpoint_4",
         ]
 
-    def test_none_that_is_whole_is_the_files_fault_and_not_the_candidates(self, training: Training) -> None:
+    def test_without_a_valid_checkpoint_no_candidate_is_pruned(self, training: Training) -> None:
         training.train("64", "a-start", 1, 2, 3)
         files = [training.cut(f"a-start/checkpoint_{samples}", length) for samples, length in ((2, 0), (3, 1000))]
         with pytest.raises(UserError) as caught:
@@ -241,14 +241,14 @@ class TestStartingAgain:
         started: str | None = trial.config["resume_from"]
         return started
 
-    def test_from_a_whole_checkpoint_or_from_the_beginning(self, training: Training) -> None:
+    def test_restarts_from_a_valid_checkpoint_or_from_the_beginning(self, training: Training) -> None:
         training.train("64", "a-start", 1, 2, 3)
         last = training.directory.path / "train/a-start/checkpoint_3"
         assert self.recover(training, "64", last) == str(last)
         assert self.recover(training, "128", None) is None
 
     @pytest.mark.parametrize("fault", ["cut", "gone"])
-    def test_a_damaged_one_gives_way_to_the_one_before(self, training: Training, fault: str) -> None:
+    def test_a_corrupt_checkpoint_is_replaced_by_the_previous_one(self, training: Training, fault: str) -> None:
         training.train("64", "a-start", 1, 2, 3)
         last = training.directory.path / "train/a-start/checkpoint_3"
         if fault == "cut":
@@ -259,7 +259,7 @@ class TestStartingAgain:
         training.train("64", "a-4", 3, 4)
         assert checkpoint_damage(last.parent.parent / "a-4/checkpoint_3") is None
 
-    def test_without_a_whole_one_the_file_is_named(self, training: Training) -> None:
+    def test_without_a_valid_checkpoint_the_file_is_reported(self, training: Training) -> None:
         training.train("64", "a-start", 1)
         file = training.cut("a-start/checkpoint_1")
         with pytest.raises(UserError, match=f"{file} is damaged"):

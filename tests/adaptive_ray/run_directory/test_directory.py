@@ -51,13 +51,13 @@ class TestCreate:
         assert "--name" in str(caught.value)
         assert [(file.name, file.read_text()) for file in path.iterdir()] == [("precious", "data")]
 
-    def test_the_same_name_twice(self, config: ExperimentConfig, directory: RunDirectory) -> None:
+    def test_an_existing_directory(self, config: ExperimentConfig, directory: RunDirectory) -> None:
         directory.append_report("64", report(64, 64))
         with pytest.raises(UserError, match="already exists"):
             RunDirectory.create(config, "first")
         assert len(directory.reports()) == 1
 
-    def test_where_a_file_is_in_the_way(self, config: ExperimentConfig) -> None:
+    def test_a_file_in_the_path(self, config: ExperimentConfig) -> None:
         config.runs_dir.parent.mkdir(parents=True)
         config.runs_dir.write_text("a file")
         with pytest.raises(UserError, match="cannot be created: Not a directory") as caught:
@@ -84,7 +84,7 @@ class TestOpen:
         assert opened.name == "first"
 
     @pytest.mark.parametrize("kind", ["missing", "empty", "file"])
-    def test_what_is_no_run(self, tmp_path: Path, kind: str) -> None:
+    def test_not_a_run_directory(self, tmp_path: Path, kind: str) -> None:
         path = tmp_path / kind
         if kind == "empty":
             path.mkdir()
@@ -104,7 +104,7 @@ class TestOpen:
 
 
 class TestGrowingFiles:
-    def test_what_is_appended_comes_back_in_order(self, directory: RunDirectory) -> None:
+    def test_appended_entries_are_read_in_order(self, directory: RunDirectory) -> None:
         for samples in (64, 128, 192):
             directory.append_report("64", report(64, samples, checkpoint_path="/some/where"))
         directory.append_decision({"candidate": "64", "state": "won"})
@@ -138,7 +138,7 @@ class TestGrowingFiles:
         assert [entry["samples_seen"] for entry in resumed.reports()] == [64, 128, 192]
 
     @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, float(np.float64("nan"))])
-    def test_what_json_does_not_know_becomes_null(self, directory: RunDirectory, number: float) -> None:
+    def test_nan_and_infinity_become_null(self, directory: RunDirectory, number: float) -> None:
         directory.append_report("64", report(64, 64, reference_loss=number, rankme=2.0))
         line = (directory.path / "reports.jsonl").read_text()
         strict = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

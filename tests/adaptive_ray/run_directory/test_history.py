@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "events.jsonl"
 
 
-def test_every_event_comes_back_from_lines_that_any_json_reader_understands(file: Path) -> None:
+def test_events_round_trip_as_strict_json(file: Path) -> None:
     assert repr(History(file).events) == repr(EVENTS)
     for line in file.read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -46,7 +46,7 @@ def test_torn_anywhere_it_holds_every_whole_line_and_continues(file: Path) -> No
 
 
 @pytest.mark.parametrize("line", [b"{}", b'{"event": "report"', b"\xff\xfe", b'{"event": "expect", "count": 2}', b"[]"])
-def test_a_damaged_line_is_named(file: Path, line: bytes) -> None:
+def test_a_corrupt_line_is_reported(file: Path, line: bytes) -> None:
     lines = file.read_bytes().splitlines()
     file.write_bytes(b"\n".join([*lines[:3], line, *lines[4:]]) + b"\n")
     with pytest.raises(UserError, match="line 4 is corrupt") as caught:

@@ -46,7 +46,7 @@ def holder(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
                 os.kill(child, signal.SIGKILL)
 
 
-def test_the_second_process_is_told_who_writes(tmp_path: Path, holder: tuple[subprocess.Popen[str], int]) -> None:
+def test_the_second_process_sees_the_holder(tmp_path: Path, holder: tuple[subprocess.Popen[str], int]) -> None:
     process, _ = holder
     with pytest.raises(UserError) as caught, locked(tmp_path):
         pytest.fail("two hold it")
@@ -88,7 +88,7 @@ def test_a_copy_has_a_lock_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "no JSON", "[1]"])
-def test_a_holder_that_has_not_said_who_it_is(tmp_path: Path, content: str) -> None:
+def test_a_lock_without_holder(tmp_path: Path, content: str) -> None:
     with locked(tmp_path):
         (tmp_path / LOCK_FILE).write_text(content)
         with pytest.raises(UserError, match="is in use by another process"), locked(tmp_path):
