@@ -1,4 +1,4 @@
-"""The processes that a process has started, and nobody else's: other people's Ray runs on the same machine."""
+"""Finds the descendants of a process; other Ray clusters may run on the same machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil  # isort: skip
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """Each process that ``pid`` or one of its own has started."""
+    """The descendants of ``pid``."""
     return psutil.Process(pid).children(recursive=True)
 
 
@@ -27,7 +27,7 @@ def commands(processes: list[psutil.Process]) -> list[str]:
 
 
 def ports(processes: list[psutil.Process]) -> set[int]:
-    """On which they listen."""
+    """The ports on which they listen."""
     found = set()
     for process in processes:
         with suppress(psutil.Error):
@@ -36,23 +36,23 @@ def ports(processes: list[psutil.Process]) -> set[int]:
 
 
 def left_of(processes: list[psutil.Process], *, within: float) -> list[str]:
-    """The command lines of those that still run after so many seconds."""
+    """The command lines of processes that are still running after ``within`` seconds."""
     return commands(psutil.wait_procs(processes, timeout=within)[1])
 
 
 def stacks(pid: int) -> str:
-    """What each thread of a process is doing."""
+    """The stack of each thread of a process."""
     command = [Path(sys.executable).parent / "py-spy", "dump", "--pid", str(pid)]  # comes with Ray
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 def of_run(driver: int, title: str) -> list[int]:
-    """Ids of the processes that ``driver`` has started, itself or through others, and whose title holds ``title``."""
+    """IDs of the descendants of ``driver`` whose title contains ``title``."""
     return [process.pid for process in descendants(driver) if any(title in text for text in commands([process]))]
 
 
 def kill(driver: int, title: str, *, within: float = 60) -> int:
-    """Kills one of them as a machine that is short of memory does; returns its id."""
+    """Kills one of them with SIGKILL; returns its ID."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         for pid in of_run(driver, title):

@@ -1,4 +1,4 @@
-"""The command line: everything wrong is one line and exit code 2, before anything starts."""
+"""Command line: errors are one line with exit code 2."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Command = Callable[..., Answer]
 
 @pytest.fixture
 def _signals() -> Iterator[None]:
-    """``main`` installs handlers of its own."""
+    """``main`` installs signal handlers."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
@@ -42,7 +42,7 @@ def _signals() -> Iterator[None]:
 def command(
     _signals: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Command:
-    """Runs a command line in this process, in an empty folder; Ray must not start."""
+    """Runs a command in this process, in an empty directory; Ray must not start."""
     import ray
 
     def started(*_: Any, **__: Any) -> None:
@@ -67,7 +67,7 @@ def command(
 
 
 def one_line(answer: Answer) -> str:
-    """What a user's mistake is answered with."""
+    """The one-line error message of a command."""
     assert answer.code == 2, answer
     assert answer.err.startswith("adaptive-ray: "), answer.err
     assert answer.err.endswith("\n")
@@ -77,7 +77,7 @@ def one_line(answer: Answer) -> str:
 
 
 def refused(command: Command, tmp_path: Path, *arguments: str | Path) -> str:
-    """The line; and nothing is left behind."""
+    """The error message; checks that no file was written."""
     before = sorted(tmp_path.rglob("*"))
     text = one_line(command(*arguments))
     assert sorted(tmp_path.rglob("*")) == before
@@ -171,7 +171,7 @@ class TestRefused:
         tmp_path_factory: pytest.TempPathFactory,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """It is found before there is a run, and a plan does not run the user's code at all."""
+        """Fails before a directory is created; `plan` does not import the user's code."""
         folder = tmp_path_factory.mktemp("code")
         (folder / "broken_loss.py").write_text("raise RuntimeError('half of it is missing')\n")
         monkeypatch.syspath_prepend(folder)
@@ -235,7 +235,7 @@ class TestRefused:
 
 
 class TestNames:
-    """A run's directory that exists stops the command before Ray starts, so it shows where a run would have stood."""
+    """An existing directory stops the command before Ray starts; the message shows its path."""
 
     def taken(self, path: Path) -> Path:
         path.mkdir(parents=True)
@@ -395,7 +395,7 @@ class TestMain:
 
 @pytest.mark.slow
 class TestProcess:
-    """The same as a process of its own; each imports torch and Ray for seconds."""
+    """Commands in a separate process."""
 
     def process(self, folder: Path, *arguments: str | Path) -> Answer:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -406,7 +406,7 @@ class TestProcess:
         return Answer(done.returncode, done.stdout, done.stderr)
 
     def test_plan(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """On a console that knows ASCII alone: the table's lines are others, and nothing fails."""
+        """Output on an ASCII console."""
         monkeypatch.setenv("PYTHONIOENCODING", "ascii")
         answer = self.process(tmp_path, "plan", QUICKSTART)
         assert answer.code == 0

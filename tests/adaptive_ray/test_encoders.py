@@ -1,4 +1,4 @@
-"""Encoders as files: what comes back is what was saved, bit for bit."""
+"""Encoders are saved and loaded bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainables.simclr import Encoder, build_encoder
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Small tensors; threads that wait for each other's cores take seconds."""
+    """One thread: small tensors are slower with several threads on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -27,7 +27,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def encoder() -> Encoder:
-    """Small, and with batch statistics that are not those of a fresh one."""
+    """A small encoder with non-default batch statistics."""
     torch.manual_seed(0)
     encoder = build_encoder(EncoderSettings(width=8, depth=1), channels=1)
     for name, buffer in encoder.named_buffers():

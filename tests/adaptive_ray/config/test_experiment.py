@@ -1,4 +1,4 @@
-"""Configurations: the shipped ones load, overrides apply, and everything wrong is explained in one line."""
+"""Configurations: shipped files, overrides and error messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUICKSTART = CONFIGS / "quickstart.yaml"
 
 
 def complaint(*overrides: str, file: Path = QUICKSTART) -> str:
-    """The one line that a bad configuration is answered with."""
+    """The error message of an invalid configuration."""
     with pytest.raises(UserError) as caught:
         load_config(file, overrides)
     text = str(caught.value)
@@ -28,7 +28,7 @@ def complaint(*overrides: str, file: Path = QUICKSTART) -> str:
 
 
 def changed(tmp_path: Path, **entries: object) -> Path:
-    """The quickstart's file with some entries replaced."""
+    """The quickstart configuration with some entries replaced."""
     file = tmp_path / "experiment.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(QUICKSTART.read_text()) | entries))
     return file

@@ -1,4 +1,4 @@
-"""Plans: the arithmetic of samples, and what is refused before anything starts."""
+"""Plans: number of samples, and invalid configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets: splits, and errors that say which file is at fault. Nothing here reaches the network."""
+"""Data sets: splits and error messages, without network access."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ needs_cifar = pytest.mark.skipif(not CIFAR.is_dir(), reason=f"no CIFAR-10 at {CI
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Downloads go to a proxy that nobody runs, so they fail at once wherever the tests run."""
+    """Downloads fail at once: they use a proxy that does not exist."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
@@ -111,7 +111,7 @@ class TestMnist5k:
 
 
 def image_folder(root: Path, images: int = 60, size: tuple[int, int] = (12, 9)) -> Path:
-    """Two classes; the class decides the colour."""
+    """Two classes with different colours."""
     for name, colour in (("cats", (250, 0, 0)), ("dogs", (0, 0, 250))):
         (root / name).mkdir(parents=True)
         for index in range(images // 2):
@@ -120,7 +120,7 @@ def image_folder(root: Path, images: int = 60, size: tuple[int, int] = (12, 9)) 
 
 
 def file_of(image: Any) -> Path:
-    """Where ``image_folder`` has put it: blue tells the class, green the number."""
+    """The file of an image: blue encodes the class, green the number."""
     return Path("dogs" if image[2, 0, 0] else "cats", f"{image[1, 0, 0]:03d}.png")
 
 
@@ -206,7 +206,7 @@ class TestImageFolder:
 
 class TestLabels:
     def test_none(self, tmp_path: Path) -> None:
-        """The same images in the same split, whatever is known of their classes."""
+        """The split does not depend on labels."""
         settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference_images": 16}
         labelled = load(**settings)
         for labels in ("none", None):
@@ -466,7 +466,7 @@ class TestTorchvision:
 
 
 def fashion_mnist(root: Path, train: int = 60, test: int = 20) -> tuple[Any, Any]:
-    """Small files in torchvision's layout (LeCun's idx format)."""
+    """Small files in torchvision's format (IDX)."""
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     generator = np.random.default_rng(0)

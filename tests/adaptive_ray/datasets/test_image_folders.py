@@ -13,7 +13,7 @@ from tests.adaptive_ray.datasets.folders import images
 
 
 def read(root: Path, *, labelled: bool = True) -> tuple[ImageFolder, list[str]]:
-    """What a folder holds, and the lines about what is left out."""
+    """The images of a directory and the lines about skipped files."""
     skipped = Skipped()
     return read_folder(root, skipped, labelled=labelled), sorted(skipped.lines())
 

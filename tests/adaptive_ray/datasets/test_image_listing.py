@@ -12,7 +12,7 @@ from tests.adaptive_ray.datasets.folders import images
 
 
 def listed(root: Path) -> tuple[Tree, list[str]]:
-    """What is found, and the lines about what is left out."""
+    """The listed images and the lines about skipped files."""
     skipped = Skipped()
     tree = list_images(root, skipped)
     return tree, sorted(skipped.lines())
@@ -87,7 +87,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 
 @pytest.fixture
 def everybodys() -> Iterator[Path]:
-    """A folder that others can reach, which pytest's own are not."""
+    """A directory that other users can access, unlike pytest's."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)

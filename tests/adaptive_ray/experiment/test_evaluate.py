@@ -1,4 +1,4 @@
-"""The evaluation of an encoder on real digits: whatever part of it is impossible costs that part alone."""
+"""Evaluation of an encoder on real digits: a part that fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_images_without_labels_have_neighbours(digits: Dataset, tmp_path: Path) 
 
 
 def test_images_of_one_class_have_neighbours(digits: Dataset, tmp_path: Path) -> None:
-    """Of one class altogether, or by the split: held-out images may still be of others."""
+    """A single class, in the data set or only in the training split."""
     found = evaluated(replace(digits, labels=np.zeros_like(digits.labels)), tmp_path)
     assert set(found.accuracies.values()) == {None}
     (line,) = missing({"unavailable": found.unavailable})

@@ -1,4 +1,4 @@
-"""The program as a person runs it: real races of real Ray Train runs on real digits."""
+"""End-to-end runs of the command line: races of Ray Train runs on real digits."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> tuple[RunDirectory, str]:
-    """A run that is interrupted in the race and taken up again: its directory, and what the second part printed."""
+    """A run that is interrupted in the race and resumed: its directory and the output after the resume."""
     runs = tmp_path_factory.mktemp("runs")
     arguments = [*SMALL, *READY_TO_SWAP, "--runs-dir", str(runs), "--name", "digits"]
     first = start("run", "configs/quickstart.yaml", *arguments, RAY_TMPDIR=str(ray_files))

@@ -1,4 +1,4 @@
-"""Turns, and races on the way, as a person runs them."""
+"""End-to-end runs with explore = rotate and with another race."""
 
 from __future__ import annotations
 

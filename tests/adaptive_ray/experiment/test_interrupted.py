@@ -1,4 +1,4 @@
-"""How runs end that are not finished: really stopped by signals, and really on a full disk."""
+"""Runs that are interrupted by signals or by a full disk."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def start(folder: Path, *arguments: str | Path, **environment: str) -> subproces
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> list[str]:
-    """The lines up to the first one that holds a text."""
+    """The lines up to the first that contains ``text``."""
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
@@ -64,7 +64,7 @@ def mlflow_says(runs: Path) -> set[str]:
 
 
 def mixture(folder: Path) -> Path:
-    """12-bit TIFFs, a larger one in colour and transparent, and what is no image of theirs: no labels."""
+    """Unlabelled 12-bit TIFFs, a larger transparent one, and files that are skipped."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     for index in range(60):
@@ -94,7 +94,7 @@ SURVEY = (
 
 @pytest.fixture(scope="module")
 def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A configuration for a folder that a person might have, with a loss of the user's."""
+    """A configuration for an image folder, with a custom loss."""
     folder = tmp_path_factory.mktemp("config")
     settings = {
         "dataset": {"name": "image_folder", "root": str(mixture(folder / "images")), "image_size": 16},
@@ -114,7 +114,7 @@ def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_early_error_leaves_nothing_running_in_mlflow(
     own_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray cannot start, while MLflow is being opened in another thread."""
+    """Ray cannot start while MLflow is opened in another thread."""
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'too-long' * 20}")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.syspath_prepend(own_images.parent)
@@ -127,7 +127,7 @@ def test_an_early_error_leaves_nothing_running_in_mlflow(
 
 @pytest.mark.ray
 def test_repeated_signals_while_ray_starts_end_the_run_once(own_images: Path, tmp_path: Path) -> None:
-    """In the race: test_experiment.py."""
+    """Interrupted after the race; see test_experiment.py for the race."""
     process = start(own_images.parent, own_images, "--runs-dir", tmp_path, "--name", "stopped")
     wait_for(process, "starting Ray")
     deadline = time.monotonic() + 120
@@ -161,7 +161,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.ray
 def test_a_full_disk_then_a_folder_in_the_way_then_the_results(own_images: Path, small_disk: Path) -> None:
-    """On images without labels: no probe is possible, and nothing that was trained is trained again."""
+    """Unlabelled images: no probes, and no training is repeated."""
     runs, run = small_disk / "runs", small_disk / "runs" / "run"
     resume = f"continue with: adaptive-ray run --resume {run}"
     process = start(own_images.parent, own_images, "--runs-dir", runs, "--name", "run", **ASCII)

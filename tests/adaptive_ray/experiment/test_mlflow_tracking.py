@@ -1,4 +1,4 @@
-"""Tracking, with real MLflow: a database in a temporary folder, and a server on this machine."""
+"""Tracking with real MLflow: a temporary database and a local server."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ RESULT = {
 
 
 def track(tracker: Tracker, directory: RunDirectory) -> None:
-    """A small race: 32 is pruned after two reports, 64 goes on and wins."""
+    """A small race: 32 is pruned after two reports, 64 wins."""
     reports = []
     for samples in (64, 128, 192):
         for size in (32, 64):
@@ -90,19 +90,19 @@ def track(tracker: Tracker, directory: RunDirectory) -> None:
 
 
 def children_of(tracker: Tracker) -> list[Run]:
-    """The candidates' runs, as another client finds them."""
+    """The runs of the candidates, read by another client."""
     runs = MlflowClient(tracking_uri=tracker.uri).search_runs([tracker.experiment_id])
     return [run for run in runs if run.data.tags.get(MLFLOW_PARENT_RUN_ID) == tracker.run_id]
 
 
 def runs_of(tracker: Tracker) -> tuple[Run, dict[str, Run]]:
-    """The parent run, and the candidates' by batch size."""
+    """The parent run, and the runs of the candidates by batch size."""
     parent = MlflowClient(tracking_uri=tracker.uri).get_run(tracker.run_id)
     return parent, {run.data.params["batch_size"]: run for run in children_of(tracker)}
 
 
 def statuses(tracker: Tracker) -> dict[str, str]:
-    """What MLflow says of the candidates' runs and of the parent."""
+    """Status of the runs of the candidates and of the parent run."""
     parent, children = runs_of(tracker)
     return {key: run.info.status for key, run in (children | {"parent": parent}).items()}
 
@@ -237,7 +237,7 @@ class TestDatabase:
     def test_a_resumed_run_is_found_from_another_folder(
         self, tracked: tuple[Tracker, RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """runs_dir is relative by default, and --resume takes an absolute path."""
+        """runs_dir is relative by default, and --resume accepts an absolute path."""
         home = tracked[1].path.parent.parent  # holds runs/ with a database already
         monkeypatch.chdir(home)
         config = load_config(QUICKSTART, ["candidates=[32, 64]"])
@@ -286,7 +286,7 @@ class TestDatabase:
         assert set(statuses(after).values()) == {"FINISHED"}
 
     def test_a_signal_in_a_transaction_waits_for_its_end(self, tracked: tuple[Tracker, RunDirectory]) -> None:
-        """A transaction that was broken off kept the database locked for half a minute, in which the run had to end."""
+        """An interrupted transaction would keep the database locked for half a minute."""
         config = load_config(tracked[1].path / "config.yaml")
         tracker = Tracker(config, RunDirectory.create(config, "signalled"))
         sent = []
@@ -310,7 +310,7 @@ class TestDatabase:
     def test_what_an_earlier_session_broke_off_is_finished_with_the_run(
         self, tracked: tuple[Tracker, RunDirectory]
     ) -> None:
-        """A candidate that was pruned while MLflow's disk was full is never heard of again."""
+        """A candidate that was pruned while MLflow's disk was full does not report again."""
         config = load_config(tracked[1].path / "config.yaml")
         directory = RunDirectory.create(config, "broken-off")
         Tracker(config, directory).end("FAILED")
@@ -324,7 +324,7 @@ class TestDatabase:
     def test_candidates_without_a_trial_of_their_own_end_with_the_run(
         self, tracked: tuple[Tracker, RunDirectory]
     ) -> None:
-        """As those that take turns within one run do."""
+        """Candidates that rotate within one run."""
         config = load_config(tracked[1].path / "config.yaml")
         directory = RunDirectory.create(config, "turns")
         tracker = Tracker(config, directory)
@@ -336,7 +336,7 @@ class TestDatabase:
     def test_a_run_that_mlflow_has_lost_is_made_again_with_its_reports(
         self, tracked: tuple[Tracker, RunDirectory]
     ) -> None:
-        """After a run was moved to another machine, or somebody deleted it on MLflow's page."""
+        """For example after the run was moved to another machine, or deleted in MLflow."""
         config = load_config(tracked[1].path / "config.yaml")
         directory = RunDirectory.create(config, "moved")
         before = Tracker(config, directory)
@@ -476,7 +476,7 @@ class TestUnreachable:
 
     @pytest.mark.slow
     def test_an_unavailable_server_is_reported_soon(self, tmp_path: Path) -> None:
-        """With MLflow's own patience the first call takes four minutes, and so does every report of a race."""
+        """With MLflow's default retries, each call takes four minutes."""
         code = (
             "import sys, pathlib\n"
             "from adaptive_ray.config.experiment import load_config\n"
@@ -508,7 +508,7 @@ class TestUnreachable:
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """A server on a free port of this machine; its whole process group ends with the block."""
+    """A local server on a free port; its process group is killed on exit."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -551,7 +551,7 @@ def test_a_server(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Curves and artifacts arrive; once the server has died the run goes on, and hears of it once."""
+    """Metrics and artifacts are logged; after the server died, the run continues with one warning."""
     with mlflow_server(tmp_path_factory.mktemp("server")) as (port, process):
         uri = f"http://me:{PASSWORD}@127.0.0.1:{port}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # a configuration may hold no password

@@ -1,4 +1,4 @@
-"""The winner's encoder and what it trained with, after a resume that repeated reports."""
+"""The winner's encoder and candidate after a resume with repeated reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is stopped, moved and damaged ends as the one that nothing happened to, bit for bit."""
+"""A run that is interrupted, moved and loses a checkpoint equals an uninterrupted run bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a resumed run stands: what its history says, and nothing else."""
+"""The state of a resumed run depends only on its history."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 def session(directory: RunDirectory, *, retry_failed: bool = False) -> Trials:
-    """What a process sees that starts, or resumes."""
+    """The trials of a process that starts or resumes a run."""
     history = History(directory.path / "events.jsonl")
     trials = Trials(CONFIG, Plan.of(CONFIG, 5_000), {}, LAYOUT, directory, history)
     if retry_failed:
@@ -45,7 +45,7 @@ def session(directory: RunDirectory, *, retry_failed: bool = False) -> Trials:
 
 
 def report(trials: Trials, directory: RunDirectory, key: str, samples: int, rate: float = 1.0) -> None:
-    """One report, as the scheduler and the callback take it."""
+    """Sends a report to the scheduler and the callback."""
     loss = float(shared_curve(np.array(rate * samples)))
     trials.scheduler.series.report(key, samples, loss, samples / 1_000)
     metrics = {"samples_seen": samples, "reference_loss": loss, "seconds": samples / 1_000, "checkpoint_path": "x"}

@@ -1,4 +1,4 @@
-"""What is written and shown of a report that a resumed candidate repeats."""
+"""Repeated reports of a resumed candidate are written and shown once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONFIG = parse_config(
 
 
 class Told:
-    """A tracker that remembers the samples it was told of."""
+    """A tracker that records the samples of reports."""
 
     def __init__(self) -> None:
         self.samples: list[int] = []
@@ -40,7 +40,7 @@ class Told:
 
 
 class Session:
-    """What a process that starts, or resumes, makes of reports."""
+    """The callback of a process that starts or resumes a run."""
 
     def __init__(self, directory: RunDirectory) -> None:
         plan = Plan.of(CONFIG, 5_000)

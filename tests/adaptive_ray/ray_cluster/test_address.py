@@ -1,4 +1,4 @@
-"""Addresses at which no usable Ray cluster is. Those of real clusters are tried in test_neighbours.py."""
+"""Addresses without a usable Ray cluster; for real clusters see test_cluster.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def complaint(address: str) -> str:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """Somebody who takes connections and never says anything."""
+    """A server that accepts connections and never answers."""
     with socket.create_server((ray.util.get_node_ip_address(), 0)) as server:
         yield "{}:{}".format(*server.getsockname())
 

@@ -1,4 +1,4 @@
-"""On a machine where other people start Ray, crash, and start it again: our runs and theirs end as if alone."""
+"""Other Ray clusters that start and crash on the same machine do not affect a run, nor it them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ for address in sys.argv[1:]:
 
 @dataclass
 class Head:
-    """A cluster of one node, started as an operator would."""
+    """A cluster of one node, started with `ray start`."""
 
     process: subprocess.Popen[bytes]
     address: str
@@ -73,7 +73,7 @@ class Head:
 
 @dataclass
 class Told:
-    """What became of everybody."""
+    """The results of all processes."""
 
     outputs: dict[str, str] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
@@ -100,7 +100,7 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def head(environment: dict[str, str], log: Path) -> Iterator[Head]:
-    """Stops it at the end, if it still runs."""
+    """Stops the process at the end."""
     port, dashboard, clients = free_port(), free_port(), free_port()
     command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--disable-usage-stats"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
@@ -119,7 +119,7 @@ def head(environment: dict[str, str], log: Path) -> Iterator[Head]:
 
 
 def crash(node: subprocess.Popen[bytes]) -> None:
-    """Kills a node's processes at once, as the kernel does when memory is short."""
+    """Kills the processes of a node with SIGKILL."""
     started = descendants(node.pid)
     node.kill()
     for process in started:

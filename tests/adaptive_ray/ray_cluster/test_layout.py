@@ -1,4 +1,4 @@
-"""How what is free is shared between candidates; pure arithmetic, no Ray."""
+"""Layout: free resources are divided among the candidates. Does not start Ray."""
 
 from __future__ import annotations
 

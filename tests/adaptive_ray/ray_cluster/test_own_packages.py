@@ -1,4 +1,4 @@
-"""Imports find this project's packages from a folder that holds others of the same names."""
+"""Imports find this project's packages in a directory with others of the same names."""
 
 from __future__ import annotations
 

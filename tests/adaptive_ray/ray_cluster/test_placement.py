@@ -1,4 +1,4 @@
-"""Several real nodes that are partly taken: who is placed where, in turns, and what is said when somebody is not."""
+"""Placement on real nodes that are partly in use, and errors if it fails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of a cluster with 1 + 1 + 2 CPU cores."""
+    """The address of a cluster with 1 + 1 + 2 CPU cores."""
     ports = {"dashboard_agent_listen_port": 0, "dashboard_port": 0}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True, **ports})
     for cores in (1, 2):
@@ -42,7 +42,7 @@ def address() -> Iterator[str]:
 
 
 class Somebody:
-    """Who uses a core."""
+    """An actor that uses one core."""
 
     def is_there(self) -> bool:
         return True

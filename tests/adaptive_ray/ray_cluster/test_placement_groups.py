@@ -1,4 +1,4 @@
-"""What a dead process had reserved in the cluster is freed, and nothing else is."""
+"""Placement groups of dead processes are removed, and no others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark
 
 
 class Controller:
-    """Reserves a core, as Ray Train's controller does for its workers, and has not started any yet."""
+    """Reserves a core, like Ray Train's controller before it starts workers."""
 
     def reserve(self) -> str:
         self.group = placement_group([{"CPU": 1}])

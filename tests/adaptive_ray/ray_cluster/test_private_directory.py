@@ -1,4 +1,4 @@
-"""The directory of a run's own Ray: where it lies, who may remove it, and that nothing is left."""
+"""The private directory of Ray: location, removal and cleanup."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def base(ray_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def holder(base: Path) -> subprocess.Popen[str]:
-    """Another process that has such a directory until its stdin is closed."""
+    """Another process with a private directory, until its stdin is closed."""
     code = (
         "from adaptive_ray.ray_cluster.private_directory import private_directory\n"
         "with private_directory() as path: print(path, flush=True); input()"

@@ -1,4 +1,4 @@
-"""Signals in this process: which of them interrupts what."""
+"""Handling of signals in this process."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_second_one_changes_nothing_while_the_first_ends_things() -> None:
 
 
 def test_an_unhandled_signal_can_be_repeated() -> None:
-    """As where it comes within a callback whose errors are pruned."""
+    """For example in a callback whose errors are suppressed."""
     interruption.listen()
     with contextlib.suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)

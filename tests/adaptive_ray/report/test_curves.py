@@ -1,4 +1,4 @@
-"""The pictures: they show what was known at the decision, and survive gaps in the curves."""
+"""Plots of curves and decisions, also with gaps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def loss(key: str, samples: float) -> float:
 
 
 def raced(keys: tuple[str, ...] = ("32", "64", "128"), **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Curves and decisions as a run writes them; the winner goes on to the end of the budget."""
+    """Curves and decisions of a run; the winner trains to the end of the budget."""
     race = Race(keys, budget=BUDGET, window=WINDOW, **settings)
     curves: dict[str, Any] = {
         key: {"batch_size": int(key), "samples": [], "reference_loss": [], "train_loss": []} for key in keys
@@ -43,7 +43,7 @@ def raced(keys: tuple[str, ...] = ("32", "64", "128"), **settings: Any) -> tuple
 
 
 def parsed(svg: str) -> tuple[ET.Element, str]:
-    """Well-formed, and all of its text."""
+    """Parses SVG; returns its root and text."""
     root = ET.fromstring(svg)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     return root, " ".join("".join(root.itertext()).split())
@@ -162,7 +162,7 @@ class TestNeighbours:
 
     @staticmethod
     def colours_in(picture: Image.Image, row: int) -> list[tuple[int, ...]]:
-        """The distinct colours from left to right, but for white margins and blended edges."""
+        """The distinct colours from left to right, without margins and blended edges."""
         pixels = np.asarray(picture.convert("RGB"))[row]
         found: list[tuple[int, ...]] = []
         for pixel in map(tuple, pixels.tolist()):

@@ -19,7 +19,7 @@ from tests.adaptive_ray.report.test_terminal import BUDGET, EVERY, SPEED, WINDOW
 
 @pytest.fixture
 def decisions(tmp_path: Path) -> list[dict[str, Any]]:
-    """The last decisions of a race of three, as read from a file: one lost, one won, one failed before it reported."""
+    """The last decisions of a race: one candidate lost, one won, one failed before its first report."""
     race = Race(["32", "64", "128"], budget=BUDGET, window=WINDOW, prune_below=0.0)
     entries = {str(d.key): describe(d) for d in race.fail("128", "OutOfMemoryError")}
     for samples in range(EVERY, WINDOW + 1, EVERY):
@@ -87,6 +87,6 @@ class TestTable:
         ["[Errno 12] no memory", "[enforce fail at alloc.cpp:117] no memory", "no [/tmp/x] there", "[rank0]: failed"],
     )
     def test_reasons_are_printed_literally(self, decisions: list[dict[str, Any]], reason: str) -> None:
-        """Reasons are others' error messages, and rich takes square brackets for its own markup."""
+        """Square brackets in error messages are not parsed as markup."""
         (entry,) = [entry for entry in decisions if entry["state"] == State.WON]
         assert reason in self.rendered([entry | {"reason": reason}])

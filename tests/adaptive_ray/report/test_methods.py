@@ -1,4 +1,4 @@
-"""The pictures of methods 4 and 5."""
+"""Plots of adaptive accumulation and sample weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def report(samples: int, most: list[int], least: list[int]) -> dict[str, object]
 
 
 def test_the_most_and_least_weighted_are_drawn() -> None:
-    """Each image in its row: its grey is found there, and no other row has it."""
+    """Each image is drawn in its row only, recognized by its grey value."""
     images = np.stack([np.full((1, 8, 8), 10 + 20 * i, np.uint8) for i in range(12)])
     images[:, :, 0, 0], images[:, :, 0, 1] = 0, 255  # so that greys are drawn as they are
     first, last = report(100, [0, 1, 2], [3, 4, 5]), report(900, [6, 7, 8], [9, 10, 11])

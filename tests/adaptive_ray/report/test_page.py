@@ -1,4 +1,4 @@
-"""The page of a finished run: self-contained, repeatable, and whole also where candidates failed."""
+"""The report of a finished run: self-contained, deterministic, also with failed candidates."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def finished(
     crashed: dict[int, str] | None = None,
     settings: tuple[str, ...] = (),
 ) -> RunDirectory:
-    """A run's directory as an experiment leaves it, its decisions taken by a real race.
+    """The directory of a finished run, with the decisions of a real race.
 
     Args:
         nan_from: The samples from which a candidate's loss is nan.
@@ -91,7 +91,7 @@ def finished(
 
 
 class Page(HTMLParser):
-    """The parts of a page that matter here."""
+    """Tags and tables of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ def new_race(**settings: Any) -> Race:
 
 
 def step(progress: Progress, race: Race, key: str, samples: int, **metrics: Any) -> None:
-    """One report, on its way through the race to the eye."""
+    """Sends a report to the race and shows it."""
     decisions = race.report(key, samples, loss(key, samples), samples / SPEED[key])
     values = {
         "samples_seen": samples,
@@ -162,7 +162,7 @@ class TestOnATerminal:
         assert "won" in screen
 
     def test_the_screen_is_refreshed_while_curves_are_fitted(self) -> None:
-        """The display has a thread of its own, and comes at any moment: here always at the worst one."""
+        """The display refreshes in another thread; here it always does during a fit."""
         refreshed = 0
 
         class Shown(PerCurveForecaster):

@@ -1,4 +1,4 @@
-"""Checkpoints of a run on the disk: what is deleted, what never is, and where a candidate is resumed."""
+"""Checkpoints of a run: which are deleted and which one a candidate resumes from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 
 
 class Training:
-    """What Ray Train's workers and Tune do to a run's directory."""
+    """Imitates what Ray Train's workers and Tune write to the directory of a run."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
@@ -230,7 +230,7 @@ class TestResuming:
 
 
 class TestStartingAgain:
-    """A trial that failed, and that Tune is about to start again."""
+    """A failed trial that Tune is about to restart."""
 
     @staticmethod
     def recover(training: Training, candidate: str, resume_from: Path | None) -> str | None:
@@ -274,7 +274,7 @@ class TestStartingAgain:
 
 
 def test_whenever_the_process_dies_the_last_written_report_can_be_resumed(training: Training) -> None:
-    """Every prefix of what happens to the disk in a run is a run that can be resumed."""
+    """A run can be resumed after any prefix of its writes."""
     saved = [training.save("a-start", samples) for samples in range(3)]
     for samples in itertools.count():
         metrics = {"samples_seen": samples, "checkpoint_path": str(saved[samples])}

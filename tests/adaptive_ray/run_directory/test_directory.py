@@ -1,4 +1,4 @@
-"""A run's directory: never overwritten, and what was appended survives whatever happens to the process."""
+"""The directory of a run: never overwritten; appended lines survive a crash."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class TestGrowingFiles:
             assert [entry["samples_seen"] for entry in directory.reports()] == [64]
 
     def test_what_follows_a_torn_line_is_not_lost(self, directory: RunDirectory) -> None:
-        """The process dies while it writes; the run is resumed and reports again."""
+        """The process is killed during a write; the resumed run reports again."""
         directory.append_report("64", report(64, 64))
         with (directory.path / "reports.jsonl").open("a") as file:
             file.write('{"candidate": "64", "batch_si')

@@ -1,4 +1,4 @@
-"""A run's history on disk: torn, damaged, continued."""
+"""The history of a run on disk: truncated, corrupt, resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run is resumed with the settings and the images that it was started with, or not at all."""
+"""A run resumes only with unchanged settings and data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def digits(**changed: Any) -> Dataset:
 
 
 def edit(directory: RunDirectory, **settings: Any) -> None:
-    """Changes ``a__b`` in the configuration by hand."""
+    """Changes ``a.b`` in config.yaml."""
     file = directory.path / "config.yaml"
     config = yaml.safe_load(file.read_text())
     for name, value in settings.items():
@@ -55,7 +55,7 @@ def edit(directory: RunDirectory, **settings: Any) -> None:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
-    """Of a run that was started."""
+    """The directory of a run that was started."""
     started = RunDirectory.create(load_config(QUICKSTART, [f"runs_dir={tmp_path / 'runs'}"]), "first")
     check_data(started, digits())
     return started

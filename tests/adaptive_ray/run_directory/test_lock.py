@@ -1,4 +1,4 @@
-"""Two processes and one run's directory."""
+"""The lock on the directory of a run."""
 
 from __future__ import annotations
 
