@@ -38,7 +38,7 @@ class EncoderSettings(BaseModel):
 
     @field_validator("stem")
     @classmethod
-    def _possible(cls, stem: str, info: ValidationInfo) -> str:
+    def _supported_stem(cls, stem: str, info: ValidationInfo) -> str:
         backbone = info.data.get("backbone", "cifar_resnet")  # missing if it is invalid
         if stem == "cifar" and backbone != "cifar_resnet" and _describe(backbone).patches:
             raise ValueError(f"{backbone} splits images into patches; use stem: imagenet")
@@ -46,7 +46,7 @@ class EncoderSettings(BaseModel):
 
     @field_validator("weights")
     @classmethod
-    def _found_from_anywhere(cls, weights: str | None, info: ValidationInfo) -> str | None:
+    def _absolute_path(cls, weights: str | None, info: ValidationInfo) -> str | None:
         if weights == "torchvision" and info.data.get("backbone") == "cifar_resnet":
             raise ValueError("torchvision has no weights of cifar_resnet; use null or a file")
         if weights is None or weights == "torchvision":

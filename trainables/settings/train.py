@@ -68,14 +68,14 @@ class TrainSettings(SimCLRSettings):
     sample_weights: WeightSettings = Field(default_factory=unweighted, description="weights of images in the loss")
 
     @model_validator(mode="after")
-    def _among_its_own(self) -> Self:
+    def _includes_first_candidate(self) -> Self:
         if self.swap is not None and self.candidate not in self.swap.candidates:
             known = ", ".join(candidate.key for candidate in self.swap.candidates)
             raise ValueError(f"swap.candidates ({known}) must include {self.candidate.key}, which the run starts with")
         return self
 
     @model_validator(mode="after")
-    def _one_way_to_accumulate(self) -> Self:
+    def _accumulates_one_way(self) -> Self:
         if self.information is not None:
             check_accumulation(self.information, self.candidates)
         return self
