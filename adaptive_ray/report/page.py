@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from adaptive_ray import __version__
 from adaptive_ray.config.experiment import dump_config
-from adaptive_ray.report import curves as pictures
-from adaptive_ray.report import methods as method_pictures
+from adaptive_ray.report import curves as plots
+from adaptive_ray.report import methods as method_plots
 from adaptive_ray.report.accuracies import ACCURACIES, missing, percent, reference_loss
 from adaptive_ray.report.decisions import decision_rows, last_decisions
 from adaptive_ray.report.swaps import swap_picture
@@ -38,17 +38,17 @@ def write_report(directory: RunDirectory) -> Path:
         result=result,
         chosen=Candidate(result["chosen_batch_size"], result["chosen_accumulation"]).key,
         dataset=config.dataset.name,
-        loss_curves=pictures.loss_curves(curves, decisions, winner),
-        batch_sizes=pictures.batch_sizes(curves, decisions, winner),
+        loss_curves=plots.loss_curves(curves, decisions, winner),
+        batch_sizes=plots.batch_sizes(curves, decisions, winner),
         swaps=swap_picture(directory.reports_of(winner), swaps) if swaps else "",
-        information=method_pictures.information(curves[winner]) if config.accumulation is not None else "",
+        information=method_plots.information(curves[winner]) if config.accumulation is not None else "",
         weights=base64.b64encode(weights.read_bytes()).decode() if weights.is_file() else "",
         weight_settings=config.sample_weights,
         probe=percent(result["probe_accuracy"]),
         knn=percent(result["knn_accuracy"]),
         reference_loss=reference_loss(result),
         missing=list(missing(result)),
-        accuracies=pictures.accuracies(result) if any(result[name] is not None for name in ACCURACIES) else "",
+        accuracies=plots.accuracies(result) if any(result[name] is not None for name in ACCURACIES) else "",
         neighbours=base64.b64encode(neighbours.read_bytes()).decode() if neighbours.is_file() else "",
         rows=decision_rows(last_decisions(decisions)),
         config=dump_config(config),

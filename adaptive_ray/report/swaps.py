@@ -34,12 +34,12 @@ def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mappin
     losses, deviations, course = figure.subplots(3, 1, sharex=True, height_ratios=[2.4, 1, 1])
     samples = [report["samples_seen"] for report in reports]
     losses.plot(samples, [report["reference_loss"] for report in reports], color="#444444", linewidth=1, label="report")
-    told = [decision for decision in decisions if decision["forecast"] is not None]
-    at = [decision["samples"] for decision in told]
+    compared = [decision for decision in decisions if decision["forecast"] is not None]
+    at = [decision["samples"] for decision in compared]
     losses.errorbar(
         at,
-        [decision["forecast"] for decision in told],
-        yerr=[decision["forecast_std"] or 0.0 for decision in told],
+        [decision["forecast"] for decision in compared],
+        yerr=[decision["forecast_std"] or 0.0 for decision in compared],
         fmt="o",
         markersize=3,
         linewidth=1,
@@ -49,9 +49,9 @@ def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mappin
     losses.set_ylabel(METRICS["reference_loss"].label)
     losses.legend()
 
-    heights = np.clip([decision["deviation"] or 0.0 for decision in told], -_MOST, _MOST)
+    heights = np.clip([decision["deviation"] or 0.0 for decision in compared], -_MOST, _MOST)
     bad, good = colours(3)[1:]
-    width = 0.6 * (samples[-1] - samples[0]) / max(len(told), 1)
+    width = 0.6 * (samples[-1] - samples[0]) / max(len(compared), 1)
     deviations.bar(at, heights, width=width, color=[good if height >= 0 else bad for height in heights])
     deviations.axhline(0, color="#444444", linewidth=0.8)
     deviations.set_ylabel("forecast deviation\n(+) lower, (-) higher")

@@ -71,8 +71,8 @@ def check_data(directory: RunDirectory, data: Dataset) -> None:
     }
     if not (directory.path / INPUTS_FILE).exists():
         settings = directory.config().model_dump(mode="json")
-        told = {"summary": list(data.summary), "unreadable": dict(data.unreadable)}
-        directory.write_json(INPUTS_FILE, {"settings": settings, "data": now, **told})
+        details = {"summary": list(data.summary), "unreadable": dict(data.unreadable)}
+        directory.write_json(INPUTS_FILE, {"settings": settings, "data": now, **details})
         return
     then = directory.read_json(INPUTS_FILE)["data"]
     changed = [difference for name in now if (difference := _difference(name, then[name], now[name]))]
