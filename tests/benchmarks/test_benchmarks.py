@@ -42,7 +42,7 @@ def report(candidate: str, samples: int, seconds: float) -> dict[str, Any]:
 def test_startup_derives_its_rows_from_lines_and_reports() -> None:
     lines = [
         (5.0, "[0:00] starting Ray and MLflow"),
-        (9.0, "[0:04] race: batch sizes 64, 256 side by side"),
+        (9.0, "[0:04] race: batch sizes 64, 256 in parallel"),
         (21.0, "[0:16] batch size 64: 1,024 of 4,096 samples, reference loss 3.1"),
         (24.0, "[0:19] batch size 256: 1,024 of 4,096 samples, reference loss 3.2"),
         (30.0, "[0:25] batch size 256 pruned: too slow"),
@@ -50,7 +50,7 @@ def test_startup_derives_its_rows_from_lines_and_reports() -> None:
         (30.1, "[0:25] batch size 64: 2,048 of 4,096 samples, reference loss 2.9"),
         (40.0, "[0:35] batch size 64: 3,072 of 4,096 samples, reference loss 2.8"),
         (44.0, "[0:39] batch size 64: 4,096 of 4,096 samples, reference loss 2.7"),
-        (45.0, "[0:40] probing the encoder on held-out images"),
+        (45.0, "[0:40] evaluating the encoder on held-out images"),
     ]
     reports = [
         report("64", 1024, 8.0), report("256", 1024, 8.0), report("64", 2048, 16.0), report("64", 3072, 20.0),
