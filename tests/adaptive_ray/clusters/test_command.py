@@ -32,7 +32,7 @@ def test_clusters_are_counted_once(tmp_path: Path) -> None:
     assert (sum(found["sizes"]), len(found["sizes"])) == (600, found["m"])
     assert 4 <= found["m"] <= 16
     assert found["suggested_batch_size"] == max(16 * found["m"], 32)
-    assert "embedding by" in said
+    assert "embedding with" in said
     assert f"clusters: {found['m']} (method graph, stability 0." in said
     assert f"suggested batch size: {found['suggested_batch_size']} (16 images per cluster in a batch)" in said
     assert "clusters in mnist5k" in (tmp_path / "first.html").read_text()

@@ -76,7 +76,7 @@ def test_killed_actor_keeps_finished_shards(cluster: Cluster, tmp_path: Path) ->
 
 def test_complete_features_start_no_actor(cluster: Cluster, tmp_path: Path) -> None:
     images = digits(60)
-    settings = ClusterSettings(encoder="pixels", m=4)
+    settings = ClusterSettings(encoder="pixels", n_clusters=4)
     first = DatasetClusters(images, settings, tmp_path, seed=0)
     assert not first.complete
     first.embed(lambda *_: None)
