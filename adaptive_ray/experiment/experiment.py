@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from adaptive_ray.clusters.counting import Clustering
     from adaptive_ray.clusters.dataset_clusters import DatasetClusters
 
-#: Images that a worker must at least be able to have in the network at once, where that is left to the memory.
+#: Minimum micro-batch for which memory is counted if micro_batch is auto.
 _FEW_IMAGES = 32
 
 
@@ -79,14 +79,14 @@ class Prepared:
 
 
 class Experiment:
-    """A validated run. Making one loads the data and checks everything that can be checked without a cluster.
+    """A validated run. The constructor loads the data and checks all that can be checked without a cluster.
 
     Args:
-        config: The run.
-        address: Of a running Ray cluster; None: the one that ``RAY_ADDRESS`` names, else one started here.
+        config: Configuration of the run.
+        address: Address of a running Ray cluster; None: ``RAY_ADDRESS``, or a cluster started on this machine.
 
     Raises:
-        UserError: Something about the configuration, the data or this machine does not fit.
+        UserError: The configuration does not fit the data or this machine.
     """
 
     def __init__(self, config: ExperimentConfig, *, address: str | None = None) -> None:
@@ -134,7 +134,7 @@ class Experiment:
         return self.prepared.plan
 
     def _try_encoder(self) -> None:
-        """Whether it takes the images, and whether the weights that it starts from are there."""
+        """Checks that the encoder accepts the images and that its initial weights exist."""
         channels, size, _ = self.data.shape
         try:
             with torch.random.fork_rng(devices=[]):
@@ -143,14 +143,14 @@ class Experiment:
             raise UserError(f"simclr.encoder: {error}") from None
 
     def _training_bytes(self, config: ExperimentConfig) -> int:
-        """What a worker's training takes of the memory at least."""
+        """Returns the minimum memory of a worker's training."""
         micro_batch = config.simclr.micro_batch
         images = _FEW_IMAGES if micro_batch == "auto" else micro_batch
         share = max(candidate.batch_size for candidate in config.choices) // config.trial.workers
         return training_bytes(self._encoder, self.data.shape, min(images, max(share, 1)))
 
     def _layout(self, config: ExperimentConfig, directory: RunDirectory, nodes: list[Node]) -> Layout:
-        """Who trains on what; a resumed run keeps its layout if there is room."""
+        """Returns the workers and their resources; a resumed run keeps its layout if the resources are free."""
         before = directory.path / "layout.json"
         written = Layout.read(directory.read_json(before.name)) if before.exists() else None
         again = free_nodes if cluster_address(self.address) else None
@@ -159,10 +159,10 @@ class Experiment:
         return layout
 
     def check_loss(self) -> None:
-        """Imports a loss of the user's before Ray starts, so that an import error costs no time.
+        """Imports a custom loss before Ray starts.
 
         Raises:
-            UserError: It cannot be imported.
+            UserError: The loss cannot be imported.
         """
         try:
             loss_named(self.config.simclr.loss)
@@ -171,12 +171,12 @@ class Experiment:
             raise UserError(f"simclr.loss: {reason}; install its package, or add its folder to PYTHONPATH") from None
 
     def run(self, directory: RunDirectory, console: Console, *, retry_failed: bool = False) -> dict[str, Any]:
-        """Runs, or continues what ``directory`` already holds, and writes the results there.
+        """Starts the run, or resumes it from ``directory``, and writes the results there.
 
         Args:
-            directory: Of the run.
-            console: Where progress is shown.
-            retry_failed: Whether candidates that failed in an earlier session are tried again.
+            directory: Directory of the run.
+            console: Shows the progress.
+            retry_failed: Whether to retry candidates that failed in an earlier session.
 
         Returns:
             The content of ``result.json``.
@@ -184,11 +184,11 @@ class Experiment:
         Raises:
             UserError: The cluster or MLflow cannot be used as configured, another process writes to ``directory``, or
                 the run was started on other images.
-            PlacementError: The cluster has no place for the workers.
+            PlacementError: The cluster has no free resources for the workers.
             NoSurvivorError: Every candidate failed.
             WinnerFailedError: The winner failed after the race.
             StorageError: The disk is full, or a folder cannot be written to.
-            InterruptedRunError: Ctrl-C, or the job was stopped.
+            InterruptedRunError: The run was interrupted by a signal.
         """
         self.check_loss()
         resume = f"adaptive-ray run --resume {directory.path}"
@@ -201,7 +201,7 @@ class Experiment:
             ):
                 if warning:
                     progress.phase(warning)
-                _check_unfinished(directory)  # by whoever held the lock before
+                _check_unfinished(directory)  # since another process may have held the lock until now
                 check_data(directory, self.data)
                 history = History(directory.path / "events.jsonl")
                 tracking = BackgroundTracker(pool, partial(self._open_tracker, directory))
@@ -230,7 +230,7 @@ class Experiment:
         progress.phase("starting Ray and MLflow")
         if self.prepared is not None:
             tracking.open()
-        # MLflow hears of an end before Ray takes its seconds to stop: a stopped job has three.
+        # MLflow's runs are closed before Ray is shut down: a stopped job has three seconds.
         with cluster(self.address), tracking.ended():
             nodes = free_nodes() if cluster_address(self.address) else [this_machine()]
             prepared, clusters = self._clusters(directory, progress)
@@ -309,7 +309,7 @@ class Experiment:
         directory.write_json("result.json", result)
         try:
             write_report(directory)
-        except Exception as error:  # a picture, or the disk: the results are written, and `report` can try again
+        except Exception as error:  # the results are written; `adaptive-ray report` can retry
             result["unavailable"]["report.html"] = reason(error)
             directory.write_json("result.json", result)
         if tracker is not None:
@@ -326,7 +326,7 @@ def _phase(config: ExperimentConfig, plan: Plan) -> str:
     }[config.explore if len(plan.candidates) > 1 else "none"]
 
 
-#: The files of a run's directory that go to MLflow; a run without swaps or clusters lacks theirs.
+#: Files that are logged to MLflow as artifacts, if they exist.
 ARTIFACTS = (
     "result.json",
     "config.yaml",
@@ -343,17 +343,17 @@ ARTIFACTS = (
 
 
 def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:
-    """An unfinished run, to be continued.
+    """Opens an unfinished run to resume it.
 
     Raises:
-        UserError: There is none at ``path``, it is finished, or its settings were changed.
+        UserError: There is no run at ``path``, it is finished, or its settings were changed.
     """
     directory = RunDirectory.open(path)
     _check_unfinished(directory)
-    # Resumed from anywhere: features are kept beside the run.
+    # The run may have been moved; features are stored beside it.
     return directory, check_settings(directory).model_copy(update={"runs_dir": directory.path.parent})
 
 
 def _check_unfinished(directory: RunDirectory) -> None:
     if (directory.path / "result.json").exists():
-        raise UserError(f"{directory.path} is finished; there is nothing to resume")
+        raise UserError(f"{directory.path} is already finished; nothing to resume")

@@ -1,4 +1,4 @@
-"""The candidates of an experiment as Ray Tune trials under the scheduler, from the start or resumed."""
+"""Runs the candidates of an experiment as Ray Tune trials, from the start or resumed."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from trainables.on_ray.failures import RETRIES
 from trainables.on_ray.trial import run_trial
 from trainables.settings import SwapSettings, TrainSettings
 
-#: A trial itself only waits for its Ray Train workers, which bring their own resources. Ray refuses an empty request.
+#: Resources of a trial, which only waits for its Ray Train workers. Ray does not accept an empty request.
 _DRIVER = {"CPU": 0, "memory": 1 << 20}
 
 
 class Trials:
-    """What is left to train of an experiment.
+    """The trials of an experiment that remain to be trained.
 
     Args:
-        config: The run.
-        plan: What it comes to.
-        settings: Of each candidate, by its key.
-        layout: Who trains on what.
-        directory: Of the run; what has been reported there is not trained again.
-        history: Of the run; the races continue where it ends.
-        clusters: What workers are told of the images' clusters; see ``train_worker``.
+        config: Configuration of the run.
+        plan: Plan of the run.
+        settings: Settings of each candidate, by its key.
+        layout: Workers and their resources.
+        directory: Directory of the run; training continues after the reports there.
+        history: History of the run; the races continue from it.
+        clusters: Source of the dataset clusters for workers; see ``train_worker``.
 
     Raises:
         UserError: There are reports, but no history.
@@ -97,19 +97,19 @@ class Trials:
         return partial(_swap_settings, self._config, self._plan) if self._config.swap.enabled else None
 
     def retry_failed(self) -> None:
-        """Lets candidates that failed continue from their last checkpoints."""
+        """Retries failed candidates from their last checkpoints."""
         self.scheduler.series.retry(self.scheduler.series.failed)
 
     def run(self, data: TrainingData, callback: RunCallback, say: Callable[[str], None]) -> None:
-        """Trains those that are still in the race, to the end of the winner's budget.
+        """Trains the candidates that are not pruned, until the winner has spent the budget.
 
         Args:
-            data: Images.
-            callback: Writes reports.
-            say: Is told from where candidates are resumed, if that is not where they were.
+            data: Training and reference images.
+            callback: Writes the reports.
+            say: Receives a message for each candidate that is resumed from an earlier checkpoint than its last.
 
         Raises:
-            UserError: A candidate has reported, and none of its checkpoints is whole.
+            UserError: A candidate has reported, and all of its checkpoints are corrupt or missing.
         """
         plan, race, series = self._plan, self.scheduler.race, self.scheduler.series
         if race.over and race.winner is None:
@@ -117,7 +117,7 @@ class Trials:
         keys = [c.key for c in plan.trials if c.key in race.alive or series.may_rejoin(c.key)]
         checkpoints = Checkpoints(self._directory)
         starts: dict[Hashable, dict[str, Any]] = {}
-        for key in keys:  # who comes back starts from the weights of another one
+        for key in keys:  # a candidate that rejoins forks from another one
             if key in race.alive and (found := checkpoints.newest(key)):
                 starts[key], damage = found
                 if damage:
@@ -152,18 +152,18 @@ class Trials:
                 verbose=0,
             ),
         )
-        # It prints a traceback for every trial that fails; what has failed and why is said by the callback.
+        # Tune logs a traceback for every failed trial; the callback shows the reason.
         logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
-        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the run here, not after Tune's own goodbye
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the run at once
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         tuner.fit()
         checkpoints.delete_unnamed()
 
     def winner(self) -> Candidate:
-        """Who has won.
+        """Returns the winner.
 
         Raises:
-            WinnerFailedError: It has failed since.
+            WinnerFailedError: The winner has failed since.
             NoSurvivorError: Every candidate failed.
         """
         race = self.scheduler.race
@@ -178,7 +178,7 @@ class Trials:
 
 
 def _resources(workers: Workers) -> dict[str, Any]:
-    """The entries of a trial's configuration that say what it runs on."""
+    """Returns the entries of a trial's configuration for its workers and their resources."""
     own = {"cpus": workers.cpus, "gpus": workers.gpus, "threads": workers.threads, "memory": workers.memory}
     return {"workers": workers.count, **own}
 

@@ -1,4 +1,4 @@
-"""One candidate as a Ray Tune trial: a function that runs a Ray Train run and passes its reports on."""
+"""The trainable of Ray Tune: starts a Ray Train run for one candidate and forwards its reports."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def run_trial(
     storage: str,
     clusters: dict[str, Any] | None = None,
 ) -> None:
-    """Trains one candidate; a changed ``workers``, ``resume_from`` and ``run_tag`` make it a later phase.
+    """Trains one candidate in a Ray Train run and reports to Ray Tune.
+
+    Workers that die, alone or with their node, are restarted from the last checkpoint. A trial or a controller that
+    dies is restarted by Tune; see ``schedulers.tune.trials.restart``.
 
     Args:
         config: ``candidate`` (a key of ``settings``); ``swap`` (``SwapSettings``, or None: the batch size does not
             change within the run); ``workers``, and for each ``cpus``, ``gpus``, ``threads`` and optionally ``memory``;
-            ``resume_from`` (path of a checkpoint, or None); ``run_tag`` (a Ray Train run's name is its identity: a
-            phase needs its own).
-        settings: Of each candidate, by its key.
-        data: One reference to ``TrainingData`` (in a list, so that Ray passes the reference on and not the data).
-        storage: Where runs and checkpoints are kept; all nodes must reach it. No checkpoint is ever deleted here.
+            ``resume_from`` (path of a checkpoint, or None); ``run_tag`` (part of the Ray Train run's name; it changes
+            whenever the trial is started with other workers or weights).
+        settings: Settings of each candidate, by its key.
+        data: One reference to ``TrainingData`` (in a list, so that Ray passes the reference and not the data).
+        storage: Directory of runs and checkpoints that all nodes can reach. Checkpoints are not deleted here.
         clusters: See ``trainables.on_ray.worker.train_worker``.
-
-    Workers that die, alone or with their node, are started again from the last checkpoint. A trial or a controller that
-    dies is Tune's to start again; see ``schedulers.tune.trials.restart``.
 
     Raises:
         NoRetryError: The run failed and would fail again; the message is the cause.
-        RuntimeError: The run failed where it was.
+        RuntimeError: The run failed but may succeed elsewhere.
     """
     trial_id = tune.get_context().get_trial_id()
     resources = {"CPU": config["cpus"]}
@@ -70,7 +70,7 @@ def run_trial(
         run_config=ray.train.RunConfig(
             name=_unused(Path(storage), f"{trial_id}-{config['run_tag']}"),
             storage_path=storage,
-            # All checkpoints are kept: workers run ahead, and only the driver knows what it has written down.
+            # Workers run ahead of the driver, so only the driver knows which checkpoints can be deleted.
             callbacks=[Workers()],
             failure_config=ray.train.FailureConfig(max_failures=RETRIES),
         ),
@@ -82,22 +82,22 @@ def run_trial(
 
 
 def _unused(storage: Path, name: str) -> str:
-    """A Ray Train run's name that is not taken.
+    """Returns an unused name for a Ray Train run.
 
-    Under its old name a trial that is started again would resume from whatever its workers saved last, also from
-    what Tune never heard of, and Ray Train would refuse a folder from which older checkpoints were deleted.
+    Under its old name, a restarted trial would resume from the last checkpoint of its workers, even if it was not
+    reported to Tune, and Ray Train would refuse a directory from which older checkpoints were deleted.
     """
     names = itertools.chain([name], (f"{name}-{attempt}" for attempt in itertools.count(2)))
     return next(name for name in names if not (storage / name).exists())
 
 
-#: Callbacks whose actor is a process that nobody needs. There are no datasets of Ray Data; and the driver frees what
-#: dead trials had reserved (``adaptive_ray.ray_cluster.placement``), also if their workers were just starting.
+#: Callbacks whose actors are not needed: no datasets of Ray Data are used, and the driver removes the placement groups
+#: of dead trials (``adaptive_ray.ray_cluster.placement``), even if their workers were just starting.
 _LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
 class Trainer(DataParallelTrainer):  # type: ignore[misc]
-    """Retries lost workers, and starts fewer processes than Ray's own."""
+    """A trainer that retries lost workers only and starts fewer actors."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()

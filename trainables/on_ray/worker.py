@@ -1,4 +1,4 @@
-"""What runs in each Ray Train worker."""
+"""The training function of a Ray Train worker."""
 
 from __future__ import annotations
 
@@ -19,24 +19,23 @@ from trainables.on_ray.process_group import PeerLostError
 from trainables.training.loop import train
 from trainables.training.memory_limits import share_gpu
 
-#: Times that an array is asked for: nodes may die one after the other.
+#: Attempts to fetch an array; nodes may die one after the other.
 _ATTEMPTS = 5
-#: Where an error comes from that torch raises when a connection is lost: Gloo has no type of its own.
+#: Part of the message of Gloo's connection errors, which have no exception type.
 _GLOO = "/gloo/transport/"
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Trains with this worker's share of every batch.
+    """Trains on this worker's shard of every batch.
 
     Args:
         config: ``settings`` (``TrainSettings``), ``data`` (reference to ``TrainingData`` in the object store),
-            ``threads`` (CPU threads of this worker), ``gpus`` (its share of a GPU), ``memory`` (bytes that it may take
-            on the CPU, or None), ``resume_from`` (path of a checkpoint, or None), ``clusters`` (what an actor knows of
-            the images: it as ``service``, and as ``wanted`` the fields of ``TrainingData`` that it is asked for; or
-            None).
+            ``threads`` (CPU threads), ``gpus`` (fraction of a GPU), ``memory`` (bytes that it may use on the CPU, or
+            None), ``resume_from`` (path of a checkpoint, or None), ``clusters`` (None, or the actor that serves the
+            dataset clusters as ``service`` and the fields of ``TrainingData`` to fetch from it as ``wanted``).
 
     Raises:
-        PeerLostError: A worker no longer hears of another one.
+        PeerLostError: The connection to another worker was lost.
     """
     try:
         _train(config)
@@ -47,8 +46,8 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 def _train(config: dict[str, Any]) -> None:
-    torch.set_num_threads(config["threads"])  # several trials share a machine and must not fight for its cores
-    interrupted = ray.train.get_checkpoint()  # this very run failed before and is tried again
+    torch.set_num_threads(config["threads"])  # several trials share the cores of a machine
+    interrupted = ray.train.get_checkpoint()  # of this run, if its workers were restarted
     start = interrupted or (ray.train.Checkpoint(config["resume_from"]) if config["resume_from"] else None)
 
     storage = _storage()
@@ -65,7 +64,7 @@ def _train(config: dict[str, Any]) -> None:
         data = replace(data, **told_by(**config["clusters"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        share_gpu(device, config["gpus"])  # trials that share a GPU share its memory
+        share_gpu(device, config["gpus"])  # trials on the same GPU share its memory
     train_from = partial(
         train, config["settings"], data, report, device=device, memory=config["memory"], checkpoints=storage
     )
@@ -77,10 +76,10 @@ def _train(config: dict[str, Any]) -> None:
 
 
 def _storage() -> Path:
-    """The directory of this Ray Train run.
+    """Returns the directory of this Ray Train run.
 
     Raises:
-        RuntimeError: It cannot be reached from here.
+        RuntimeError: It does not exist on this node.
     """
     storage = Path(ray.train.get_context().get_storage().experiment_fs_path)
     if not storage.is_dir():
@@ -92,26 +91,26 @@ def _storage() -> Path:
 
 
 def _named(storage: Path, written: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-    """Gives a checkpoint that was written into ``storage`` its name there: it is whole or not there at all."""
+    """Renames a checkpoint that was written to ``storage``, so that it appears there atomically."""
     return ray.train.Checkpoint.from_directory(Path(written.path).rename(storage / name))
 
 
 def told_by(service: Any, wanted: Iterable[str]) -> dict[str, Any]:
-    """Fields of ``TrainingData`` from an actor that knows each."""
+    """Fetches fields of ``TrainingData`` from the actor that serves the dataset clusters."""
     return {name: orders_of(service) if name == "epoch_order" else _fetched(service.reference, name) for name in wanted}
 
 
 def orders_of(service: Any) -> EpochOrder:
-    """Epochs' orders from an actor: one call an epoch, and an array that workers on a node share."""
+    """Returns a function that fetches the order of an epoch; workers on a node share the array."""
     return partial(_fetched, service.epoch_order)
 
 
 def _fetched(method: Any, argument: Any) -> Any:
-    """An array in the object store, to which the actor's method gives a reference (in a list)."""
+    """Fetches an array from the object store; the actor's method returns a list with its reference."""
     for attempt in range(_ATTEMPTS):
         try:
             array = ray.get(ray.get(method.remote(argument))[0])
-        except ray.exceptions.ObjectLostError:  # with the actor's node; the actor itself comes back
+        except ray.exceptions.ObjectLostError:  # with the actor's node; the actor is restarted
             if attempt == _ATTEMPTS - 1:
                 raise
         else:
