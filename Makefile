@@ -20,10 +20,10 @@ test: .venv/.ready
 	@$(MAKE) --no-print-directory --jobs=3 --keep-going test-ray-runs test-ray-trials test-others
 
 test-ray-runs: .venv/.ready
-	$(BIN)/pytest -m ray tests/adaptive_ray $(ARGS) | sed -u 's/^/runs    /'
+	$(BIN)/pytest -m ray tests/adaptive_ray/experiment $(ARGS) | sed -u 's/^/runs    /'
 
 test-ray-trials: .venv/.ready
-	$(BIN)/pytest -m ray --ignore=tests/adaptive_ray $(ARGS) | sed -u 's/^/trials  /'
+	$(BIN)/pytest -m ray --ignore=tests/adaptive_ray/experiment $(ARGS) | sed -u 's/^/trials  /'
 
 test-others: .venv/.ready
 	nice -n 15 $(BIN)/pytest -m "not ray" $(ARGS) | sed -u 's/^/others  /'

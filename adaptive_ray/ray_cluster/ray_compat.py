@@ -38,6 +38,10 @@ def orphaned_placement_groups(job: str) -> Iterator[bytes]:
     accessor: Any = state._connect_and_get_accessor()
     for record in accessor.get_placement_group_table():
         group = PlacementGroupTableData.FromString(record)
-        dead = group.creator_actor_dead and group.creator_actor_id not in drivers
-        if dead and group.state != PlacementGroupTableData.REMOVED and group.creator_job_id.hex() == job:
+        if group.state == PlacementGroupTableData.REMOVED or group.creator_job_id.hex() != job:
+            continue
+        if group.creator_actor_id in drivers:
+            continue
+        # Ray marks the groups that exist when their creator dies, but not one that is registered just after.
+        if group.creator_actor_dead or state.actor_table(group.creator_actor_id.hex()).get("State") == "DEAD":
             yield group.placement_group_id

@@ -48,7 +48,7 @@ def test_candidates_from_clusters_take_turns_in_one_run_with_stratified_batches(
     assert all(report["batches_per_update"] >= 2 for report in reports)  # stratified batches score 0.8 to 0.95
     assert all(0.7 < report["information"] <= 1 for report in reports)
     page = (directory.path / "report.html").read_text()
-    for heading in ("What was forecast, what came, and what was done", "Accumulated until informed", "Sample weights"):
+    for heading in ("Forecast deviations and swaps", "Adaptive accumulation", "Sample weights"):
         assert heading in page
 
 
