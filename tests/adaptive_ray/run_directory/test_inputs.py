@@ -182,7 +182,7 @@ def test_a_locked_or_finished_run_is_not_modified(directory: RunDirectory) -> No
         with pytest.raises(UserError, match="is in use by process"):
             experiment.run(directory, Console(file=io.StringIO()))
     directory.write_json("result.json", {})
-    with pytest.raises(UserError, match="is finished"):
+    with pytest.raises(UserError, match="already finished"):
         experiment.run(directory, Console(file=io.StringIO()))
     (directory.path / "result.json").unlink()
     assert {file.name: file.read_bytes() for file in directory.path.iterdir()} == before
