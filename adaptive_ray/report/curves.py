@@ -69,7 +69,7 @@ def loss_curves(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
         )
         left.legend(title="batch size")
         _limit(left, curves)
-        right.set_title("Training loss (not comparable across batch sizes)", loc="left", fontsize=10)
+        right.set_title("Training loss (not comparable)", loc="left", fontsize=10)
         for axes in (left, right):
             samples_axis(axes)
         return svg(figure)
