@@ -17,8 +17,8 @@ from trainables.training.memory_limits import MARGIN
 _PER_CORE, _PER_GPU = 2, 4
 #: Timeout in seconds for resources that other jobs are releasing.
 _TIMEOUT = 30
-#: Memory in bytes of a candidate's processes besides its workers: the trial, and Ray Train's controller, cleaner,
-#: queue and barrier. Measured: 545 MB with Ray 2.60 on Linux.
+#: Memory in bytes of a candidate's processes besides its workers: the trial, and Ray Train's controller, queue and
+#: barrier. 545 MB were measured with Ray 2.60 on Linux, when Ray Train also started its placement group cleaner.
 _CANDIDATE = 550 << 20
 #: Memory in bytes of a worker before it trains. Measured: 400 MB with torch 2.15 on a CPU; on an H200 1 GB with CUDA's
 #: libraries, plus pinned memory for batches.
