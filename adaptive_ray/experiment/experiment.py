@@ -23,6 +23,7 @@ from adaptive_ray.errors import (
     storage_problem,
 )
 from adaptive_ray.experiment.background_tracker import BackgroundTracker
+from adaptive_ray.experiment.prepared import Prepared
 from adaptive_ray.experiment.results import Winner, judge
 from adaptive_ray.experiment.trials import Trials
 from adaptive_ray.experiment.tune_callback import RunCallback
@@ -36,8 +37,6 @@ from adaptive_ray.run_directory.directory import RunDirectory
 from adaptive_ray.run_directory.history import History
 from adaptive_ray.run_directory.inputs import check_data, check_settings
 from adaptive_ray.run_directory.lock import locked
-from schedulers import Candidate
-from trainables.settings import TrainSettings
 from trainables.simclr import build_encoder
 from trainables.simclr.losses import loss_named
 from trainables.training.micro_batch import training_bytes
@@ -48,34 +47,6 @@ if TYPE_CHECKING:
 
 #: Minimum micro-batch for which memory is counted if micro_batch is auto.
 _FEW_IMAGES = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A run whose batch sizes are known.
-
-    Args:
-        config: With the batch sizes and images per update that follow from the clusters.
-        plan: Samples, steps and reports of the run.
-        layout: Workers and their resources on this machine; None: the run joins a cluster.
-    """
-
-    config: ExperimentConfig
-    plan: Plan
-    layout: Layout | None
-
-    def settings(self, candidate: Candidate) -> TrainSettings:
-        """Returns the settings that a candidate trains with; its policy within the run is set when it trains alone."""
-        return TrainSettings(
-            **dict(self.config.simclr),
-            batch_size=candidate.batch_size,
-            accumulation=candidate.accumulation,
-            budget=self.plan.budget,
-            evaluate_every=self.plan.evaluate_every,
-            seed=self.config.seed,
-            information=self.config.accumulation,
-            sample_weights=self.config.sample_weights,
-        )
 
 
 class Experiment:
