@@ -65,7 +65,7 @@ def run(
         raise UserError("--resume uses the settings of the run; remove --set, --name and --runs-dir")
     console = _console()
     with console.status("loading"):
-        from adaptive_ray.config.experiment import load_config
+        from adaptive_ray.config.loading import load_config
         from adaptive_ray.experiment.experiment import Experiment, open_run
         from adaptive_ray.ray_cluster.address import check_address
         from adaptive_ray.report.terminal import print_lines
@@ -91,7 +91,7 @@ def run(
 def plan(config: ConfigFile, overrides: Overrides = None, address: Address = None) -> None:
     """Print what would run and what it would cost."""
     console = _console()
-    from adaptive_ray.config.experiment import load_config
+    from adaptive_ray.config.loading import load_config
     from adaptive_ray.experiment.experiment import Experiment
     from adaptive_ray.report.terminal import print_lines
 
@@ -154,7 +154,7 @@ def cluster(
     console = _console()
     with console.status("loading"):
         from adaptive_ray.clusters.command import count
-        from adaptive_ray.config.experiment import load_config
+        from adaptive_ray.config.loading import load_config
 
         settings = load_config(config, overrides or [])
     summary = count(settings, address, console, page)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from trainables.settings import Settings
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ClusterSettings(_Settings):
+class ClusterSettings(Settings):
     """How images are embedded and clustered."""
 
     encoder: str = Field(
@@ -45,7 +43,7 @@ class ClusterSettings(_Settings):
         return self
 
 
-class AlphaM(_Settings):
+class AlphaM(Settings):
     """Batch size = alpha * M for M clusters."""
 
     alpha: PositiveFloat = Field(16, description="average images per cluster in a batch")
@@ -65,7 +63,7 @@ class AlphaM(_Settings):
         return max(self.min, min(self.max, rounded))
 
 
-class BatchFromClusters(_Settings):
+class BatchFromClusters(Settings):
     """A batch size computed from the number of clusters."""
 
     from_clusters: AlphaM = Field(description="rule alpha * M")

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from PIL import ImageColor
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+
+from trainables.settings import Settings
 
 DatasetName = Literal["mnist5k", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
 
 
-class DatasetSettings(BaseModel):
+class DatasetSettings(Settings):
     """The data set. Labels are used only by the final probes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: DatasetName = Field(description="name of the data set; image_folder: your own images, see docs/images.md")
     root: Path = Field(

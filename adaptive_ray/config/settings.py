@@ -7,18 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from schedulers import PREDICTORS
 from schedulers.race import PRUNE_BELOW
-from trainables.settings import DeviationSettings
-
-
-class Settings(BaseModel):
-    """Base class of settings: immutable, without unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from trainables.settings import DeviationSettings, Settings
 
 
 class Amount(Settings):

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from adaptive_ray import __version__
-from adaptive_ray.config.experiment import dump_config
+from adaptive_ray.config.loading import dump_config
 from adaptive_ray.report import curves as plots
 from adaptive_ray.report import methods as method_plots
 from adaptive_ray.report.accuracies import ACCURACIES, missing, percent, reference_loss

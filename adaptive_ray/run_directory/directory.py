@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from adaptive_ray.config.experiment import ExperimentConfig, dump_config, load_config
+from adaptive_ray.config.experiment import ExperimentConfig
+from adaptive_ray.config.loading import dump_config, load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.metrics import CURVE_COLUMNS
 from adaptive_ray.run_directory.atomic_write import write_whole

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_ray.config.experiment import ExperimentConfig, parse_config
+from adaptive_ray.config.experiment import ExperimentConfig
+from adaptive_ray.config.loading import parse_config
 from adaptive_ray.datasets.dataset import Dataset
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory.directory import RunDirectory

@@ -2,6 +2,7 @@
 
 from trainables.settings.accumulation import InformationSettings, check_accumulation
 from trainables.settings.augment import PROFILES, AugmentSettings
+from trainables.settings.base import Settings
 from trainables.settings.candidate import CandidateSettings
 from trainables.settings.encoder import EncoderSettings
 from trainables.settings.optimizer import OptimizerSettings
@@ -18,6 +19,7 @@ __all__ = [
     "InformationSettings",
     "OptimizerSettings",
     "Schedule",
+    "Settings",
     "SimCLRSettings",
     "SwapSettings",
     "TrainSettings",

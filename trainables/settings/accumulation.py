@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from schedulers import Candidate
+from trainables.settings.base import Settings
 
 #: Tolerance for rounding in sums of scores.
 ROUNDING = 1e-9
@@ -17,10 +18,8 @@ ROUNDING = 1e-9
 ScoreName = Literal["histogram", "frechet", "mmd"]
 
 
-class InformationSettings(BaseModel):
+class InformationSettings(Settings):
     """Settings of adaptive accumulation. The accumulated batches are called micro-batches here."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     until: Literal["information"] = Field(description="accumulate until the scores add up to alpha")
     alpha: Literal["auto"] | float = Field(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from trainables.settings.base import Settings
 
 
-class AugmentSettings(BaseModel):
+class AugmentSettings(Settings):
     """Distributions of the augmentation parameters, which are drawn for every view."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     crop_area: tuple[float, float] = Field((0.2, 1.0), description="range of the crop's area relative to the image")
     crop_aspect: tuple[float, float] = Field((0.75, 4 / 3), description="range of the aspect ratio (width / height)")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
+
+from trainables.settings.base import Settings
 
 if TYPE_CHECKING:
     from trainables.simclr.backbones import Backbone
 
 
-class EncoderSettings(BaseModel):
+class EncoderSettings(Settings):
     """Settings of the backbone, its initial weights and the projection head."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     backbone: str = Field("cifar_resnet", description="cifar_resnet, or a classification network of torchvision.models")
     stem: Literal["cifar", "imagenet"] = Field(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from trainables.settings.base import Settings
 
 
-class OptimizerSettings(BaseModel):
+class OptimizerSettings(Settings):
     """Settings of the optimizer, the learning-rate schedule and the learning-rate scaling."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Literal["sgd", "lars", "adamw"] = Field("sgd", description="optimizer")
     learning_rate: float = Field(0.5, gt=0, description="peak learning rate for a batch of base_batch_size images")

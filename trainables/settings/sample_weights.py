@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from trainables.settings.base import Settings
 
 Schedule = Literal["linear", "cosine", "step"]
 
 
-class WeightSettings(BaseModel):
+class WeightSettings(Settings):
     """Settings of the weights of images in the loss."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     mode: Literal["none", "static", "batch"] = Field(
         description="none: equal weights; static: by the distance to the cluster centre in pretrained features; batch: "

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from schedulers.forecast.deviation import PATIENCE, THRESHOLD
+from trainables.settings.base import Settings
 from trainables.settings.candidate import CandidateSettings
 
 
-class DeviationSettings(BaseModel):
+class DeviationSettings(Settings):
     """Settings of the forecast deviation at which a candidate underperforms."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     patience: int = Field(PATIENCE, ge=2, description="consecutive reports that must be above their forecasts")
     threshold: float = Field(THRESHOLD, ge=0, description="smallest deviation in standard deviations of the forecast")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schedulers import Candidate
 from trainables.settings.accumulation import InformationSettings, check_accumulation
 from trainables.settings.augment import AugmentSettings
+from trainables.settings.base import Settings
 from trainables.settings.encoder import EncoderSettings
 from trainables.settings.loss import check_name
 from trainables.settings.optimizer import OptimizerSettings
@@ -16,10 +17,8 @@ from trainables.settings.sample_weights import WeightSettings, unweighted
 from trainables.settings.swap import SwapSettings
 
 
-class SimCLRSettings(BaseModel):
+class SimCLRSettings(Settings):
     """Settings that all candidates of an experiment have in common."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     encoder: EncoderSettings = Field(default_factory=EncoderSettings, description="the network")
     augment: Literal["natural", "digits"] | AugmentSettings = Field("natural", description="profile or settings")

@@ -9,7 +9,7 @@ import pytest
 
 from adaptive_ray.clusters.consequences import images_per_update, reduced_features, remarks
 from adaptive_ray.clusters.counting import count_clusters
-from adaptive_ray.config.experiment import load_config
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.errors import UserError
 from schedulers import Candidate
 from tests.adaptive_ray.clusters.mixtures import mixture

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from adaptive_ray.config.errors import RENAMED_KEYS
-from adaptive_ray.config.experiment import dump_config, load_config, parse_config
+from adaptive_ray.config.loading import dump_config, load_config, parse_config
 from adaptive_ray.config.settings import Amount
 from adaptive_ray.errors import UserError
 from schedulers import Candidate

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adaptive_ray.config.experiment import ExperimentConfig, parse_config
+from adaptive_ray.config.experiment import ExperimentConfig
+from adaptive_ray.config.loading import parse_config
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.errors import UserError
 from schedulers import Candidate

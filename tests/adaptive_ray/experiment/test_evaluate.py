@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adaptive_ray.config.experiment import load_config
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.datasets.dataset import Dataset, load_dataset
 from adaptive_ray.experiment.evaluate import Evaluation, evaluate
 from adaptive_ray.report.accuracies import ACCURACIES, accuracy_rows, missing

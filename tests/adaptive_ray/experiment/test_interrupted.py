@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from adaptive_ray import load_encoder
-from adaptive_ray.config.experiment import load_config
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.experiment.experiment import Experiment
 from adaptive_ray.report.page import write_report

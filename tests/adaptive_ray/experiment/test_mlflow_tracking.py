@@ -23,7 +23,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.engine import Engine
 from sqlalchemy.event import listen, remove
 
-from adaptive_ray.config.experiment import ExperimentConfig, load_config
+from adaptive_ray.config.experiment import ExperimentConfig
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.experiment.mlflow_tracking import Tracker
 from adaptive_ray.ray_cluster.signals import listening
@@ -418,7 +419,7 @@ class TestDatabase:
 #: Opens a tracker as soon as a file appears, so that several processes do so at the same moment.
 AT_THE_SAME_MOMENT = """
 import pathlib, sys, time
-from adaptive_ray.config.experiment import load_config
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.run_directory.directory import RunDirectory
 from adaptive_ray.experiment.mlflow_tracking import Tracker
 config = load_config(pathlib.Path(sys.argv[1]), sys.argv[3:])

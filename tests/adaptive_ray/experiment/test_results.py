@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from adaptive_ray.config.experiment import load_config
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.datasets.dataset import load_dataset
 from adaptive_ray.experiment.results import Winner
 from adaptive_ray.run_directory.directory import RunDirectory

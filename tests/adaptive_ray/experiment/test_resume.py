@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adaptive_ray.config.experiment import load_config
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.experiment.experiment import Experiment
 from adaptive_ray.run_directory.directory import RunDirectory
 from schedulers import Candidate

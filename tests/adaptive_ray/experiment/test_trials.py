@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adaptive_ray.config.experiment import parse_config
+from adaptive_ray.config.loading import parse_config
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.errors import NoSurvivorError, UserError, WinnerFailedError
 from adaptive_ray.experiment.trials import Trials

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from adaptive_ray.config.experiment import parse_config
+from adaptive_ray.config.loading import parse_config
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.experiment.trials import Trials
 from adaptive_ray.experiment.tune_callback import RunCallback

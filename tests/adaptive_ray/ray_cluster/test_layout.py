@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptive_ray.config.experiment import ExperimentConfig, parse_config
+from adaptive_ray.config.experiment import ExperimentConfig
+from adaptive_ray.config.loading import parse_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.ray_cluster.layout import Layout, Workers
 from adaptive_ray.ray_cluster.nodes import Node

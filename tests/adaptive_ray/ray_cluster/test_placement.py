@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from adaptive_ray.config.experiment import parse_config
+from adaptive_ray.config.loading import parse_config
 from adaptive_ray.errors import PlacementError, UserError
 from adaptive_ray.experiment.experiment import Experiment
 from adaptive_ray.ray_cluster import placement

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from adaptive_ray import __version__
-from adaptive_ray.config.experiment import load_config
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.report.accuracies import ACCURACIES
 from adaptive_ray.report.decisions import last_decisions

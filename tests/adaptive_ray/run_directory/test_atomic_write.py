@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_ray.config.experiment import load_config
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.encoders import save_encoder
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory.atomic_write import replaced, write_whole

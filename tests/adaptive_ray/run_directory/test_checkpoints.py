@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adaptive_ray.config.experiment import load_config
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory.checkpoints import Checkpoints
 from adaptive_ray.run_directory.directory import RunDirectory

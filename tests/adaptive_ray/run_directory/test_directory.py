@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adaptive_ray.config.experiment import ExperimentConfig, load_config
+from adaptive_ray.config.experiment import ExperimentConfig
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.metrics import CURVE_COLUMNS
 from adaptive_ray.run_directory.directory import RunDirectory, describe

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from adaptive_ray.config.experiment import load_config
+from adaptive_ray.config.loading import load_config
 from adaptive_ray.datasets.dataset import Dataset, load_dataset
 from adaptive_ray.errors import UserError
 from adaptive_ray.experiment.experiment import Experiment, open_run
