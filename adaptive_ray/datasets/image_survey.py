@@ -92,7 +92,8 @@ def survey(
     if len(opened) < len(paths):
         lines.append(f"checked {len(opened):,} evenly spaced files; the following lines describe these")
     if found:
-        lines += [_sizes(found, side), _kinds(found)]
+        kinds = Counter(header.kind for header in found).most_common()
+        lines += [_sizes(found, side), "modes: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds)]
     pixels = Pixels(background=background)
     if value_range is not None:  # also for files that are not opened here
         pixels = replace(pixels, integers=value_range, floats=value_range)
@@ -106,7 +107,8 @@ def survey(
     if some := [header.path for header in found if header.kind.startswith("16-bit") and not header.deep]:
         lines.append(_sixteen_bit_colour(some))
     if transparent := sum(header.transparent for header in found):
-        lines.append(f"{transparent:,} images with transparency: background {_hex(background)} (dataset.background)")
+        colour = "#{:02x}{:02x}{:02x}".format(*background)
+        lines.append(f"{transparent:,} images with transparency: background {colour} (dataset.background)")
     if several := sum(header.several for header in found):
         lines.append(f"{several:,} files with several frames or pages: the first is used")
     unreadable = {header.path: header.error for header in headers if header.error}
@@ -117,7 +119,8 @@ def _examine(path: str, *, whole: bool) -> Header:
     try:
         with refused(path), open_image(path) as image:
             deep = ("floats" if image.mode == "F" else "integers") if is_deep(image) else ""
-            header = Header(path, _kind(image), deep, image.size, _has_several(image), image.has_transparency_data)
+            several = bool(getattr(image, "is_animated", False))
+            header = Header(path, _kind(image), deep, image.size, several, image.has_transparency_data)
             if whole:
                 image.load()
             return header
@@ -132,10 +135,6 @@ def _kind(image: Image.Image) -> str:
     return f"16-bit {words}" if ";16" in rawmode(image) else words
 
 
-def _has_several(image: Image.Image) -> bool:
-    return bool(getattr(image, "is_animated", False))
-
-
 def _sizes(headers: Sequence[Header], side: int) -> str:
     sizes = sorted((header.size for header in headers), key=lambda size: (size[0] * size[1], size))
     few = list(dict.fromkeys((sizes[0], sizes[len(sizes) // 2], sizes[-1])))
@@ -144,11 +143,6 @@ def _sizes(headers: Sequence[Header], side: int) -> str:
     enlarged = f"; {small:,} are upsampled" if small else ""
     written = ", ".join(f"{width:,} x {height:,}" for width, height in few)
     return f"{text}: {written} pixels; center-cropped and resized to {side} x {side} (dataset.image_size){enlarged}"
-
-
-def _kinds(headers: Sequence[Header]) -> str:
-    kinds = Counter(header.kind for header in headers).most_common()
-    return "modes: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds)
 
 
 def _value_range(deep: str, paths: Sequence[str], given: Range | None) -> tuple[Range, str]:
@@ -222,7 +216,3 @@ def _spread(paths: Sequence[str], count: int) -> Sequence[str]:
 def _in_threads(function: Callable[[In], Out], arguments: Sequence[In]) -> list[Out]:
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="reader", initializer=Image.init) as pool:
         return list(pool.map(function, arguments))
-
-
-def _hex(colour: tuple[int, int, int]) -> str:
-    return "#" + "".join(f"{part:02x}" for part in colour)

@@ -12,6 +12,7 @@ gradient in the same pass. Memory is linear in the batch size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ def nt_xent(
     Raises:
         ValueError: The views' shapes differ, or the temperature is not above 0.
     """
-    return _contrast(z_a, z_b, temperature, weights, images, group, chunk, shard_sizes, decoupled=False)
+    return _contrast(z_a, z_b, temperature, weights, images, group, chunk, shard_sizes, False)
 
 
 def dcl(
@@ -82,27 +83,16 @@ def dcl(
     value and errors are those of ``nt_xent``. The loss of a single image is -inf, because there are no negatives. With
     ``images``, only the positive term remains for an anchor without negatives.
     """
-    return _contrast(z_a, z_b, temperature, weights, images, group, chunk, shard_sizes, decoupled=True)
+    return _contrast(z_a, z_b, temperature, weights, images, group, chunk, shard_sizes, True)
 
 
-def _contrast(
-    z_a: Tensor,
-    z_b: Tensor,
-    temperature: float,
-    weights: Tensor | None,
-    images: Tensor | None,
-    group: dist.ProcessGroup | None,
-    chunk: int | None,
-    shard_sizes: Sequence[int] | None,
-    *,
-    decoupled: bool,
-) -> Tensor:
+def _contrast(z_a: Tensor, z_b: Tensor, temperature: float, *options: Any) -> Tensor:
     if z_a.shape != z_b.shape or z_a.ndim != 2:
         raise ValueError(f"the views' shapes must be equal [b, d], not {tuple(z_a.shape)} and {tuple(z_b.shape)}")
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} must be above 0")
     with torch.autocast(z_a.device.type, enabled=False):
-        loss: Tensor = _Contrast.apply(z_a, z_b, weights, images, temperature, group, chunk, shard_sizes, decoupled)
+        loss: Tensor = _Contrast.apply(z_a, z_b, temperature, *options)
         return loss
 
 
@@ -114,9 +104,9 @@ class _Contrast(torch.autograd.Function):
         ctx: Any,
         z_a: Tensor,
         z_b: Tensor,
+        temperature: float,
         weights: Tensor | None,
         images: Tensor | None,
-        temperature: float,
         group: dist.ProcessGroup | None,
         chunk: int | None,
         shard_sizes: Sequence[int] | None,
@@ -130,7 +120,8 @@ class _Contrast(torch.autograd.Function):
         sizes = None if shard_sizes is None else [2 * size for size in shard_sizes]
         columns, first = gather_rows(u, sizes, group)
         rows, half = len(u), len(u) // 2
-        mask = _Mask(first, half, decoupled, images, sizes, group)
+        image = None if images is None else images.repeat(2)[:, None]
+        mask = _Mask(first, half, decoupled, image, None if image is None else gather_rows(image, sizes, group)[0].T)
         partner = u.roll(half, 0)
         anchor = None if weights is None else weights.detach().to(dtype).repeat(2)[:, None]  # [rows, 1]
         loss = (_times(u, anchor) * partner).sum() / -temperature
@@ -143,7 +134,7 @@ class _Contrast(torch.autograd.Function):
             own = slice(start, min(start + chunk, rows))
             tile = scaled[own] @ columns.T
             mask.apply(tile, start)
-            total, normaliser = _exponentials(tile, temperature < _COLD, mask.may_leave_none)
+            total, normaliser = _exponentials(tile, temperature < _COLD, decoupled and images is not None)
             mine = None if anchor is None else anchor[own]
             loss = loss + _times(normaliser, mine).sum()
             if by_rows is not None:
@@ -180,50 +171,33 @@ class _Contrast(torch.autograd.Function):
         return *by_z.chunk(2), *(None,) * 7
 
 
+@dataclass
 class _Mask:
-    """Masks entries of the similarity matrix that are not in an anchor's denominator.
+    """Masks entries of the similarity matrix that are not in an anchor's denominator."""
 
-    Args:
-        first: First column of this worker.
-        half: Number of this worker's images.
-        decoupled: Whether the positive pair is masked too.
-        images: See ``nt_xent``.
-        sizes: Rows of every worker.
-        group: See ``nt_xent``.
-    """
-
-    def __init__(
-        self,
-        first: int,
-        half: int,
-        decoupled: bool,
-        images: Tensor | None,
-        sizes: Sequence[int] | None,
-        group: dist.ProcessGroup | None,
-    ) -> None:
-        self._first, self._half, self._decoupled = first, half, decoupled
-        self._rows = None if images is None else images.repeat(2)[:, None]
-        self._columns = None if self._rows is None else gather_rows(self._rows, sizes, group)[0].T
-        #: Whether all entries of a row may be masked.
-        self.may_leave_none = decoupled and images is not None
+    first: int  # first column of this worker
+    half: int  # number of this worker's images
+    decoupled: bool  # whether the positive pair is masked too
+    rows: Tensor | None  # image of each row [rows, 1]
+    columns: Tensor | None  # image of each column [1, columns]
 
     def apply(self, tile: Tensor, start: int) -> None:
         """Masks a tile whose first row is ``start``."""
-        if self._rows is None or self._columns is None:
-            tile.diagonal(self._first + start).fill_(-torch.inf)
-            if self._decoupled:
+        if self.rows is None or self.columns is None:
+            tile.diagonal(self.first + start).fill_(-torch.inf)
+            if self.decoupled:
                 self._fill_partners(tile, start, -torch.inf)
             return
-        same = self._rows[start : start + len(tile)] == self._columns
-        if not self._decoupled:
+        same = self.rows[start : start + len(tile)] == self.columns
+        if not self.decoupled:
             self._fill_partners(same, start, False)
         tile.masked_fill_(same, -torch.inf)
 
     def _fill_partners(self, tile: Tensor, start: int, value: float) -> None:
         """Fills the positive pairs' entries: ``half`` columns to the right for first views, to the left for second."""
-        second = max(self._half - start, 0)
-        tile[:second].diagonal(self._first + start + self._half).fill_(value)
-        tile[second:].diagonal(self._first + start + min(second, len(tile)) - self._half).fill_(value)
+        second = max(self.half - start, 0)
+        tile[:second].diagonal(self.first + start + self.half).fill_(value)
+        tile[second:].diagonal(self.first + start + min(second, len(tile)) - self.half).fill_(value)
 
 
 def _exponentials(tile: Tensor, cold: bool, may_be_empty: bool) -> tuple[Tensor, Tensor]:
