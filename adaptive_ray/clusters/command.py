@@ -22,14 +22,7 @@ _LISTED = 20
 def count(config: ExperimentConfig, address: str | None, console: Console, page: Path) -> dict[str, Any]:
     """Embeds the training images, counts their clusters, prints them, and writes an HTML page.
 
-    Args:
-        config: The experiment.
-        address: Address of a running Ray cluster; None: see ``ray_cluster.cluster``.
-        console: Receives the output.
-        page: The HTML file to write.
-
-    Returns:
-        See ``summary_of``.
+    Returns ``summary_of`` the clusters. For ``address`` see ``ray_cluster.cluster``.
 
     Raises:
         UserError: Data, encoder or settings are invalid.

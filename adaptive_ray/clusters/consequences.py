@@ -25,12 +25,7 @@ _MIN_PER_CLUSTER = 3
 
 
 def reduced_features(folder: Path, seed: int) -> Points:
-    """Returns the first 16 principal components of the features, float32 [n, 16].
-
-    Args:
-        folder: Folder with the complete features.
-        seed: Seed of the sample that the components are fitted to.
-    """
+    """Returns the first 16 principal components of the features, float32 [n, 16]."""
     features = np.load(folder / "features.npy", mmap_mode="r")
     some = np.sort(np.random.default_rng(seed).permutation(len(features))[:SAMPLE])
     projection = Projection.of(features[some].astype(np.float32), _DIMENSIONS, seed)
@@ -42,13 +37,8 @@ def images_per_update(
 ) -> dict[Candidate, int] | None:
     """Measures the mean number of images per update of each candidate with adaptive accumulation.
 
-    Args:
-        config: An experiment with known batch sizes.
-        found: Clusters of the training images.
-        features: Returns ``reduced_features``; called if they are needed.
-
-    Returns:
-        Images per update by candidate; None without adaptive accumulation, or if features are needed and missing.
+    Returns None without adaptive accumulation, or if features are needed and missing. ``features`` returns
+    ``reduced_features``; it is called if they are needed.
 
     Raises:
         UserError: Accumulation never reaches alpha.
@@ -70,12 +60,7 @@ def images_per_update(
 
 
 def remarks(config: ExperimentConfig, sizes: Sequence[int] | Any) -> list[str]:
-    """Returns warnings about a run, one line each.
-
-    Args:
-        config: The experiment.
-        sizes: Sizes of the clusters [M].
-    """
+    """Returns warnings about a run with clusters of these sizes, one line each."""
     lines, m, weights = [], len(sizes), config.sample_weights
     if config.sampling == "balanced" and (most := repeats(sizes).max()) > 1:
         lines.append(f"balanced batches repeat images of small clusters, up to {most:.1f} times per epoch")

@@ -82,7 +82,7 @@ def count_clusters(
     chosen = np.sort(np.random.default_rng(seed).permutation(n)[:sample])
     drawn = vectors[chosen].astype(np.float32)
     distinct = len(np.unique(drawn, axis=0))
-    projection = Projection.of(drawn, _DIMENSIONS, seed) if distinct > 1 else Projection.none(drawn)
+    projection = Projection.of(drawn, _DIMENSIONS, seed)
     points = projection(drawn)
     if m is not None and m > distinct and n <= sample:
         raise ValueError(f"m = {m}: only {distinct:,} of the {n:,} images differ; lower m or remove duplicates")

@@ -35,12 +35,7 @@ Report = Callable[[int, int, int], None]
 
 
 class Embedder:
-    """An actor that embeds shards with an encoder.
-
-    Args:
-        name: Name of the encoder; see ``open_encoder``.
-        input_size: Side in pixels to which images are resized.
-    """
+    """An actor that embeds shards with an encoder of ``open_encoder``."""
 
     def __init__(self, name: str, input_size: int) -> None:
         torch.set_num_threads(1)  # one actor per core
@@ -48,12 +43,9 @@ class Embedder:
         self._encoder: ImageEncoder | None = None
 
     def embed(self, shared: list[Any], start: int, stop: int) -> NDArray[np.float16]:
-        """Computes the features of the images from ``start`` to ``stop``: float16 [m, d].
+        """Computes the features of images from ``start`` to ``stop``, float16 [m, d].
 
-        Args:
-            shared: A reference to all images (in a list, so that Ray keeps it).
-            start: Start of the shard.
-            stop: End of the shard.
+        ``shared`` holds a reference to all images (in a list, so that Ray keeps it).
         """
         images = ray.get(shared[0])
         if self._encoder is None:
@@ -71,10 +63,8 @@ def embed(
     Args:
         images: uint8 [n, C, H, W], or files that are accessible from all nodes.
         file: The file of the features.
-        name: Name of the encoder; see ``open_encoder``.
-        input_size: Side in pixels to which images are resized.
+        name: See ``open_encoder``, also for ``input_size``.
         count: Number of actors; None: one per GPU or, without GPUs, one per CPU core.
-        report: Called with the progress.
 
     Raises:
         UserError: The encoder or an image file is not available.

@@ -34,22 +34,13 @@ _COMPONENTS, _PIXELS_SIDE = 64, 32
 
 
 class ImageEncoder(NamedTuple):
-    """Computes features of images: ``encoder(images)``, uint8 NHWC -> float32 [n, d], L2-normalised.
-
-    Args:
-        name: Name of the encoder.
-        input_size: Side in pixels to which images are resized.
-        channels: Input channels of the network; grey images are repeated, color images are averaged.
-        network: Float images in [0, 1], [b, channels, input_size, input_size] -> features [b, d].
-        fingerprint: Hash of the weights.
-        device: The device of the network.
-    """
+    """Computes features of images: ``encoder(images)``."""
 
     name: str
-    input_size: int
-    channels: int
-    network: Callable[[Tensor], Tensor]
-    fingerprint: str
+    input_size: int  # side in pixels to which images are resized
+    channels: int  # of the network; grey images are repeated, color images are averaged
+    network: Callable[[Tensor], Tensor]  # images in [0, 1] [b, channels, input_size, input_size] -> features [b, d]
+    fingerprint: str  # hash of the weights
     device: torch.device
 
     @torch.inference_mode()

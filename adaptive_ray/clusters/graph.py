@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from adaptive_ray.clusters.vectors import Labels, Points, k_means
+from adaptive_ray.clusters.vectors import Labels, Points, k_means, membership
 
 #: Neighbours of a point; with 10 to 30 the number of communities changes by at most 2 on CIFAR-10 and MNIST.
 NEIGHBOURS = 15
@@ -71,7 +70,8 @@ def communities(points: Points, seed: int, cells: int = CELLS) -> Dendrogram:
     """
     cell = k_means(points, min(cells, len(points)), seed)
     graph = neighbour_graph(points)
-    links = _links_between(graph, cell)
+    member = membership(cell, int(cell.max()) + 1)
+    links = np.asarray((member @ graph @ member.T).todense())
     links /= links.sum()
     ends = links.sum(1)
     alive = np.ones(len(links), dtype=bool)
@@ -101,11 +101,3 @@ def neighbour_graph(points: Points, neighbours: int = NEIGHBOURS) -> Any:
 
     graph = kneighbors_graph(points, min(neighbours, len(points) - 1), n_jobs=-1)
     return graph.maximum(graph.T).tocsr()
-
-
-def _links_between(graph: Any, cell: Labels) -> NDArray[np.float64]:
-    from scipy.sparse import csr_matrix
-
-    n = len(cell)
-    member = csr_matrix((np.ones(n), (cell, np.arange(n))), shape=(int(cell.max()) + 1, n))
-    return np.asarray((member @ graph @ member.T).todense())

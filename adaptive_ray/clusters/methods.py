@@ -141,8 +141,7 @@ def auto(points: Points, seed: int, limit: int, m: int | None = None) -> Found:
     if m is not None:
         return found
     by_means = silhouette(points, seed, limit)
-    some = np.random.default_rng(seed).permutation(len(points))[:_SUBSET]
-    reached = _silhouette_of(points[some], found.labels[some])
+    reached = _silhouette_of(_some(points, seed), _some(found.labels, seed))
     if max(by_means.scores.values(), default=-1.0) > max(reached, _REASONABLE):
         return by_means
     return found
@@ -159,8 +158,8 @@ METHODS: dict[str, Method] = {
 }
 
 
-def _some(points: Points, seed: int) -> Points:
-    return points[np.random.default_rng(seed).permutation(len(points))[:_SUBSET]]
+def _some(rows: Any, seed: int) -> Any:
+    return rows[np.random.default_rng(seed).permutation(len(rows))[:_SUBSET]]
 
 
 def _silhouette_of(points: Points, labels: Labels) -> float:

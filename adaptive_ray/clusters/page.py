@@ -38,16 +38,7 @@ def summary_of(found: Clustering, encoder: str, alpha: AlphaM) -> dict[str, Any]
 def write_page(
     file: Path, dataset: str, images: Any, features: NDArray[Any], found: Clustering, summary: dict[str, Any]
 ) -> None:
-    """Writes ``clusters.html``: a map with thumbnails, sizes, the score curve, and examples of each cluster.
-
-    Args:
-        file: The HTML file to write.
-        dataset: Name of the data set.
-        images: uint8 [n, C, H, W], or files.
-        features: [n, d].
-        found: Clusters of the features.
-        summary: The result of ``summary_of``.
-    """
+    """Writes ``clusters.html``: a map with thumbnails, sizes, the score curve, and examples of each cluster."""
     some = slice(0, min(len(found.labels), _IMAGES))
     labels, centrality = found.labels[some], found.centrality[some]
     template = Environment(

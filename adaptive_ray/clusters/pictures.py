@@ -22,14 +22,7 @@ SHOWN, _EXAMPLES = 24, 8
 
 
 def cluster_map(images: Any, features: NDArray[Any], labels: NDArray[np.int64], seed: int = 0) -> bytes:
-    """Plots thumbnails in a t-SNE embedding of the features, framed by cluster. PNG.
-
-    Args:
-        images: uint8 [n, C, H, W].
-        features: [n, d].
-        labels: Cluster of each image [n].
-        seed: Seed of the sample that is drawn.
-    """
+    """Plots thumbnails of a sample of images [n, C, H, W] in a t-SNE embedding, framed by cluster. PNG."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

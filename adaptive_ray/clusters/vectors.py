@@ -40,19 +40,15 @@ class Projection(NamedTuple):
 
     @classmethod
     def of(cls, sample: Points, dimensions: int, seed: int) -> Projection:
-        """Fits a projection to a sample."""
+        """Fits a projection to a sample; for identical vectors it is arbitrary."""
         from sklearn.decomposition import PCA
 
-        dimensions = min(dimensions, *sample.shape)
-        pca: Any = PCA(dimensions, random_state=seed).fit(sample)
+        with np.errstate(invalid="ignore"):  # the explained fraction of no variance
+            pca = PCA(min(dimensions, *sample.shape), random_state=seed).fit(sample)
         return cls(pca.mean_.astype(np.float32), pca.components_.astype(np.float32))
 
-    @classmethod
-    def none(cls, sample: Points) -> Projection:
-        """Returns a projection for identical vectors."""
-        return cls(sample[0], np.eye(1, sample.shape[1], dtype=np.float32))
-
     def __call__(self, features: NDArray[Any]) -> Points:
+        # PCA.transform subtracts after the product, which is inaccurate if the mean is large.
         return np.asarray((features.astype(np.float32) - self.mean) @ self.components.T)
 
 
@@ -62,12 +58,15 @@ def nearest(points: Points, centres: Points) -> Labels:
     return np.asarray(distances.argmin(1))
 
 
+def membership(labels: Labels, count: int) -> Any:
+    """Returns the sparse matrix [count, n] that is 1 where a point (column) has a label (row)."""
+    from scipy.sparse import csr_matrix
+
+    n = len(labels)
+    return csr_matrix((np.ones(n), (labels, np.arange(n))), shape=(count, n))
+
+
 def means(points: Points, labels: Labels, count: int) -> Points:
     """Returns the mean of the points of each label [count, d]; zero for unused labels."""
-    order = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels, minlength=count)
-    sums = np.zeros((count, points.shape[1]))
-    starts = np.cumsum(sizes) - sizes
-    filled = sizes > 0
-    sums[filled] = np.add.reduceat(points[order].astype(np.float64), starts[filled], axis=0)
-    return np.asarray(sums / np.maximum(sizes, 1)[:, None], dtype=np.float32)
+    return np.asarray(membership(labels, count) @ points / np.maximum(sizes, 1)[:, None], dtype=np.float32)

@@ -36,9 +36,6 @@ class Feed:
         elif device.type != "cpu":
             self._resident = torch.tensor(images, device=device)
 
-    def __len__(self) -> int:
-        return len(self._images)
-
     @property
     def waited(self) -> float:
         """Seconds that ``batch`` has waited for images to be decoded; 0 for an array.

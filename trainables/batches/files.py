@@ -55,8 +55,15 @@ class ImageFiles:
         return len(self) * 3 * self._side**2
 
     def __getitem__(self, some: slice | Indices) -> Images:
-        """Returns decoded images; see ``read``."""
-        return self.read(np.arange(len(self))[some])
+        """Decodes images in threads and returns uint8 [b, 3, side, side].
+
+        Raises:
+            UnreadableImageError: A file is missing or cannot be decoded; the message names it.
+        """
+        images, unreadable = self.readable(np.arange(len(self))[some])
+        for error in unreadable.values():
+            raise error
+        return images
 
     def subset(self, indices: Indices) -> ImageFiles:
         """Returns the files of ``indices`` without decoding them."""
@@ -74,19 +81,8 @@ class ImageFiles:
             name = os.path.relpath(path, os.fsencode(root))
             yield b"%r %d\n" % (name, Path(os.fsdecode(path)).stat().st_size)
 
-    def read(self, indices: Indices) -> Images:
-        """Decodes the files of ``indices`` [b] in threads and returns uint8 [b, 3, side, side].
-
-        Raises:
-            UnreadableImageError: A file is missing or cannot be decoded; the message names it.
-        """
-        images, unreadable = self.readable(indices)
-        for error in unreadable.values():
-            raise error
-        return images
-
     def readable(self, indices: Indices) -> tuple[Images, dict[int, UnreadableImageError]]:
-        """Decodes like ``read``, but skips files that cannot be decoded.
+        """Decodes like ``files[indices]``, but skips files that cannot be decoded.
 
         Returns:
             The decoded images, uint8 [r, 3, side, side], and the errors of the others by position in ``indices``.
@@ -102,7 +98,7 @@ class ImageFiles:
         return np.delete(images, list(unreadable), axis=0) if unreadable else images, unreadable
 
     def decode(self, index: int) -> Images:
-        """Decodes one image in the calling thread and returns uint8 [3, side, side]. Raises what ``read`` raises."""
+        """Decodes one image in the calling thread, uint8 [3, side, side]; raises ``UnreadableImageError``."""
         return decode(os.fsdecode(self._paths[index]), self._side, self._pixels)
 
     def _attempt(self, index: int) -> Images | UnreadableImageError:

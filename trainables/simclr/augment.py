@@ -144,17 +144,9 @@ class Augment:
     def _crops(
         self, areas: _Floats, aspects: _Floats, place: _Floats, height: int, width: int
     ) -> tuple[_Floats, _Floats]:
-        """Does what RandomResizedCrop.get_params does for n images: the first of ten tries that fits, or the image.
+        """Returns ``Draw.centre`` and ``Draw.extent`` as RandomResizedCrop does: the first of ten tries that fits.
 
-        Args:
-            areas: Areas of the ten tries [10, n], in 0 ... 1.
-            aspects: Aspect ratios of the ten tries [10, n], in 0 ... 1.
-            place: Position of the crop [2, n], in 0 ... 1.
-            height: Height of the images in pixels.
-            width: Width of the images in pixels.
-
-        Returns:
-            ``Draw.centre`` and ``Draw.extent``.
+        Areas and aspect ratios of the tries [10, n] and the position of the crop [2, n] are random numbers in 0 ... 1.
         """
         low, high = self.settings.crop_aspect
         area = height * width * _between(*self.settings.crop_area, areas)

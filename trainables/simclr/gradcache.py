@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 
 def cached_backward(
@@ -44,7 +45,7 @@ def cached_backward(
     with torch.no_grad():
         for views in micro_batches:
             batch = views()
-            random_states.append(_random_state(batch.device))
+            random_states.append((torch.get_rng_state(), get_device_states(batch)))
             with autocast:
                 parts.append(network(batch).chunk(2))
         for buffer, value in zip(network.buffers(), before, strict=True):
@@ -57,21 +58,12 @@ def cached_backward(
     last = len(sizes) - 1
     for index, gradients in enumerate(zip(gradients_a.split(sizes), gradients_b.split(sizes), strict=True)):
         batch = micro_batches[index]()
-        _restore(random_states[index], batch.device)
+        on_cpu, on_devices = random_states[index]
+        torch.set_rng_state(on_cpu)
+        set_device_states(*on_devices)
         accumulates = isinstance(model, DistributedDataParallel) and index < last
         with model.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
             with autocast:
                 projections = model(batch)
             projections.backward(torch.cat(gradients))
     return value.detach()
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Returns the states of the random number generators that dropout uses."""
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _restore(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)

@@ -27,7 +27,6 @@ CPU = torch.device("cpu")
 def test_returns_images_in_the_order_of_the_indices() -> None:
     images = noise_images(9, 5).numpy()
     feed = Feed(images, CPU)
-    assert len(feed) == 9
     for indices in ([3], [8, 0, 4], [2, 2, 2], list(range(9))):
         batch = feed.batch(np.array(indices))
         assert batch.dtype == torch.uint8
@@ -100,7 +99,6 @@ def decoders_alive() -> int:
 @pytest.mark.parametrize("prefetched", [[], [3, 8, 0], list(range(24))], ids=["nothing", "something", "all"])
 def test_files_give_the_same_batches_as_arrays(folder: Folder, prefetched: list[int]) -> None:
     feed = folder.feed()
-    assert len(feed) == 24
     feed.prefetch([np.array(prefetched, dtype=np.int64)])
     for indices in ([3], [8, 0, 4], [2, 2, 2], [], list(range(24))):
         batch = feed.batch(np.array(indices, dtype=np.int64))

@@ -52,7 +52,7 @@ def test_behaves_like_the_array_of_its_images(tmp_path: Path) -> None:
     assert all(distance(image, pixels(path, 16)) <= 2 for image, path in zip(whole, paths, strict=True))
     for some in (slice(3), slice(9, 2, -3), slice(0), np.array([5, 0, 5]), np.arange(12) % 2 == 0):
         assert np.array_equal(files[some], whole[some])
-    assert np.array_equal(files.read(np.array([7, 1])), whole[[7, 1]])
+    assert np.array_equal(files[np.array([7, 1])], whole[[7, 1]])
     assert np.array_equal(files.decode(4), whole[4])
 
 
