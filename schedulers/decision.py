@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,7 +32,8 @@ class Decision:
         forecast: The loss forecast for the end of the budget.
         probability_best: The probability of finishing best.
         log_rate: Mean and standard deviation of the log statistical efficiency; None if the forecaster has none.
-        throughput: Samples per second.
+        throughput: Samples per second during the race, in which candidates may share a device.
+        throughput_alone: Samples per second with the device to itself; nan unless it was measured.
         path: Samples and forecast losses from the decision to the end of the budget, for plots; empty unless the
             candidate was pruned or has won.
     """
@@ -45,4 +47,5 @@ class Decision:
     probability_best: float
     log_rate: tuple[float, float] | None
     throughput: float
+    throughput_alone: float = math.nan
     path: tuple[tuple[float, Forecast], ...] = ()

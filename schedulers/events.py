@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,14 @@ class Report:
     samples: float
     loss: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A candidate's throughput was measured while it had its device to itself, in samples per second."""
+
+    candidate: Hashable
+    throughput: float
 
 
 @dataclass(frozen=True)
@@ -63,9 +71,9 @@ class Retry:
     candidates: tuple[Hashable, ...]
 
 
-Event = Expect | Enter | Report | Fail | Complete | Restart | Retry
+Event = Expect | Enter | Report | Measure | Fail | Complete | Restart | Retry
 
-_KINDS = {kind.__name__.lower(): kind for kind in (Expect, Enter, Report, Fail, Complete, Restart, Retry)}
+_KINDS = {kind.__name__.lower(): kind for kind in get_args(Event)}
 
 
 def to_json(event: Event) -> dict[str, Any]:
@@ -85,7 +93,7 @@ def from_json(entry: Mapping[str, Any]) -> Event:
         values = {name: entry[name] for name in kind.__dataclass_fields__}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{dict(entry)} is not an event: {error} is missing or unknown") from None
-    for name in ("samples", "loss", "seconds"):
+    for name in ("samples", "loss", "seconds", "throughput"):
         if name in values:
             values[name] = float(values[name])
     if "candidates" in values:

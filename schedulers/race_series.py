@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 from schedulers.decision import Decision, State
-from schedulers.events import Complete, Enter, Event, Expect, Fail, Report, Restart, Retry
+from schedulers.events import Complete, Enter, Event, Expect, Fail, Measure, Report, Restart, Retry
 from schedulers.forecast import PREDICTORS
 from schedulers.forecast.deviation import PATIENCE, THRESHOLD, Deviation
-from schedulers.race import MIN_REPORTS, PRUNE_BELOW, Race
+from schedulers.race import MIN_REPORTS, PRUNE_BELOW, TOLERANCE, Race
 from schedulers.rerace import Rerace, ReracePlan
 
 
@@ -26,7 +26,7 @@ class RaceSeries:
     pruned. Candidates that failed or finished do not take part again.
 
     Args:
-        budget, window, axis, prune_below, min_reports: See ``Race``.
+        budget, window, axis, prune_below, tolerance, min_reports: See ``Race``.
         predictor: A name in ``PREDICTORS``.
         rerace: When further races start: ``never``, ``on_deviation`` (the winner underperforms), or ``{"at": [...]}``,
             fractions of the budget.
@@ -44,6 +44,7 @@ class RaceSeries:
         window: float,
         axis: str = "samples",
         prune_below: float = PRUNE_BELOW,
+        tolerance: float = TOLERANCE,
         predictor: str = "joint",
         min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
@@ -55,12 +56,15 @@ class RaceSeries:
             raise ValueError(f"predictor {predictor!r} is unknown: use one of {', '.join(PREDICTORS)}")
         self._predictor = predictor
         self._settings: dict[str, Any] = {
-            "budget": budget, "axis": axis, "prune_below": prune_below, "min_reports": min_reports,
+            "budget": budget, "axis": axis, "prune_below": prune_below, "tolerance": tolerance,
+            "min_reports": min_reports,
         }  # fmt: skip
         self.races = [Race(window=window, forecaster=PREDICTORS[predictor](), **self._settings)]
         self.plan = ReracePlan.of(rerace, window=window, rerace_window=rerace_window, budget=budget)
         self._deviation = Deviation(patience, threshold)
         self._expected = 0
+        #: Samples per second of every candidate whose throughput was measured with the device to itself.
+        self.throughputs: dict[Hashable, float] = {}
         #: Candidates that take part in no further race, because they failed or finished.
         self.out: set[Hashable] = set()
         #: The candidate whose weights the current race started from; None in the first race.
@@ -87,6 +91,10 @@ class RaceSeries:
     def report(self, key: Hashable, samples: float, loss: float, seconds: float = math.nan) -> list[Decision]:
         """Adds a candidate's loss. See ``Race.report``. A loss of the winner may start another race."""
         return self.take(Report(key, float(samples), float(loss), float(seconds)))
+
+    def measure(self, key: Hashable, throughput: float) -> list[Decision]:
+        """Sets a candidate's throughput unless it is known. See ``Race.measure``."""
+        return self.take(Measure(key, float(throughput))) if key not in self.throughputs else []
 
     def fail(self, key: Hashable, reason: str) -> list[Decision]:
         """Prunes a candidate that cannot continue, until it is retried."""
@@ -186,6 +194,9 @@ class RaceSeries:
                     self.out.add(key)
             case Report():
                 return self._report(event)
+            case Measure(key, throughput):
+                self.throughputs[key] = throughput
+                return self.race.measure(key, throughput)
             case Fail(key, reason):
                 return [*self._remove(key), *self.race.fail(key, reason)]
             case Complete(key):
@@ -248,6 +259,9 @@ class RaceSeries:
                 **self._settings,
             )
         )
+        for key in self._able:
+            if key in self.throughputs:
+                self.race.measure(key, self.throughputs[key])
         fork = f"forks from {self.source} after {samples:,.0f} samples: {why}"
         return [
             replace(standing, reason=f"races again: {why}" if standing.key == self.source else fork)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from schedulers.decision import Decision, State
-from schedulers.forecast import Forecast, Forecaster, JointForecaster
+from schedulers.forecast import Forecast, Forecaster, JointForecaster, TieBreak
 
 #: Points of a decision's forecast path.
 _PATH = 24
@@ -26,6 +26,7 @@ class Entry:
     samples: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    throughput_alone: float = math.nan  # measured with the device to itself
 
     @property
     def alive(self) -> bool:
@@ -48,11 +49,14 @@ class Standings:
         forecaster: Extrapolates the curves.
         start: Samples at which the curves begin.
         origin: The same in units of ``axis``.
+        tolerance: Candidates are equal if their forecasts differ by at most this fraction of the decrease in loss.
     """
 
-    def __init__(self, *, budget: float, axis: str, forecaster: Forecaster, start: float, origin: float) -> None:
+    def __init__(
+        self, *, budget: float, axis: str, forecaster: Forecaster, start: float, origin: float, tolerance: float
+    ) -> None:
         self.budget, self.axis, self.forecaster, self.start = budget, axis, forecaster, start
-        self._origin = origin
+        self._origin, self.tolerance = origin, tolerance
         self._entries: dict[Hashable, Entry] = {}
 
     @property
@@ -102,6 +106,8 @@ class Standings:
     def spent(self, key: Hashable) -> float:
         """Returns the part of the budget that a candidate has spent; before its first report, that of the start."""
         entry = self._entries[key]
+        if self.axis == "seconds" and math.isfinite(entry.throughput_alone):
+            return self._origin + ((entry.samples or [self.start])[-1] - self.start) / entry.throughput_alone
         reached = entry.samples if self.axis == "samples" else entry.seconds
         return reached[-1] if reached else self._origin
 
@@ -117,10 +123,15 @@ class Standings:
         return self.forecaster.forecast(key, at - self.start)
 
     def horizon(self, key: Hashable) -> float:
-        """Returns the samples that a candidate will have seen at the end of the budget; nan if unknown."""
+        """Returns the samples that a candidate will have seen at the end of the budget; nan if unknown.
+
+        A budget in seconds is converted with the throughput that was measured alone, or else with that of the race.
+        """
         if self.axis == "samples":
             return self.budget
         entry = self._entries[key]
+        if math.isfinite(entry.throughput_alone):
+            return self.start + entry.throughput_alone * (self.budget - self._origin)
         if not entry.samples or math.isnan(entry.throughput):
             return math.nan
         return entry.samples[-1] + entry.throughput * max(self.budget - entry.seconds[-1], 0.0)
@@ -131,10 +142,23 @@ class Standings:
         assert before is not None
         return before
 
-    def _probabilities(self) -> dict[Hashable, float]:
+    def _tie_break(self) -> TieBreak | None:
+        """Returns the rule for almost equal candidates.
+
+        None: there is no tolerance, the budget is in seconds, or not all throughputs were measured. The throughput in
+        the race is not used, because candidates that share a device slow each other down.
+        """
+        speeds = {key: self._entries[key].throughput_alone for key in self.alive}
+        ends = [end for end in (self._final_forecast(key).mean for key in self.alive) if math.isfinite(end)]
+        if not (self.tolerance and ends) or self.axis == "seconds" or not all(map(math.isfinite, speeds.values())):
+            return None
+        first = max(entry.losses[0] for entry in self._entries.values() if entry.losses)
+        return TieBreak(self.tolerance * max(first - min(ends), 0.0), speeds)
+
+    def _probabilities(self, *, ties: bool = True) -> dict[Hashable, float]:
         horizons = {key: self.horizon(key) for key in self.alive if self._entries[key].samples}
         known = {key: at - self.start for key, at in horizons.items() if math.isfinite(at)}
-        return self.forecaster.probability_best(known) if known else {}
+        return self.forecaster.probability_best(known, self._tie_break() if ties else None) if known else {}
 
     def _final_forecast(self, key: Hashable) -> Forecast:
         at = self.horizon(key)
@@ -163,4 +187,5 @@ class Standings:
             probability_best=probabilities.get(key, 0.0),
             log_rate=rates.get(key),
             throughput=entry.throughput,
+            throughput_alone=entry.throughput_alone,
         )

@@ -41,7 +41,7 @@ Policy = Callable[[Sweep, Axis], Outcome]
 def race(
     sweep: Sweep, axis: Axis, *, predictor: str, prune_below: float = PRUNE_BELOW, window: float = WINDOW
 ) -> Outcome:
-    """Runs a ``Race``."""
+    """Runs a ``Race`` whose throughputs were measured."""
     budget = sweep.budget(axis)
     series = Race(
         sweep.by_key,
@@ -51,6 +51,8 @@ def race(
         prune_below=prune_below,
         forecaster=PREDICTORS[predictor](),
     )
+    for key, run in sweep.by_key.items():
+        series.measure(key, run.throughput)
     reports = dict.fromkeys(sweep.by_key, 0)
     order = sorted((t, key) for key, run in sweep.by_key.items() for t in run.time(axis).tolist())
     seconds, calls = 0.0, 0

@@ -62,6 +62,11 @@ class Recording(BaseModel):
         """Returns the samples or seconds of the reports."""
         return np.asarray(self.samples if axis == "samples" else self.seconds, dtype=float)
 
+    @property
+    def throughput(self) -> float:
+        """Samples per second over the whole run."""
+        return self.samples[-1] / self.seconds[-1]
+
     def loss_at(self, axis: Axis, at: float) -> float:
         """Returns the reference loss at a point of the axis, interpolated."""
         return float(np.interp(at, self.time(axis), self.reference_loss))

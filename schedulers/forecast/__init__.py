@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from schedulers.forecast.base import Forecast, Forecaster
+from schedulers.forecast.base import Forecast, Forecaster, TieBreak
 from schedulers.forecast.joint import JointForecaster
 from schedulers.forecast.last_value import LastValueForecaster
 from schedulers.forecast.per_curve import PerCurveForecaster
@@ -28,4 +28,5 @@ __all__ = [
     "JointForecaster",
     "LastValueForecaster",
     "PerCurveForecaster",
+    "TieBreak",
 ]

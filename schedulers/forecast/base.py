@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,24 @@ class Forecast(NamedTuple):
     def interval(self, z: float = 1.2816) -> tuple[float, float]:
         """Returns the interval of ``z`` standard deviations around the mean; by default it covers 80 %."""
         return self.mean - z * self.std, self.mean + z * self.std
+
+
+@dataclass(frozen=True)
+class TieBreak:
+    """Candidates whose losses differ by at most ``tolerance`` are equal; the fastest of them counts as the best.
+
+    Args:
+        tolerance: In units of the loss, at least 0.
+        throughput: Throughput of every candidate that is compared.
+    """
+
+    tolerance: float
+    throughput: Mapping[Hashable, float]
+
+    def best(self, losses: Mapping[Hashable, float]) -> Hashable:
+        """Returns the fastest of the candidates whose losses are within the tolerance of the lowest."""
+        limit = min(losses.values()) + self.tolerance
+        return max((key for key, loss in losses.items() if loss <= limit), key=lambda key: self.throughput[key])
 
 
 class Forecaster(ABC):
@@ -53,20 +72,29 @@ class Forecaster(ABC):
             KeyError: The candidate has no fitted curve.
         """
 
-    def probability_best(self, at: Mapping[Hashable, float]) -> dict[Hashable, float]:
+    def probability_best(
+        self, at: Mapping[Hashable, float], tie_break: TieBreak | None = None
+    ) -> dict[Hashable, float]:
         """Returns the probability that each candidate's loss is the lowest, at ``at[key]`` samples each.
 
         Forecasts are treated as independent normal variables, unless a subclass knows their correlation.
+
+        Args:
+            at: Samples of every candidate.
+            tie_break: Chooses between candidates whose losses are almost equal; None: the lowest loss is the best.
         """
         forecasts = [self.forecast(key, samples) for key, samples in at.items()]
         mean = np.array([f.mean for f in forecasts])
         std = np.array([f.std for f in forecasts])
-        return win_probabilities(tuple(at), mean, np.diag(np.where(np.isfinite(std), std, 0.0) ** 2))
+        return win_probabilities(tuple(at), mean, np.diag(np.where(np.isfinite(std), std, 0.0) ** 2), tie_break)
 
 
-def win_probabilities(keys: Sequence[Hashable], mean: Array, covariance: Array) -> dict[Hashable, float]:
+def win_probabilities(
+    keys: Sequence[Hashable], mean: Array, covariance: Array, tie_break: TieBreak | None = None
+) -> dict[Hashable, float]:
     """Returns the probability that each component of a multivariate normal is the smallest.
 
+    With ``tie_break``, it is the probability that the component is the fastest of those that are almost the smallest.
     Components with a mean of nan have probability 0; if all means are nan, all have the same probability.
     """
     known = np.flatnonzero(np.isfinite(mean))
@@ -77,6 +105,10 @@ def win_probabilities(keys: Sequence[Hashable], mean: Array, covariance: Array) 
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     draws = mean[known] + np.random.default_rng(0).standard_normal((_DRAWS, len(known))) @ root.T
     best = draws == draws.min(axis=1, keepdims=True)  # exact ties share the win
+    if tie_break is not None:
+        equal = draws <= draws.min(axis=1, keepdims=True) + tie_break.tolerance
+        speed = np.where(equal, [tie_break.throughput[keys[index]] for index in known.tolist()], -np.inf)
+        best = speed == speed.max(axis=1, keepdims=True)
     wins = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
     probabilities = dict.fromkeys(keys, 0.0)
     probabilities.update({keys[index]: float(win) for index, win in zip(known.tolist(), wins, strict=True)})

@@ -12,13 +12,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schedulers.forecast.base import Array, Curves, Ends, Forecast, Forecaster, clean, last_value, win_probabilities
+from schedulers.forecast.base import (
+    Array,
+    Curves,
+    Ends,
+    Forecast,
+    Forecaster,
+    TieBreak,
+    clean,
+    last_value,
+    win_probabilities,
+)
 from schedulers.forecast.schedule_clock import annealed
 from schedulers.forecast.shared_curve import RATE_STD, SHARED, SharedCurve, Tracks, curve, fit_shared_curve
 
@@ -152,18 +162,23 @@ class JointForecaster(Forecaster):
         std = np.sqrt(np.diag(fit.covariance)[SHARED:])
         return {key: (float(fit.log_rates[j]), float(std[j])) for key, j in self._fitted.index.items()}
 
-    def probability_best(self, at: Mapping[Hashable, float]) -> dict[Hashable, float]:
+    def probability_best(
+        self, at: Mapping[Hashable, float], tie_break: TieBreak | None = None
+    ) -> dict[Hashable, float]:
         """See the base class. Computed from progress along the shared curve, which decreases.
 
         The uncertainty of the curve is common to all candidates and cancels out.
         """
         fitted = self._fitted
         if fitted is None or any(key not in fitted.index for key in at):
-            return super().probability_best(at)
+            return super().probability_best(at, tie_break)
         chosen = np.array([fitted.index[key] for key in at])
         now, then, by_rates = self._progress(fitted, chosen, np.array(list(at.values()), dtype=float))
         covariance = by_rates @ fitted.curve.covariance[SHARED:, SHARED:] @ by_rates.T + np.diag(_drift(now, then))
-        return win_probabilities(tuple(at), -np.log(then), covariance)
+        if tie_break is not None:  # in units of log progress
+            slope = fitted.curve.loss_range * float(curve(fitted.curve.shared, then.max(keepdims=True))[1][0, SHARED])
+            tie_break = replace(tie_break, tolerance=tie_break.tolerance / max(abs(slope), 1e-12))
+        return win_probabilities(tuple(at), -np.log(then), covariance, tie_break)
 
     def _progress(self, fitted: _Fit, chosen: Array, at: Array) -> tuple[Array, Array, Array]:
         """Returns the progress of the candidates ``chosen`` [m].

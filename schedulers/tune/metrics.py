@@ -27,12 +27,21 @@ class ResultReader:
         mode: ``min`` or ``max``; None until it is known.
         time_attr: The entry with the samples seen.
         seconds_attr: The entry with the seconds of training.
+        throughput_attr: The entry with the throughput that was measured alone; results may lack it.
         axis: The unit of the budget: ``samples`` or ``seconds``.
     """
 
-    def __init__(self, metric: str | None, mode: str | None, time_attr: str, seconds_attr: str, axis: str) -> None:
+    def __init__(
+        self,
+        metric: str | None,
+        mode: str | None,
+        time_attr: str,
+        seconds_attr: str,
+        throughput_attr: str,
+        axis: str,
+    ) -> None:
         self.metric, self.mode, self.time_attr = metric, mode, time_attr
-        self._seconds_attr, self._axis = seconds_attr, axis
+        self._seconds_attr, self._throughput_attr, self._axis = seconds_attr, throughput_attr, axis
         self._warned = False
 
     def samples(self, result: Mapping[str, Any]) -> float:
@@ -49,6 +58,8 @@ class ResultReader:
         Raises:
             ValueError: No trial reports the metric, or the trial cannot be paused for another race.
         """
+        if 0 < (throughput := _number(result.get(self._throughput_attr))) < math.inf:
+            series.measure(key, throughput)
         if self.metric not in result:
             self._without_metric(series, key, result)
         elif problem := self._problem(result):

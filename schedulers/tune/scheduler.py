@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 
 from schedulers.decision import Decision, State
 from schedulers.forecast.deviation import PATIENCE, THRESHOLD
-from schedulers.race import MIN_REPORTS, PRUNE_BELOW, Race
+from schedulers.race import MIN_REPORTS, PRUNE_BELOW, TOLERANCE, Race
 from schedulers.race_series import RaceSeries
 from schedulers.rerace import Rerace
 from schedulers.tune import ray_compat, trials
@@ -53,10 +53,14 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         mode: ``min`` or ``max``; None: that of ``TuneConfig``.
         time_attr: The reported number of samples seen, or any measure of training that never decreases.
         seconds_attr: The reported seconds of training.
+        throughput_attr: The reported throughput in units of ``time_attr`` per second, measured while the trial had its
+            device to itself. Trials need not report it; the first value that a trial reports is used.
         budget: Length of the whole run in units of ``time_attr``, or in seconds with ``axis="seconds"``.
         window: Part of the budget that each trial may spend before the winner is chosen.
         axis: Unit of the budget: ``samples`` or ``seconds``. See ``Race``.
         prune_below: Trials below this probability of finishing best are stopped.
+        tolerance: Trials are equal if their forecasts differ by at most this fraction of the decrease in loss; the
+            fastest of them wins, if all have reported ``throughput_attr``. See ``Race``.
         predictor: ``joint``, ``per_curve`` or ``last_value``.
         min_reports: No trial is stopped for its probability before every trial has reported this often.
         rerace: When further races start, in which the other trials fork from the winner's weights: ``never``,
@@ -80,10 +84,12 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         *,
         time_attr: str = "samples_seen",
         seconds_attr: str = "time_total_s",
+        throughput_attr: str = "throughput_alone",
         budget: float,
         window: float,
         axis: str = "samples",
         prune_below: float = PRUNE_BELOW,
+        tolerance: float = TOLERANCE,
         predictor: str = "joint",
         min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
@@ -96,13 +102,13 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         super().__init__()
         if mode not in (None, "min", "max"):
             raise ValueError(f"mode {mode!r} is unknown: use 'min' or 'max'")
-        self._reader_settings = (metric, mode, time_attr, seconds_attr, axis)
+        self._reader_settings = (metric, mode, time_attr, seconds_attr, throughput_attr, axis)
         self._candidate_attr = candidate_attr
         self._winner_config = winner_config
         self._settings: dict[str, Any] = {
-            "budget": budget, "window": window, "axis": axis, "prune_below": prune_below, "predictor": predictor,
-            "min_reports": min_reports, "rerace": rerace, "rerace_window": rerace_window, "patience": patience,
-            "threshold": threshold,
+            "budget": budget, "window": window, "axis": axis, "prune_below": prune_below, "tolerance": tolerance,
+            "predictor": predictor, "min_reports": min_reports, "rerace": rerace, "rerace_window": rerace_window,
+            "patience": patience, "threshold": threshold,
         }  # fmt: skip
         self._reset()
 

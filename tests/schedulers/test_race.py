@@ -208,6 +208,7 @@ def test_replay_is_deterministic() -> None:
         ({"budget": math.inf, "window": 5}, "inf"),
         ({"budget": 10, "window": 5, "axis": "steps"}, "steps"),
         ({"budget": 10, "window": 5, "prune_below": 1}, "1"),
+        ({"budget": 10, "window": 5, "tolerance": -0.01}, "-0.01"),
         ({"budget": 10, "window": 5, "min_reports": 0}, "0"),
     ],
 )
