@@ -98,7 +98,8 @@ def from_json(entry: Mapping[str, Any]) -> Event:
             values[name] = float(values[name])
     if "candidates" in values:
         values["candidates"] = tuple(values["candidates"])
-    return kind(**values)
+    event: Event = kind(**values)
+    return event
 
 
 def _finite(value: Any) -> Any:
