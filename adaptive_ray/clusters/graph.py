@@ -17,19 +17,12 @@ _ROUNDS = 20
 
 
 class Dendrogram(NamedTuple):
-    """The order in which cells are merged.
+    """The order in which cells are merged."""
 
-    Args:
-        graph: The links, symmetric and sparse [n, n].
-        cell: Cell of each point [n].
-        joins: Pairs of cells; the second is merged into the community of the first.
-        modularity: Modularity by number of communities.
-    """
-
-    graph: Any
-    cell: Labels
-    joins: list[tuple[int, int]]
-    modularity: dict[int, float]
+    graph: Any  # the links, symmetric and sparse [n, n]
+    cell: Labels  # cell of each point [n]
+    joins: list[tuple[int, int]]  # pairs of cells; the second is merged into the community of the first
+    modularity: dict[int, float]  # by number of communities
 
     def cut(self, communities: int) -> Labels:
         """Returns the community of each point [n] for a number of communities (at most the number of cells)."""

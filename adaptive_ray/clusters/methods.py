@@ -20,19 +20,12 @@ _MARGIN = 0.05
 
 
 class Found(NamedTuple):
-    """The result of a method.
+    """The result of a method."""
 
-    Args:
-        labels: Cluster of each point, starting at 0 [n].
-        scores: Score of each number of clusters that was tried; higher is better.
-        method: The method that decided.
-        note: A remark for users, or an empty string.
-    """
-
-    labels: Labels
-    scores: dict[int, float]
-    method: str
-    note: str = ""
+    labels: Labels  # cluster of each point, starting at 0 [n]
+    scores: dict[int, float]  # of each number of clusters that was tried; higher is better
+    method: str  # that decided
+    note: str = ""  # for users
 
 
 def silhouette(points: Points, seed: int, limit: int, m: int | None = None) -> Found:

@@ -19,30 +19,17 @@ _TURNS = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of a run, in samples (images, not views).
-
-    Args:
-        candidates: All candidates.
-        trials: Candidates with a trial of their own; only one if candidates rotate within a run.
-        updates: Images per update of each candidate. With adaptive accumulation the measured average, or else the
-            minimum.
-        epoch: Number of training images.
-        budget: Budget of the winner.
-        window: Budget of each trial in the race.
-        evaluate_every: Samples between two reports.
-        turn: Samples per turn with explore = rotate.
-        rerace: See ``LossExtrapolationScheduler``.
-    """
+    """Sizes of a run, in samples (images, not views)."""
 
     candidates: tuple[Candidate, ...]
-    trials: tuple[Candidate, ...]
-    updates: Mapping[Candidate, int]
-    epoch: int
-    budget: int
-    window: int
-    evaluate_every: int
-    turn: int
-    rerace: Rerace
+    trials: tuple[Candidate, ...]  # with a trial of their own; only one if candidates rotate within a run
+    updates: Mapping[Candidate, int]  # images per update; with adaptive accumulation the measured mean or the minimum
+    epoch: int  # number of training images
+    budget: int  # of the winner
+    window: int  # budget of each trial in the race
+    evaluate_every: int  # between two reports
+    turn: int  # with explore = rotate
+    rerace: Rerace  # see ``LossExtrapolationScheduler``
 
     @classmethod
     def of(cls, config: ExperimentConfig, images: int, updates: Mapping[Candidate, int] | None = None) -> Plan:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from schedulers import PREDICTORS
@@ -87,6 +87,9 @@ def _at_least_one(number: str | int) -> str | int:
     return number
 
 
+AutoOrCount = Annotated[Literal["auto"] | int, AfterValidator(_at_least_one)]
+
+
 class RaceSettings(Settings):
     """Settings of the race between candidates."""
 
@@ -94,7 +97,7 @@ class RaceSettings(Settings):
         default_factory=lambda: Amount(epochs=10), description="budget of each candidate in the race"
     )
     evaluations: int = Field(12, ge=4, le=1000, description="number of reports per candidate in the window")
-    max_concurrent: Literal["auto"] | int = Field(
+    max_concurrent: AutoOrCount = Field(
         "auto",
         description="maximum number of candidates that train concurrently; auto: as many as fit into the free cores, "
         "GPUs and memory",
@@ -109,11 +112,6 @@ class RaceSettings(Settings):
         description="when to race again from the winner's weights; on_deviation: when it underperforms its forecast "
         "(see swap); or at: [0.1, 0.3]",
     )
-
-    @field_validator("max_concurrent")
-    @classmethod
-    def _positive(cls, candidates: str | int) -> str | int:
-        return _at_least_one(candidates)
 
     @field_validator("predictor")
     @classmethod
@@ -138,14 +136,7 @@ class TrialSettings(Settings):
 class WinnerSettings(Settings):
     """Workers of the winner after the race."""
 
-    workers: Literal["auto"] | int = Field(
-        "auto", description="Ray Train workers; auto: as many as the cluster can place"
-    )
-
-    @field_validator("workers")
-    @classmethod
-    def _positive(cls, workers: str | int) -> str | int:
-        return _at_least_one(workers)
+    workers: AutoOrCount = Field("auto", description="Ray Train workers; auto: as many as the cluster can place")
 
 
 class WinnerSwapSettings(DeviationSettings):

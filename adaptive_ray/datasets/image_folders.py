@@ -22,15 +22,10 @@ TEST = ("test", "testing")
 
 @dataclass(frozen=True)
 class Part:
-    """Training or test images, sorted by class and path.
-
-    Args:
-        paths: Paths of the files.
-        classes: Class of each file; None: unlabelled.
-    """
+    """Training or test images, sorted by class and path."""
 
     paths: list[str]
-    classes: list[str] | None
+    classes: list[str] | None  # of each file; None: unlabelled
 
     def without(self, unreadable: Collection[str]) -> Part:
         """Returns a copy without some paths."""
@@ -42,17 +37,11 @@ class Part:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images of a directory.
-
-    Args:
-        training: Training images.
-        test: Test images, if they have a directory of their own; labelled if ``training`` is.
-        notes: Lines that describe how the directory was interpreted.
-    """
+    """Images of a directory."""
 
     training: Part
-    test: Part | None
-    notes: list[str]
+    test: Part | None  # if they have a directory of their own; labelled if ``training`` is
+    notes: list[str]  # how the directory was interpreted
 
 
 def read_folder(root: Path, skipped: Skipped, *, labelled: bool = True) -> ImageFolder:

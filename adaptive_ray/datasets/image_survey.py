@@ -19,7 +19,6 @@ from trainables.batches.decoding import (
     is_deep,
     open_image,
     rawmode,
-    refused,
     values,
 )
 
@@ -55,17 +54,11 @@ class Header:
 
 @dataclass(frozen=True)
 class Survey:
-    """Result of ``survey``.
+    """Result of ``survey``."""
 
-    Args:
-        pixels: How to decode the files.
-        unreadable: Reason for each file that cannot be decoded, by path.
-        lines: Lines that describe the files.
-    """
-
-    pixels: Pixels
-    unreadable: dict[str, str]
-    lines: tuple[str, ...]
+    pixels: Pixels  # how to decode the files
+    unreadable: dict[str, str]  # reason for each file that cannot be decoded, by path
+    lines: tuple[str, ...]  # descriptions of the files
 
 
 def survey(
@@ -117,7 +110,7 @@ def survey(
 
 def _examine(path: str, *, whole: bool) -> Header:
     try:
-        with refused(path), open_image(path) as image:
+        with open_image(path) as image:
             deep = ("floats" if image.mode == "F" else "integers") if is_deep(image) else ""
             several = bool(getattr(image, "is_animated", False))
             header = Header(path, _kind(image), deep, image.size, several, image.has_transparency_data)
@@ -180,7 +173,7 @@ def _whole_value_range(deep: str, least: float, most: float) -> Range:
 def _values_of(path: str) -> NDArray[np.float64] | None:
     """A sample of an image's values with minimum and maximum; None if it cannot be decoded."""
     try:
-        with refused(path), open_image(path) as image:
+        with open_image(path) as image:
             numbers = values(image).ravel()
     except UnreadableImageError:  # reported when the image is decoded
         return None
@@ -200,7 +193,7 @@ def _sixteen_bit_colour(paths: Sequence[str]) -> str:
 
 def _brightest(path: str) -> int | None:
     try:
-        with refused(path), open_image(path) as image:
+        with open_image(path) as image:
             return int(np.asarray(image.convert("RGB")).max())
     except UnreadableImageError:  # reported when the image is decoded
         return None

@@ -22,17 +22,11 @@ WINDOW = 0.1
 
 @dataclass(frozen=True)
 class Outcome:
-    """The choice of a policy on one sweep.
+    """The choice of a policy on one sweep."""
 
-    Args:
-        chosen: Key of the candidate.
-        reports: Number of reports of each candidate; the chosen one is trained to the end.
-        milliseconds: Mean time of a decision.
-    """
-
-    chosen: str
-    reports: dict[str, int]
-    milliseconds: float
+    chosen: str  # key of the candidate
+    reports: dict[str, int]  # number of reports of each candidate; the chosen one is trained to the end
+    milliseconds: float  # mean time of a decision
 
 
 Policy = Callable[[Sweep, Axis], Outcome]

@@ -111,13 +111,11 @@ def forecast_rows(sweeps: Sequence[Sweep]) -> list[Row]:
                         forecast, actual = forecaster.forecast(run.key, budget), run.loss_at("samples", budget)
                         errors.append(abs(forecast.mean - actual))
                         scores.append((actual - forecast.mean) / forecast.std)
-            coverage = {f"coverage_{level:.0%}": float(np.mean(np.abs(scores) <= _width(level))) for level in LEVELS}
+            coverage = {
+                f"coverage_{level:.0%}": float(np.mean(np.abs(scores) <= norm.ppf(0.5 + level / 2))) for level in LEVELS
+            }
             rows.append({"predictor": name, "share": fraction, "error": float(np.mean(errors)), **coverage})
     return rows
-
-
-def _width(level: float) -> float:
-    return float(norm.ppf(0.5 + level / 2))
 
 
 def seed_noise(sweeps: Sequence[Sweep], axis: Axis) -> tuple[float, float]:

@@ -61,10 +61,10 @@ def decode(path: str, side: int, pixels: Pixels) -> Images:
     Of a file with several images, the first one is decoded.
 
     Raises:
-        UnreadableImageError: The file is missing, damaged or not an image.
+        UnreadableImageError: The file is missing, corrupt or not an image.
         OSError: The disk or the server failed.
     """
-    with refused(path), open_image(path) as image:
+    with open_image(path) as image:
         # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves at least twice the pixels needed.
         drafted = image.draft("RGB", (2 * side, 2 * side))
         picture = _colour(image, pixels)
@@ -81,19 +81,18 @@ def decode(path: str, side: int, pixels: Pixels) -> Images:
 
 
 @contextmanager
-def refused(path: str) -> Iterator[None]:
-    """Converts exceptions of reading a file to ``UnreadableImageError``, unless the disk or the server failed."""
+def open_image(path: str) -> Iterator[Image.Image]:
+    """Opens the first image of a file without decoding it.
+
+    Exceptions within the context become ``UnreadableImageError``, unless the disk or the server failed.
+    """
     try:
-        yield
-    except Exception as error:  # Pillow may raise anything for a damaged file
+        with Image.open(path, formats=_formats()) as image:
+            yield image
+    except Exception as error:  # Pillow may raise anything for a corrupt file
         if isinstance(error, OSError) and error.errno in _BROKEN:
             raise OSError(error.errno, error.strerror, path) from error  # adds the path
         raise UnreadableImageError(path, _reason(error, path)) from error
-
-
-def open_image(path: str) -> Image.Image:
-    """Opens the first image of a file without decoding it."""
-    return Image.open(path, formats=_formats())
 
 
 @functools.cache
@@ -145,7 +144,7 @@ def _orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation of a loaded image, or 1 (upright) if it cannot be read."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow may raise anything for damaged EXIF data; the pixels are valid
+    except Exception:  # Pillow may raise anything for corrupt EXIF data; the pixels are valid
         return 1
 
 

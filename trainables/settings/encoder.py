@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from trainables.settings.base import Settings
-
-if TYPE_CHECKING:
-    from trainables.simclr.backbones import Backbone
 
 
 class EncoderSettings(Settings):
@@ -61,7 +58,7 @@ class EncoderSettings(Settings):
         return 4 * self.width if self.backbone == "cifar_resnet" else _describe(self.backbone).features
 
 
-def _describe(backbone: str) -> Backbone:
+def _describe(backbone: str) -> Any:
     from trainables.simclr.backbones import describe  # torchvision takes seconds to import
 
     return describe(backbone)

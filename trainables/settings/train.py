@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schedulers import Candidate
 from trainables.settings.accumulation import InformationSettings, check_accumulation
@@ -23,7 +23,7 @@ class SimCLRSettings(Settings):
     encoder: EncoderSettings = Field(default_factory=EncoderSettings, description="the network")
     augment: Literal["natural", "digits"] | AugmentSettings = Field("natural", description="profile or settings")
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings, description="the optimizer")
-    loss: str = Field(
+    loss: Annotated[str, AfterValidator(check_name)] = Field(
         "nt_xent", description="nt_xent, dcl, or a custom loss package.module:function, imported when training starts"
     )
     temperature: float = Field(0.5, gt=0, description="temperature of the loss and of the reference loss")
@@ -43,11 +43,6 @@ class SimCLRSettings(Settings):
         description="acceleration on a single GPU; graphs: steps are replayed as CUDA graphs; auto: in addition the "
         "network is compiled if more than five minutes remain",
     )
-
-    @field_validator("loss")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return check_name(name)
 
 
 class TrainSettings(SimCLRSettings):
