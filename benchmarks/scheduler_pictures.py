@@ -21,6 +21,7 @@ from adaptive_ray.report.curves import STYLE, colours
 from adaptive_ray.report.swaps import swap_figure
 from schedulers import JointForecaster, PerCurveForecaster
 from schedulers.forecast.schedule_clock import annealed
+from trainables.report import TrainingReport
 
 HERE = Path(__file__).parent
 #: How much of a run is known to the forecasts that are shown.
@@ -108,7 +109,8 @@ def main() -> None:
     if options.runs is not None:
         runs = [run for run in json.loads(options.runs.read_text()) if "swaps" in run["strategy"]]
         busiest = max(runs, key=lambda run: sum(decision["action"] != "keep" for decision in run["decisions"]))
-        figures["swaps"] = swap_figure(busiest["reports"], busiest["decisions"])
+        reports = list(map(TrainingReport.from_dict, busiest["reports"]))
+        figures["swaps"] = swap_figure(reports, busiest["decisions"])
     for name, figure in figures.items():
         file = options.out / f"{name}.png"
         figure.savefig(file, dpi=110)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from adaptive_ray.report.methods import weighted_images, weighted_reports
 from adaptive_ray.run_directory.atomic_write import write_whole
 from trainables.batches import ImageFiles
 from trainables.evaluation.probe import knn_probe, linear_probe, pixel_features
+from trainables.report import TrainingReport
 from trainables.simclr import Encoder
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def evaluate(
     untrained: Callable[[], Encoder],
     data: Dataset,
     probe_images: int,
-    reports: Sequence[Mapping[str, Any]],
+    reports: Sequence[TrainingReport],
     budget: int,
     directory: Path,
 ) -> Evaluation:

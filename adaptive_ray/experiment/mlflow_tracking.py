@@ -22,11 +22,11 @@ from mlflow.utils.mlflow_tags import (
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.errors import UserError
 from adaptive_ray.experiment.mlflow_store import first_reason, open_experiment, public, unusable
-from adaptive_ray.metrics import LOGGED
 from adaptive_ray.ray_cluster.signals import held_back
 from adaptive_ray.report.accuracies import missing, percent, reference_loss
 from adaptive_ray.run_directory.directory import RunDirectory
 from schedulers import Candidate
+from trainables.report import LOGGED, TrainingReport
 
 _SOURCE = {MLFLOW_SOURCE_NAME: "adaptive-ray", MLFLOW_SOURCE_TYPE: "JOB"}
 _RUNNING = RunStatus.to_string(RunStatus.RUNNING)
@@ -107,10 +107,10 @@ class Tracker:
         self._open.add(run_id)
         return run_id
 
-    def report(self, candidate: str, metrics: Mapping[str, Any]) -> None:
+    def report(self, candidate: str, report: TrainingReport) -> None:
         """Logs the metrics of a report."""
         self._reopen(self._children[candidate])
-        self._log_curves(self._children[candidate], [metrics])
+        self._log_curves(self._children[candidate], [report])
 
     def pruned(self, candidate: str, reason: str) -> None:
         """Ends the run of a pruned candidate."""
@@ -122,11 +122,11 @@ class Tracker:
         self._guard(self._client.set_tag, self._children[candidate], "state", reason)
         self._reopen(self._children[candidate])
 
-    def finished(self, winner: str, result: Mapping[str, Any], reports: Iterable[Mapping[str, Any]]) -> None:
+    def finished(self, winner: str, result: Mapping[str, Any], reports: Iterable[TrainingReport]) -> None:
         """Ends the run of the winner; logs the results and the winner's metrics to the parent run."""
         self._guard(self._client.set_tag, self._children[winner], "state", "won")
         self._close(self._children[winner], "FINISHED")
-        self._log_curves(self.run_id, list(reports))
+        self._log_curves(self.run_id, reports)
         now = int(time.time() * 1000)
         numbers = [
             Metric(key, float(value), now, 0)
@@ -171,13 +171,13 @@ class Tracker:
             self._open.add(run_id)
             self._interrupted.discard(run_id)
 
-    def _log_curves(self, run_id: str, reports: Iterable[Mapping[str, Any]]) -> None:
+    def _log_curves(self, run_id: str, reports: Iterable[TrainingReport]) -> None:
         now = int(time.time() * 1000)
         metrics = [
-            Metric(name, float(report[name]), now, int(report["samples_seen"]))
+            Metric(name, float(value), now, report.samples_seen)
             for report in reports
             for name in LOGGED
-            if report.get(name) is not None
+            if (value := getattr(report, name)) is not None
         ]
         for start in range(0, len(metrics), 1000):  # limit of MLflow per call
             self._guard(self._client.log_batch, run_id, metrics=metrics[start : start + 1000])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from adaptive_ray.datasets.dataset import Dataset
 from adaptive_ray.encoders import save_encoder
 from adaptive_ray.run_directory.directory import RunDirectory
 from schedulers import Candidate
+from trainables.report import TrainingReport
 from trainables.settings import TrainSettings
 from trainables.simclr import Encoder
 from trainables.training.loop import initial_encoder, load_ema_encoder
@@ -26,7 +26,7 @@ class Winner:
     settings: TrainSettings
     chosen: Candidate  # most used in the second half of its training
     encoder: Encoder
-    reports: Sequence[Mapping[str, Any]]
+    reports: Sequence[TrainingReport]
 
     @classmethod
     def saved(cls, winner: Candidate, directory: RunDirectory, data: Dataset, settings: TrainSettings) -> Winner:
@@ -41,14 +41,15 @@ class Winner:
         reports = directory.reports_of(winner.key)
         last, chosen = reports[-1], _mostly_used(reports)
         # Of repeated reports, the last has the existing checkpoint.
-        checkpoint = [each["checkpoint_path"] for each in directory.reports() if each["candidate"] == winner.key][-1]
+        checkpoint = directory.reports()[winner.key][-1].checkpoint_path
+        assert checkpoint is not None
         channels, size, _ = data.shape
         encoder = load_ema_encoder(settings, channels, size, checkpoint)
         provenance = {
             "dataset": data.name,
             "batch_size": chosen.batch_size,
             "accumulation": chosen.accumulation,
-            "samples_seen": last["samples_seen"],
+            "samples_seen": last.samples_seen,
         }
         save_encoder(encoder, directory.path, image_size=size, provenance=provenance)
         return cls(winner.key, settings, chosen, encoder, reports)
@@ -86,20 +87,19 @@ def judge(
         "chosen_batch_size": winner.chosen.batch_size,
         "chosen_accumulation": winner.chosen.accumulation,
         **found.accuracies,
-        "first_reference_loss": first["reference_loss"],
-        "reference_loss": last["reference_loss"],
+        "first_reference_loss": first.reference_loss,
+        "reference_loss": last.reference_loss,
         "budget": budget,
         "explore_fraction": explored / budget,
-        "samples_seen": last["samples_seen"],
+        "samples_seen": last.samples_seen,
         "samples_explored": explored,
         "unavailable": found.unavailable,
     }
 
 
-def _mostly_used(reports: Sequence[Mapping[str, Any]]) -> Candidate:
+def _mostly_used(reports: Sequence[TrainingReport]) -> Candidate:
     """The candidate that a run used most in the second half of its training; it may have swapped."""
-    used: Counter[Candidate] = Counter()
-    for before, report in itertools.pairwise([{"samples_seen": 0}, *reports]):
-        late = max(report["samples_seen"] - max(before["samples_seen"], reports[-1]["samples_seen"] / 2), 0)
-        used[Candidate.from_dict(report)] += late
+    used: defaultdict[Candidate, float] = defaultdict(float)
+    for before, report in zip([0, *(report.samples_seen for report in reports)], reports, strict=False):
+        used[report.candidate] += max(report.samples_seen - max(before, reports[-1].samples_seen / 2), 0)
     return max(used, key=lambda candidate: used[candidate])

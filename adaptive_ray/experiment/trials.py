@@ -16,7 +16,6 @@ from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.errors import NoSurvivorError, UserError, WinnerFailedError
 from adaptive_ray.experiment.tune_callback import RunCallback
-from adaptive_ray.metrics import METRIC
 from adaptive_ray.ray_cluster.layout import Layout, Workers
 from adaptive_ray.ray_cluster.placement import PlacementWatch
 from adaptive_ray.run_directory.checkpoints import Checkpoints
@@ -26,6 +25,7 @@ from schedulers import Candidate, LossExtrapolationScheduler, Race
 from trainables.data import TrainingData
 from trainables.on_ray.failures import RETRIES
 from trainables.on_ray.trial import run_trial
+from trainables.report import TrainingReport
 from trainables.settings import SwapSettings, TrainSettings
 
 #: Resources of a trial, which only waits for its Ray Train workers. Ray does not accept an empty request.
@@ -72,7 +72,7 @@ class Trials:
     def _scheduler(self, history: History) -> LossExtrapolationScheduler:
         config, plan = self._config, self._plan
         scheduler = LossExtrapolationScheduler(
-            METRIC,
+            "reference_loss",
             "min",
             seconds_attr="seconds",
             budget=plan.budget,
@@ -116,18 +116,18 @@ class Trials:
             return
         keys = [c.key for c in plan.trials if c.key in race.alive or series.may_rejoin(c.key)]
         checkpoints = Checkpoints(self._directory)
-        starts: dict[Hashable, dict[str, Any]] = {}
+        starts: dict[Hashable, TrainingReport] = {}
         for key in keys:  # a candidate that rejoins forks from another one
             if key in race.alive and (found := checkpoints.newest(key)):
                 starts[key], damage = found
                 if damage:
-                    say(f"batch size {key} is resumed from {starts[key]['samples_seen']:,} samples: {damage}")
+                    say(f"batch size {key} is resumed from {starts[key].samples_seen:,} samples: {damage}")
         checkpoints.delete_unnamed()
         winner = str(race.winner)
-        if winner in starts and starts[winner]["samples_seen"] >= plan.budget:
+        if winner in starts and starts[winner].samples_seen >= plan.budget:
             return
-        paths = {key: report["checkpoint_path"] for key, report in starts.items()}
-        self.scheduler.last_results = starts
+        paths = {key: report.checkpoint_path for key, report in starts.items()}
+        self.scheduler.last_results = {key: report.to_dict() for key, report in starts.items()}
         alone = len(plan.trials) == 1
         storage = self._directory.path / "train"
         attempt = len(list(storage.glob("tune-*")))

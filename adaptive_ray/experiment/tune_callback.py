@@ -6,10 +6,10 @@ from typing import Any
 
 from ray import tune
 
-from adaptive_ray.metrics import REPORT_KEYS
 from adaptive_ray.report.terminal import Progress
 from adaptive_ray.run_directory.directory import RunDirectory, describe
 from schedulers import LossExtrapolationScheduler, State
+from trainables.report import TrainingReport
 
 
 class RunCallback(tune.Callback):  # type: ignore[misc]
@@ -22,26 +22,26 @@ class RunCallback(tune.Callback):  # type: ignore[misc]
         self._progress, self._tracker = progress, tracker
         self._written = len(scheduler.decisions)
         self._restarts = len(scheduler.series.restarts)
-        #: Samples of the last written report of each candidate.
-        self._reached: dict[str, float] = {}
-        for report in directory.reports():  # the last may be a repetition after a resume
-            reached = self._reached.get(report["candidate"], 0)
-            self._reached[report["candidate"]] = max(report["samples_seen"], reached)
+        #: Most samples in a written report of each candidate; the last report may be a repetition after a resume.
+        self._reached = {
+            candidate: max(report.samples_seen for report in reports)
+            for candidate, reports in directory.reports().items()
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles callbacks; each session creates its own
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         candidate = trial.config["candidate"]
-        report = {name: result[name] for name in REPORT_KEYS if name in result}
+        report = TrainingReport.from_dict(result)
         self.write_decisions()
-        if report.get("samples_seen", 0) <= self._reached.get(candidate, -1):
+        if report.samples_seen <= self._reached.get(candidate, -1):
             self._directory.append_report(candidate, report)  # repeated: only its checkpoint is new
             return
-        self._reached[candidate] = report.get("samples_seen", 0)
-        if "decision" in result:
-            self._directory.append_swap(result["decision"])
-            self._progress.swapped(result["decision"])
+        self._reached[candidate] = report.samples_seen
+        if report.decision is not None:
+            self._directory.append_swap(report.decision)
+            self._progress.swapped(report.decision)
         self._directory.append_report(candidate, report)
         self._progress.report(self._scheduler.race, candidate, report)
         if self._tracker is not None:

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from adaptive_ray.metrics import METRICS
 from adaptive_ray.report.accuracies import REPRESENTATIONS, percent
 from schedulers import Candidate, Forecast
+from trainables.report import METRICS
 
 #: Colour-blind safe palette of Okabe & Ito, without yellow.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444")

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from adaptive_ray.metrics import METRICS
 from adaptive_ray.report.curves import STYLE, colours, samples_axis, svg
+from trainables.report import METRICS, TrainingReport
 
 
 def information(curve: Mapping[str, Any]) -> str:
@@ -37,28 +37,28 @@ def information(curve: Mapping[str, Any]) -> str:
         return svg(figure)
 
 
-def weighted_images(images: Any, first: Mapping[str, Any], last: Mapping[str, Any], budget: int) -> bytes:
+def weighted_images(images: Any, first: TrainingReport, last: TrainingReport, budget: int) -> bytes:
     """Plots the images of a batch with the highest and lowest weights, early and late in a run. Returns PNG.
 
     Args:
         images: uint8 [n, C, H, W] or files.
-        first: An early report with ``samples_seen`` and ``weighted``.
+        first: An early report with ``weighted``.
         last: A late report.
         budget: Budget in samples.
     """
-    rows = [(report, kind) for report in (first, last) for kind in ("most", "least")]
     names = {"most": "highest", "least": "lowest"}
-    shown = max(len(report["weighted"][kind]) for report, kind in rows)
+    rows = [(report, kind, (report.weighted or {})[kind]) for report in (first, last) for kind in names]
+    shown = max(len(weights) for _, _, weights in rows)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(shown * 0.95 + 2.2, 4 * 1.12), layout="constrained", dpi=110)
         grid = figure.subplots(4, shown, squeeze=False)
-        for line, (report, kind) in zip(grid, rows, strict=True):
+        for line, (report, kind, weights) in zip(grid, rows, strict=True):
             for axes in line:
                 axes.set_axis_off()
-            for axes, (index, weight) in zip(line, report["weighted"][kind], strict=False):
+            for axes, (index, weight) in zip(line, weights, strict=False):
                 axes.imshow(_picture(images, index), cmap="gray", interpolation="nearest")
                 axes.set_title(f"{weight:.2f}", fontsize=8)
-            share = min(report["samples_seen"] / budget, 1.0)
+            share = min(report.samples_seen / budget, 1.0)
             text = f"{names[kind]} weights\nat {100 * share:.0f} %\nof the run"
             line[0].text(-0.2, 0.5, text, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
         buffer = io.BytesIO()
@@ -66,9 +66,9 @@ def weighted_images(images: Any, first: Mapping[str, Any], last: Mapping[str, An
         return buffer.getvalue()
 
 
-def weighted_reports(reports: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+def weighted_reports(reports: Sequence[TrainingReport]) -> tuple[TrainingReport, TrainingReport] | None:
     """The first and the last report with weighted images; None if there are none."""
-    named = [report for report in reports if report.get("weighted")]
+    named = [report for report in reports if report.weighted]
     return (named[0], named[-1]) if named else None
 
 

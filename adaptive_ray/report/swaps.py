@@ -9,31 +9,31 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from adaptive_ray.metrics import METRICS
 from adaptive_ray.report.curves import STYLE, colours, samples_axis, svg
 from schedulers import Candidate
+from trainables.report import METRICS, TrainingReport
 
 #: Deviations are clipped to this many standard deviations.
 _MOST = 4.0
 
 
-def swap_picture(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mapping[str, Any]]) -> str:
+def swap_picture(reports: Sequence[TrainingReport], decisions: Sequence[Mapping[str, Any]]) -> str:
     """Returns ``swap_figure`` as SVG."""
     with matplotlib.rc_context(STYLE):
         return svg(swap_figure(reports, decisions))
 
 
-def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mapping[str, Any]]) -> Figure:
+def swap_figure(reports: Sequence[TrainingReport], decisions: Sequence[Mapping[str, Any]]) -> Figure:
     """Plots losses with their forecasts, forecast deviations and the candidate in use.
 
     Args:
-        reports: Reports of one run with ``samples_seen``, ``reference_loss``, ``batch_size``, ``accumulation``.
+        reports: Reports of one run.
         decisions: ``SwapDecision.as_dict()`` of the same run, at least one.
     """
     figure = Figure(figsize=(11, 6), layout="constrained")
     losses, deviations, course = figure.subplots(3, 1, sharex=True, height_ratios=[2.4, 1, 1])
-    samples = [report["samples_seen"] for report in reports]
-    losses.plot(samples, [report["reference_loss"] for report in reports], color="#444444", linewidth=1, label="report")
+    samples = [report.samples_seen for report in reports]
+    losses.plot(samples, [report.reference_loss for report in reports], color="#444444", linewidth=1, label="report")
     compared = [decision for decision in decisions if decision["forecast"] is not None]
     at = [decision["samples"] for decision in compared]
     losses.errorbar(
@@ -56,7 +56,7 @@ def swap_figure(reports: Sequence[Mapping[str, Any]], decisions: Sequence[Mappin
     deviations.axhline(0, color="#444444", linewidth=0.8)
     deviations.set_ylabel("forecast deviation\n(+) lower, (-) higher")
 
-    used = [Candidate.from_dict(report) for report in reports]
+    used = [report.candidate for report in reports]
     named = {decision[name] for decision in decisions for name in ("candidate", "chosen")}
     rows = {candidate.key: row for row, candidate in enumerate(sorted({*used, *map(Candidate.parse, named)}))}
     course.step(samples, [rows[candidate.key] for candidate in used], where="pre", color="#444444")

@@ -18,8 +18,9 @@ from rich.text import Text
 
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.report.decisions import STATE_COLOURS, format_forecast, format_number, format_restart
-from schedulers import Candidate, Decision, Race, State
+from schedulers import Decision, Race, State
 from schedulers.events import Restart
+from trainables.report import TrainingReport
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class _Snapshot:
     """State of the display. Its thread must not read a race while the scheduler fits curves."""
 
     standings: tuple[Decision, ...] = ()
-    last: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # metrics by candidate
+    last: Mapping[str, TrainingReport] = field(default_factory=dict)  # by candidate
 
     @property
     def winner(self) -> Decision | None:
         return next((standing for standing in self.standings if standing.state is State.WON), None)
 
-    def with_report(self, standings: Sequence[Decision], candidate: str, metrics: Mapping[str, Any]) -> _Snapshot:
-        return _Snapshot(tuple(standings), {**self.last, candidate: metrics})
+    def with_report(self, standings: Sequence[Decision], candidate: str, report: TrainingReport) -> _Snapshot:
+        return _Snapshot(tuple(standings), {**self.last, candidate: report})
 
     def with_decision(self, decision: Decision) -> _Snapshot:
         standings = (decision if standing.key == decision.key else standing for standing in self.standings)
@@ -85,20 +86,19 @@ class Progress:
             self._embedding = since, first, 10 * done // total
             self.phase(f"embedding with {actors} actors: {done:,} of {total:,} images{left}")
 
-    def report(self, race: Race, candidate: str, metrics: Mapping[str, Any]) -> None:
+    def report(self, race: Race, candidate: str, report: TrainingReport) -> None:
         """Shows the report of a candidate."""
-        self._shown = self._shown.with_report(race.standings(), candidate, metrics)
+        self._shown = self._shown.with_report(race.standings(), candidate, report)
         if self._shown.winner is not None and self._phase.startswith("race"):
             self._phase = f"winner's training: batch size {self._shown.winner.key} continues"
         if self._live:
             return
         standing = next(s for s in self._shown.standings if s.key == candidate)
-        used = Candidate.from_dict(metrics)  # a run may have swapped
-        samples, loss = metrics["samples_seen"], metrics.get("reference_loss")
         self._console.print(
-            f"[{self._elapsed()}] batch size {used}: {samples:,} of {self.plan.budget:,} samples, reference "
-            f"loss {format_number(loss)}, forecast {format_forecast(standing.forecast)}, "
-            f"{metrics.get('images_per_second') or math.nan:,.0f} images/s, {self._time_left(self._shown)} left",
+            f"[{self._elapsed()}] batch size {report.candidate}: {report.samples_seen:,} of {self.plan.budget:,} "
+            f"samples, reference loss {format_number(report.reference_loss)}, "
+            f"forecast {format_forecast(standing.forecast)}, {report.images_per_second:,.0f} images/s, "
+            f"{self._time_left(self._shown)} left",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -136,10 +136,10 @@ class Progress:
         """Estimates the remaining training time: the race at the slowest candidate's throughput, then the winner."""
         plan, winner = self.plan, shown.winner
         alive = [str(standing.key) for standing in shown.standings if standing.state is not State.PRUNED]
-        paces = {key: float(m.get("images_per_second") or 0) for key, m in shown.last.items()}
-        if not alive or not all(paces.get(key) for key in alive):
+        paces = {key: report.images_per_second for key, report in shown.last.items()}
+        if not alive or not all(paces.get(key, 0) > 0 for key in alive):
             return "?"
-        seen = {key: float(m["samples_seen"]) for key, m in shown.last.items()}
+        seen = {key: report.samples_seen for key, report in shown.last.items()}
         if winner is not None:
             return _clock((plan.budget - seen[str(winner.key)]) / paces[str(winner.key)])
         together = sum(paces[key] for key in alive)
@@ -155,15 +155,15 @@ class Progress:
         for title in ("batch size", "samples", "", "reference loss", "forecast (80 %)", "images/s", ""):
             table.add_column(title, justify="left" if title == "" else "right")
         for standing in shown.standings:
-            metrics = shown.last.get(str(standing.key), {})
-            seen = metrics.get("samples_seen", 0)
+            report = shown.last.get(str(standing.key))
+            seen = report.samples_seen if report else 0
             table.add_row(
                 str(standing.key),
                 f"{seen:,}",
                 ProgressBar(total=self.plan.budget, completed=seen, width=24),
-                format_number(metrics.get("reference_loss")),
+                format_number(report.reference_loss if report else math.nan),
                 format_forecast(standing.forecast),
-                f"{metrics.get('images_per_second') or math.nan:,.0f}",
+                f"{report.images_per_second if report else math.nan:,.0f}",
                 Text(standing.state.value, style=STATE_COLOURS[standing.state]),
             )
         return Group(head, table, Text(f"{self._time_left(shown)} of training left", style="dim"))

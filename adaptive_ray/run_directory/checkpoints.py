@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from typing import Any
 from ray import tune
 
 from adaptive_ray.errors import UserError
-from adaptive_ray.metrics import METRIC
 from adaptive_ray.run_directory.directory import RunDirectory
+from trainables.report import TrainingReport
 from trainables.training.checkpoint import CHECKPOINT_FILE, UNFINISHED, checkpoint_damage
 
 #: Checkpoints kept per candidate; the second is used if the last is corrupt.
@@ -30,18 +31,17 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
         #: Kept checkpoints of each candidate, oldest first.
-        self._kept: dict[str, list[Path]] = {}
+        self._kept = {
+            candidate: [Path(report.checkpoint_path) for report in reports if report.checkpoint_path][-_KEPT:]
+            for candidate, reports in directory.reports().items()
+        }
         self._damaged: set[Path] = set()
         self._error: UserError | None = None
-        for report in directory.reports():
-            if path := report.get("checkpoint_path"):
-                kept = self._kept.setdefault(report["candidate"], [])
-                kept[:] = [*kept, Path(path)][-_KEPT:]
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles callbacks; each session creates its own
 
-    def newest(self, candidate: str) -> tuple[dict[str, Any], str | None] | None:
+    def newest(self, candidate: str) -> tuple[TrainingReport, str | None] | None:
         """Finds the report to resume a candidate from.
 
         Returns:
@@ -51,13 +51,12 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
         Raises:
             UserError: The candidate has reported and all its checkpoints are corrupt.
         """
-        reports = [report for report in self._directory.reports() if report["candidate"] == candidate]
         kept = self._kept.get(candidate, [])
         damages: list[str] = []
-        for report in reversed(reports):
-            if not report.get("checkpoint_path") or report.get(METRIC, 0.0) is None:
+        for report in reversed(self._directory.reports().get(candidate, [])):
+            if report.checkpoint_path is None or not math.isfinite(report.reference_loss):
                 continue  # NaN: the weights are invalid
-            path = Path(report["checkpoint_path"])
+            path = Path(report.checkpoint_path)
             if (damage := checkpoint_damage(path)) is None:
                 return report, damages[0] if damages else None
             damages.append(damage)
@@ -84,7 +83,7 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
             found = self.newest(candidate) if Path(path) in self._kept.get(candidate, []) else None
             if found is None:  # weights of another candidate
                 raise UserError(f"{damage}; resume the run with: adaptive-ray run --resume {self._directory.path}")
-            trial.set_config({**trial.config, "resume_from": found[0]["checkpoint_path"]})
+            trial.set_config({**trial.config, "resume_from": found[0].checkpoint_path})
         except UserError as error:
             self._error = error  # Tune would log a traceback here
 

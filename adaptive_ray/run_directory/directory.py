@@ -13,9 +13,9 @@ from typing import Any
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.loading import dump_config, load_config
 from adaptive_ray.errors import UserError
-from adaptive_ray.metrics import CURVE_COLUMNS
 from adaptive_ray.run_directory.atomic_write import write_whole
 from schedulers import Decision
+from trainables.report import CURVE_COLUMNS, TrainingReport
 
 
 class RunDirectory:
@@ -74,9 +74,11 @@ class RunDirectory:
 
     # --- appended files -----------------------------------------------------------------------------------------
 
-    def append_report(self, candidate: str, metrics: Mapping[str, Any]) -> None:
-        """Appends a report. Its ``checkpoint_path`` is stored relative to the directory, which may be moved."""
-        entry = {"candidate": candidate, **metrics}
+    def append_report(self, candidate: str, report: TrainingReport) -> None:
+        """Appends a report without its decision. ``checkpoint_path`` is stored relative to the directory, which may be
+        moved."""
+        entry = {"candidate": candidate, **report.to_dict()}
+        entry.pop("decision", None)  # it is in swaps.jsonl
         if (path := entry.get("checkpoint_path")) and Path(path).is_relative_to(self.path):
             entry["checkpoint_path"] = str(Path(path).relative_to(self.path))
         self._append("reports.jsonl", entry)
@@ -94,26 +96,22 @@ class RunDirectory:
         """Appends a decision to keep or swap the candidate within a run."""
         self._append("swaps.jsonl", decision)
 
-    def reports(self) -> list[dict[str, Any]]:
-        """Reads all reports in the order they were written; ``checkpoint_path`` is absolute.
+    def reports(self) -> dict[str, list[TrainingReport]]:
+        """Reads the reports of each candidate in the order they were written; ``checkpoint_path`` is absolute.
 
         A candidate that resumes from an older checkpoint repeats reports. Of those with equal ``samples_seen``, the
         first was used for decisions and the last has the existing checkpoint.
         """
-        reports = list(self._lines("reports.jsonl"))
-        for report in reports:
-            if path := report.get("checkpoint_path"):
-                report["checkpoint_path"] = str(self.path / path)
+        reports: dict[str, list[TrainingReport]] = {}
+        for entry in self._lines("reports.jsonl"):
+            if path := entry.get("checkpoint_path"):
+                entry["checkpoint_path"] = str(self.path / path)
+            reports.setdefault(entry["candidate"], []).append(TrainingReport.from_dict(entry))
         return reports
 
-    def reports_of(self, candidate: str) -> list[dict[str, Any]]:
+    def reports_of(self, candidate: str) -> list[TrainingReport]:
         """Reads the reports of a candidate without repetitions."""
-        reports: list[dict[str, Any]] = []
-        for report in self.reports():
-            ahead = not reports or report["samples_seen"] > reports[-1]["samples_seen"]
-            if report["candidate"] == candidate and ahead:
-                reports.append(report)
-        return reports
+        return _first_time(self.reports().get(candidate, []))
 
     def decisions(self) -> list[dict[str, Any]]:
         """Reads all decisions of races."""
@@ -165,21 +163,23 @@ class RunDirectory:
 
     def curves(self) -> dict[str, dict[str, Any]]:
         """Collects the reports of each candidate as columns: the content of ``curves.json``."""
-        curves: dict[str, dict[str, Any]] = {}
-        for report in self.reports():
-            curve = curves.setdefault(
-                report["candidate"],
-                {
-                    "batch_size": report["batch_size"],
-                    "accumulation": report.get("accumulation", 1),
-                    **{name: [] for name in CURVE_COLUMNS.values()},
-                },
-            )
-            if curve["samples"] and report["samples_seen"] <= curve["samples"][-1]:
-                continue  # repeated after a restart
-            for metric, column in CURVE_COLUMNS.items():
-                curve[column].append(report.get(metric))
-        return dict(sorted(curves.items(), key=lambda item: (item[1]["batch_size"], item[1]["accumulation"])))
+        curves = {}
+        for key, written in sorted(self.reports().items(), key=lambda item: item[1][0].candidate):
+            reports = _first_time(written)
+            columns = {
+                column: [getattr(report, metric) for report in reports] for metric, column in CURVE_COLUMNS.items()
+            }
+            curves[key] = {"batch_size": written[0].batch_size, "accumulation": written[0].accumulation, **columns}
+        return curves
+
+
+def _first_time(reports: Iterable[TrainingReport]) -> list[TrainingReport]:
+    """Leaves out reports that were repeated after a restart."""
+    ahead: list[TrainingReport] = []
+    for report in reports:
+        if not ahead or report.samples_seen > ahead[-1].samples_seen:
+            ahead.append(report)
+    return ahead
 
 
 def describe(decision: Decision) -> dict[str, Any]:

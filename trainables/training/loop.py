@@ -20,12 +20,13 @@ from trainables.training.run import Run
 from trainables.training.state import initial_model
 
 #: The public interface for training without Ray.
-__all__ = ["Report", "TrainSettings", "TrainingData", "initial_encoder", "load_ema_encoder", "train"]
+__all__ = ["ReportFunction", "TrainSettings", "TrainingData", "initial_encoder", "load_ema_encoder", "train"]
 
 
-class Report(Protocol):
+class ReportFunction(Protocol):
     """Called by every worker after every evaluation. Only rank 0 passes all metrics and a checkpoint.
 
+    ``metrics`` are the entries of a ``TrainingReport``; other ranks pass ``samples_seen`` only.
     ``checkpoint`` is a directory that is removed after the call, unless the call moves it. ``ray.train.report`` can be
     used if the directory is wrapped into a ``Checkpoint``.
     """
@@ -36,7 +37,7 @@ class Report(Protocol):
 def train(
     settings: TrainSettings | Mapping[str, Any],
     data: TrainingData,
-    report: Report,
+    report: ReportFunction,
     resume_from: str | Path | None = None,
     *,
     device: torch.device | None = None,
@@ -51,7 +52,7 @@ def train(
     Args:
         settings: Settings of the run; a mapping is validated.
         data: Training and reference images.
-        report: Receives metrics and checkpoints; see ``Report``. Exceptions that it raises end the run.
+        report: Receives metrics and checkpoints; see ``ReportFunction``. Exceptions that it raises end the run.
         resume_from: Checkpoint directory to resume from. On the CPU, a resumed run equals an uninterrupted one bit for
             bit.
         device: Device to train on; None: the current GPU, or the CPU without one.
@@ -82,15 +83,13 @@ def train(
     with closing(run.step.loader):
         while run.state.samples < settings.budget:
             run.train_until(min(_next_evaluation(run.state.samples, settings.evaluate_every), settings.budget))
-            first = run.step.loader.rank == 0
-            metrics = run.evaluate() if first else {"samples_seen": run.state.samples}
-            run.choose(metrics)
-            if first:
-                with new_directory(checkpoints) as directory:
-                    run.save(directory)
-                    report(metrics, checkpoint=str(directory))
-            else:
-                report(metrics, checkpoint=None)
+            evaluated = run.choose(run.evaluate() if run.step.loader.rank == 0 else None)
+            if evaluated is None:
+                report({"samples_seen": run.state.samples})
+                continue
+            with new_directory(checkpoints) as directory:
+                run.save(directory)
+                report(evaluated.to_dict(), checkpoint=str(directory))
     return run.state.ema.encoder
 
 

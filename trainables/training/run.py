@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from trainables.data import TrainingData
 from trainables.evaluation.reference import ReferenceSet
+from trainables.report import TrainingReport
 from trainables.settings import TrainSettings
 from trainables.training.broadcast import broadcast_from_rank0
 from trainables.training.checkpoint import load_checkpoint, save_checkpoint
-from trainables.training.metrics import Interval, training_metrics
+from trainables.training.metrics import Interval, training_report
 from trainables.training.state import TrainState
 from trainables.training.step import TrainStep
 
@@ -76,28 +77,31 @@ class Run:
         state = self.state
         return (state.settings.budget - state.samples) * state.seconds / max(state.samples, 1) > _COMPILING_PAYS
 
-    def evaluate(self) -> dict[str, Any]:
-        """Returns the metrics of the training since the last report and of the EMA model on the reference set."""
-        return {**training_metrics(self.step, self._interval), **self.reference.measure(self.state.ema.model)}
+    def evaluate(self) -> TrainingReport:
+        """Reports the training since the last report and the EMA model's measures on the reference set."""
+        return training_report(self.step, self._interval, self.reference.measure(self.state.ema.model))
 
-    def choose(self, metrics: dict[str, Any]) -> None:
+    def choose(self, report: TrainingReport | None) -> TrainingReport | None:
         """Swaps to the candidate that the policy chooses, if there is a policy. All workers must call it together.
 
         Args:
-            metrics: On rank 0: what ``evaluate`` returned. If the policy decides something, ``decision`` (all of it),
-                ``deviation``, ``forecast`` and ``forecast_std`` are added.
+            report: On rank 0: what ``evaluate`` returned.
+
+        Returns:
+            The report, with the policy's decision if it decides something.
         """
         state = self.state
         if state.swapping is None:
-            return
-        if self.step.loader.rank == 0:
-            decision = state.swapping.report(state.samples, metrics["reference_loss"], state.seconds)
+            return report
+        if report is not None:
+            decision = state.swapping.report(state.samples, report.reference_loss, state.seconds)
             if decision is not None:
                 flat = {name: decision[name] for name in ("deviation", "forecast", "forecast_std")}
-                metrics.update(flat, decision=decision)
+                report = replace(report, decision=decision, **flat)
         chosen = broadcast_from_rank0(state.swapping.current, self.step.loader.device)
         if chosen != state.candidate:
             state.swap_to(chosen)
+        return report
 
     def save(self, directory: Path) -> None:
         """Writes a checkpoint into an existing directory. Only rank 0's is complete."""

@@ -125,15 +125,16 @@ def test_curves_go_on_through_interruption_and_promotion(finished: tuple[RunDire
 
 def test_swaps_use_rates_and_throughputs_of_the_race(finished: tuple[RunDirectory, str]) -> None:
     directory, _ = finished
-    last = directory.reports()[-1]
-    checkpoint = torch.load(Path(last["checkpoint_path"]) / CHECKPOINT_FILE, weights_only=True)
+    winner = directory.read_json("result.json")["winner"]
+    last = directory.reports()[winner][-1]
+    checkpoint = torch.load(Path(str(last.checkpoint_path)) / CHECKPOINT_FILE, weights_only=True)
     told = json.loads(checkpoint["swapping"])["settings"]
     found = {entry["candidate"]: entry["log_rate"] for entry in directory.decisions() if entry["state"] != "waiting"}
     assert told["rates"] == found
     assert set(told["throughputs"]) == {"64", "256"}
     decided = directory.swaps()
     assert decided
-    assert {(swap["action"], swap["chosen"]) for swap in decided} == {("keep", last["candidate"])}
+    assert {(swap["action"], swap["chosen"]) for swap in decided} == {("keep", winner)}
     (won,) = [entry["samples"] for entry in directory.decisions() if entry["state"] == "won"]
     assert decided[0]["samples"] > won
 
@@ -241,8 +242,9 @@ def test_killed_processes_change_no_decision_no_weight_and_no_result(
         for entry in last.values():
             entry["reason"] = entry["reason"].removesuffix("; retried")
     assert lasts[1] == lasts[0]
+    winner = calm.read_json("result.json")["winner"]
     weights = [
-        torch.load(Path(directory.reports()[-1]["checkpoint_path"]) / CHECKPOINT_FILE, weights_only=True)
+        torch.load(Path(str(directory.reports()[winner][-1].checkpoint_path)) / CHECKPOINT_FILE, weights_only=True)
         for directory in (calm, restless)
     ]
     for part in ("model", "ema"):

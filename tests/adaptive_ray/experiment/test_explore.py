@@ -36,17 +36,17 @@ def test_candidates_from_clusters_take_turns_in_one_run_with_stratified_batches(
     found = directory.read_json("clusters.json")
     assert (found["m"], sum(found["sizes"]), found["suggested_batch_size"]) == (8, 1024, 32)
     assert "8 clusters in mnist5k" in (directory.path / "clusters.html").read_text()
-    reports = directory.reports()
-    assert {report["candidate"] for report in reports} == {"32"}
-    assert {report["batch_size"] for report in reports} == {32, 64}
+    (reports,) = directory.reports().values()
+    assert list(directory.reports()) == ["32"]
+    assert {report.batch_size for report in reports} == {32, 64}
     swaps = directory.swaps()
     assert [swap["candidate"] for swap in swaps[:4]] == ["32", "64"] * 2
     assert all(set(swap["rates"]) == {"32", "64"} for swap in swaps[2:])
     assert "batch size 32 swapped to 64: turn 2 of the first 4" in said
     result = directory.read_json("result.json")
     assert (result["winner"], result["samples_explored"], result["clusters"]) == ("32", 0, 8)
-    assert all(report["batches_per_update"] >= 2 for report in reports)  # stratified batches score 0.8 to 0.95
-    assert all(0.7 < report["information"] <= 1 for report in reports)
+    assert all((report.batches_per_update or 0) >= 2 for report in reports)  # stratified batches score 0.8 to 0.95
+    assert all(0.7 < (report.information or 0) <= 1 for report in reports)
     page = (directory.path / "report.html").read_text()
     for heading in ("Forecast deviations and swaps", "Adaptive accumulation", "Sample weights"):
         assert heading in page
@@ -62,10 +62,10 @@ def test_a_winner_races_again_on_its_way(tmp_path: Path) -> None:
     won = [entry["candidate"] for entry in directory.decisions() if entry["state"] == "won"]
     assert len(won) == 2
     assert f"forks from {won[0]} after 2,048 samples" in said
-    forked = [report for report in directory.reports() if report["samples_seen"] > 2048]
-    assert {report["candidate"] for report in forked} == {"32", "128"}
+    reports = directory.reports()
+    assert sorted(key for key in reports if reports[key][-1].samples_seen > 2048) == ["128", "32"]
     result = directory.read_json("result.json")
     assert result["winner"] == won[1]
     assert result["samples_explored"] == 2 * 1024
-    assert 4096 <= directory.reports()[-1]["samples_seen"] < 4096 + 128
-    assert {len(report["weighted"]["most"]) for report in directory.reports()} == {6}
+    assert 4096 <= reports[won[1]][-1].samples_seen < 4096 + 128
+    assert {len((report.weighted or {})["most"]) for of_one in reports.values() for report in of_one} == {6}

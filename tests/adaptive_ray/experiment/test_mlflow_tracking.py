@@ -30,6 +30,7 @@ from adaptive_ray.experiment.mlflow_tracking import Tracker
 from adaptive_ray.ray_cluster.signals import listening
 from adaptive_ray.report.accuracies import ACCURACIES
 from adaptive_ray.run_directory.directory import RunDirectory
+from trainables.report import TrainingReport
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 PASSWORD = "s3cr3t"
@@ -48,18 +49,10 @@ def configured(runs_dir: Path, *overrides: str) -> ExperimentConfig:
     return load_config(QUICKSTART, [f"runs_dir={runs_dir}", "candidates=[32, 64]", "race.window.epochs=2", *overrides])
 
 
-def report(size: int, samples: int, **metrics: Any) -> dict[str, Any]:
-    return {
-        "batch_size": size,
-        "samples_seen": samples,
-        "seconds": samples / 100,
-        "workers": 1,
-        "reference_loss": 5 - samples / 1000,
-        "train_loss": 6 - samples / 1000,
-        "learning_rate": 0.003,
-        "checkpoint_path": "/some/where",
-        **metrics,
-    }
+def report(size: int, samples: int, **metrics: Any) -> TrainingReport:
+    losses = {"reference_loss": 5 - samples / 1000, "train_loss": 6 - samples / 1000, "learning_rate": 0.003}
+    place = {"seconds": samples / 100, "workers": 1, "checkpoint_path": "/some/where"}
+    return TrainingReport(batch_size=size, samples_seen=samples, **{**losses, **place, **metrics})
 
 
 RESULT = {
@@ -393,9 +386,9 @@ class TestDatabase:
     def test_missing_metrics_are_left_out(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         config = load_config(tracked[1].path / "config.yaml")
         tracker = Tracker(config, RunDirectory.create(config, "fourth"))
-        tracker.report("32", report(32, 64, train_loss=None))
+        tracker.report("32", report(32, 64))
         _, children = runs_of(tracker)
-        assert "train_loss" not in children["32"].data.metrics
+        assert "information" not in children["32"].data.metrics
         assert children["32"].data.metrics["reference_loss"] == 5 - 0.064
 
     def test_the_environment_says_where(

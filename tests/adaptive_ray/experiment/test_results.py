@@ -12,6 +12,7 @@ from adaptive_ray.datasets.dataset import load_dataset
 from adaptive_ray.experiment.results import Winner
 from adaptive_ray.run_directory.directory import RunDirectory
 from schedulers import Candidate
+from trainables.report import TrainingReport
 from trainables.settings import TrainSettings
 from trainables.training.checkpoint import save_checkpoint
 from trainables.training.loop import initial_model
@@ -27,8 +28,9 @@ def test_repeated_reports_count_once_and_the_last_one_names_the_checkpoint(tmp_p
     settings = TrainSettings.model_validate({**shared, "batch_size": 32})
 
     def report(samples: int, batch_size: int, checkpoint: str) -> None:
-        entry = {"samples_seen": samples, "batch_size": batch_size, "reference_loss": 4.0}
-        directory.append_report("32", {**entry, "checkpoint_path": str(directory.path / "train" / checkpoint)})
+        path = str(directory.path / "train" / checkpoint)
+        entry = TrainingReport(samples_seen=samples, batch_size=batch_size, reference_loss=4.0, checkpoint_path=path)
+        directory.append_report("32", entry)
 
     for samples, batch_size in ((500, 32), (700, 32), (800, 64), (900, 64), (1000, 64)):
         report(samples, batch_size, "deleted")
@@ -42,7 +44,7 @@ def test_repeated_reports_count_once_and_the_last_one_names_the_checkpoint(tmp_p
     save_checkpoint({"ema": model.state_dict()}, there)
 
     winner = Winner.saved(Candidate(32), directory, data, settings)
-    assert [entry["samples_seen"] for entry in winner.reports] == [500, 700, 800, 900, 1000]
+    assert [entry.samples_seen for entry in winner.reports] == [500, 700, 800, 900, 1000]
     assert winner.chosen == Candidate(64)  # 300 samples with 64, and 200 with 32 in the later half
     weights = load_file(directory.path / "encoder.safetensors")
     assert torch.equal(weights[name := next(iter(weights))], model.encoder.state_dict()[name])

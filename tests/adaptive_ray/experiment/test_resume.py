@@ -57,10 +57,10 @@ def test_it_is_interrupted_moved_and_its_newest_checkpoint_is_cut(tmp_path: Path
     place.parent.mkdir()
     (tmp_path / "runs" / "one").rename(place)
     directory = RunDirectory.open(place)
-    reported = directory.reports()
+    (reported,) = directory.reports().values()
     assert 3 <= len(reported) < 12
     assert str(tmp_path) not in (place / "reports.jsonl").read_text()
-    kept = [Path(report["checkpoint_path"]) for report in reported[-2:]]
+    kept = [Path(str(report.checkpoint_path)) for report in reported[-2:]]
     assert all((path / CHECKPOINT_FILE).is_file() for path in kept)
     cut = kept[1] / CHECKPOINT_FILE
     os.truncate(cut, cut.stat().st_size // 2)
@@ -68,7 +68,7 @@ def test_it_is_interrupted_moved_and_its_newest_checkpoint_is_cut(tmp_path: Path
     second = start("--resume", str(place))
     output, errors = second.communicate(timeout=280)
     assert second.returncode == 0, errors
-    assert f"is resumed from {reported[-2]['samples_seen']:,} samples: {cut} is damaged" in output
+    assert f"is resumed from {reported[-2].samples_seen:,} samples: {cut} is damaged" in output
     checkpoints = [path for path in place.glob("train/*/checkpoint_*") if path.is_dir()]
     assert len(checkpoints) == 2  # a new one has taken the place of what was damaged
     assert not (tmp_path / "runs" / "one").exists()

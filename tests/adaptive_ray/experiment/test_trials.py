@@ -17,6 +17,7 @@ from adaptive_ray.run_directory.directory import RunDirectory
 from adaptive_ray.run_directory.history import History
 from schedulers import State
 from tests.schedulers.curves import shared_curve
+from trainables.report import TrainingReport
 
 BUDGET, WINDOW, EVERY = 10_000, 2_000, 200
 CONFIG = parse_config(
@@ -48,8 +49,8 @@ def report(trials: Trials, directory: RunDirectory, key: str, samples: int, rate
     """Sends a report to the scheduler and the callback."""
     loss = float(shared_curve(np.array(rate * samples)))
     trials.scheduler.series.report(key, samples, loss, samples / 1_000)
-    metrics = {"samples_seen": samples, "reference_loss": loss, "seconds": samples / 1_000, "checkpoint_path": "x"}
-    directory.append_report(key, {**metrics, "batch_size": int(key)})
+    at = {"samples_seen": samples, "seconds": samples / 1_000, "batch_size": int(key)}
+    directory.append_report(key, TrainingReport(**at, reference_loss=loss, checkpoint_path="x"))
 
 
 def raced(directory: RunDirectory) -> Trials:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,6 +17,7 @@ from adaptive_ray.ray_cluster.layout import Layout, Workers
 from adaptive_ray.report.terminal import Progress
 from adaptive_ray.run_directory.directory import RunDirectory
 from adaptive_ray.run_directory.history import History
+from trainables.report import TrainingReport
 
 CONFIG = parse_config(
     {
@@ -35,8 +35,8 @@ class Told:
     def __init__(self) -> None:
         self.samples: list[int] = []
 
-    def report(self, candidate: str, metrics: dict[str, Any]) -> None:
-        self.samples.append(metrics["samples_seen"])
+    def report(self, candidate: str, report: TrainingReport) -> None:
+        self.samples.append(report.samples_seen)
 
 
 class Session:
@@ -77,5 +77,5 @@ def test_a_report_is_tracked_and_shown_once_however_often_the_run_is_resumed(dir
     assert second.tracker.samples == []
     assert third.tracker.samples == [800]
     assert third.screen.getvalue().count("samples, reference loss") == 1
-    assert [report["samples_seen"] for report in directory.reports_of("64")] == [200, 400, 600, 800]
-    assert Path(directory.reports()[-2]["checkpoint_path"]).name == "third"  # every report names a checkpoint
+    assert [report.samples_seen for report in directory.reports_of("64")] == [200, 400, 600, 800]
+    assert Path(str(directory.reports()["64"][-2].checkpoint_path)).name == "third"  # every report names a checkpoint

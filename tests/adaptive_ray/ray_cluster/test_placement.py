@@ -154,4 +154,4 @@ def test_lack_of_memory_stops_the_run_without_pruning(address: str, tmp_path: Pa
 
 
 def reached(directory: RunDirectory) -> list[tuple[str, int]]:
-    return [(report["candidate"], report["samples_seen"]) for report in directory.reports()]
+    return [(key, report.samples_seen) for key, reports in directory.reports().items() for report in reports]

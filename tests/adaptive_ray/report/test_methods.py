@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from adaptive_ray.report.methods import information, weighted_images, weighted_reports
+from trainables.report import TrainingReport
 
 
 def test_information_over_a_run() -> None:
@@ -26,9 +27,9 @@ def test_information_over_a_run() -> None:
     assert len(re.findall(r'clip-path="url', picture)) >= 4
 
 
-def report(samples: int, most: list[int], least: list[int]) -> dict[str, object]:
+def report(samples: int, most: list[int], least: list[int]) -> TrainingReport:
     named = {"most": [(i, 1.5) for i in most], "least": [(i, 0.5) for i in least]}
-    return {"samples_seen": samples, "weighted": named}
+    return TrainingReport(samples_seen=samples, batch_size=32, weighted=named)
 
 
 def test_the_most_and_least_weighted_are_drawn() -> None:
@@ -47,6 +48,7 @@ def test_the_most_and_least_weighted_are_drawn() -> None:
 
 
 def test_the_first_and_the_last_report_with_weights() -> None:
-    plain, early, late = {"samples_seen": 1}, report(2, [0], [1]), report(3, [2], [3])
+    plain = TrainingReport(samples_seen=1, batch_size=32)
+    early, late = report(2, [0], [1]), report(3, [2], [3])
     assert weighted_reports([plain, early, plain, late]) == (early, late)
     assert weighted_reports([plain]) is None

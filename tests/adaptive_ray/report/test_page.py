@@ -24,6 +24,7 @@ from adaptive_ray.report.page import write_report
 from adaptive_ray.run_directory.directory import RunDirectory, describe
 from schedulers import Candidate, Decision, Race, State
 from schedulers.in_run.swap import SwapOnDeviation
+from trainables.report import TrainingReport
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 BUDGET, WINDOW, EVERY = 16_384, 4096, 512
@@ -79,8 +80,15 @@ def finished(
                 continue
             value = math.nan if samples >= (nan_from or {}).get(size, BUDGET + 1) else loss(size, samples)
             write(race.report(key, samples, value, samples / 100))
-            report = {"batch_size": size, "samples_seen": samples, "seconds": samples / 100, "workers": 1}
-            report |= {"reference_loss": value, "train_loss": value + math.log(size), "images_per_second": 100.0}
+            report = TrainingReport(
+                batch_size=size,
+                samples_seen=samples,
+                seconds=samples / 100,
+                workers=1,
+                reference_loss=value,
+                train_loss=value + math.log(size),
+                images_per_second=100.0,
+            )
             directory.append_report(key, report)
     assert race.winner is not None
     directory.write_json("curves.json", directory.curves())
@@ -268,7 +276,8 @@ def test_a_winner_with_accumulation(tmp_path: Path) -> None:
     for name in ("decisions.jsonl", "reports.jsonl"):
         file = directory.path / name
         renamed = '"candidate": "64x4", "accumulation": 4'
-        file.write_text(file.read_text().replace('"candidate": "64"', renamed))
+        text = file.read_text().replace(', "accumulation": 1', "")
+        file.write_text(text.replace('"candidate": "64"', renamed))
     directory.write_json("curves.json", directory.curves())
     directory.write_json(
         "result.json", directory.read_json("result.json") | {"winner": "64x4", "chosen_accumulation": 4}

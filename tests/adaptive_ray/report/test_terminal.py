@@ -15,6 +15,7 @@ from adaptive_ray.report.terminal import Progress
 from schedulers import Candidate, Race, State
 from schedulers.forecast.base import Curves, Ends
 from schedulers.forecast.per_curve import PerCurveForecaster
+from trainables.report import TrainingReport
 
 BUDGET, WINDOW, EVERY = 16_384, 4096, 1024
 BOTH = (Candidate(32), Candidate(64))
@@ -44,7 +45,7 @@ def step(progress: Progress, race: Race, key: str, samples: int, **metrics: Any)
     }
     for decision in decisions:
         progress.decided(decision)
-    progress.report(race, key, values | metrics)
+    progress.report(race, key, TrainingReport(**{**values, **metrics}))
 
 
 def whole_race(progress: Progress) -> Race:
@@ -122,13 +123,13 @@ class TestWithoutTerminal:
         step(progress, race, "32", 1024)
         for key in ("32", "64"):
             race.fail(key, "loss became nan")
-        progress.report(race, "32", {"batch_size": 32, "samples_seen": 1024, "reference_loss": math.nan})
+        progress.report(race, "32", TrainingReport(batch_size=32, samples_seen=1024, reference_loss=math.nan))
         assert out.getvalue().endswith(" ? left\n")
 
     def test_unknown_numbers(self, progress: Progress, out: io.StringIO) -> None:
         race = new_race()
         race.fail("64", "loss became nan")
-        progress.report(race, "64", {"batch_size": 64, "samples_seen": 64, "reference_loss": math.nan})
+        progress.report(race, "64", TrainingReport(batch_size=64, samples_seen=64, reference_loss=math.nan))
         assert "reference loss -, forecast -, nan images/s" in out.getvalue()
 
 

@@ -16,9 +16,15 @@ from adaptive_ray.config.loading import load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory.checkpoints import Checkpoints
 from adaptive_ray.run_directory.directory import RunDirectory
+from trainables.report import TrainingReport
 from trainables.training.checkpoint import CHECKPOINT_FILE, UNFINISHED, checkpoint_damage, save_checkpoint
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
+
+
+def reported(samples: int, path: Path | None) -> TrainingReport:
+    place = None if path is None else str(path)
+    return TrainingReport(samples_seen=samples, batch_size=64, reference_loss=4.0, checkpoint_path=place)
 
 
 class Training:
@@ -35,10 +41,10 @@ class Training:
         return path
 
     def report(self, candidate: str, samples: int, path: Path) -> None:
-        metrics = {"samples_seen": samples, "checkpoint_path": str(path)}
-        self.directory.append_report(candidate, metrics)
+        report = reported(samples, path)
+        self.directory.append_report(candidate, report)
         trial = SimpleNamespace(config={"candidate": candidate})
-        self.checkpoints.on_trial_result(0, [], trial, metrics)
+        self.checkpoints.on_trial_result(0, [], trial, report.to_dict())
 
     def train(self, candidate: str, run: str, *samples: int) -> None:
         for each in samples:
@@ -74,8 +80,8 @@ class TestDeleting:
         for samples in range(ahead, 20):
             saved.append(training.save("a-start", samples))
             training.report("64", samples - ahead, saved[samples - ahead])
-            last = training.directory.reports()[-1]
-            assert checkpoint_damage(Path(last["checkpoint_path"])) is None
+            last = training.directory.reports()["64"][-1]
+            assert checkpoint_damage(Path(str(last.checkpoint_path))) is None
             for path in saved[samples - ahead :]:  # not reported yet
                 assert path.is_dir()
         assert len(training.there()) == ahead + 2
@@ -154,12 +160,12 @@ class TestResuming:
         assert found is not None
         report, damage = found
         assert damage is None
-        assert report["samples_seen"] == 3
-        assert report["checkpoint_path"] == str(training.directory.path / "train/a-start/checkpoint_3")
+        assert report.samples_seen == 3
+        assert report.checkpoint_path == str(training.directory.path / "train/a-start/checkpoint_3")
 
     def test_who_has_not_reported_starts_from_the_beginning(self, training: Training) -> None:
         training.train("64", "a-start", 1)
-        training.directory.append_report("32", {"samples_seen": 1})
+        training.directory.append_report("32", reported(1, None))
         assert training.checkpoints.newest("128") is None
         assert training.checkpoints.newest("32") is None
 
@@ -177,18 +183,18 @@ class TestResuming:
         found = resumed.checkpoints.newest("64")
         assert found is not None
         report, damage = found
-        assert report["samples_seen"] == 2
+        assert report.samples_seen == 2
         assert damage is not None
         assert str(last / CHECKPOINT_FILE) in damage
 
         resumed.checkpoints.delete_unnamed()  # what is damaged is left to whoever may repair it
         assert last.is_dir() == (fault != "directory")
-        assert checkpoint_damage(Path(report["checkpoint_path"])) is None
+        assert checkpoint_damage(Path(str(report.checkpoint_path))) is None
         resumed.train("64", "c-start", 3)  # repeated: there are two whole ones again
         found = resumed.checkpoints.newest("64")
         assert found is not None
         assert found[1] is None
-        assert found[0]["checkpoint_path"] == str(training.directory.path / "train/c-start/checkpoint_3")
+        assert found[0].checkpoint_path == str(training.directory.path / "train/c-start/checkpoint_3")
         assert "a-start/checkpoint_2" in training.there()
         resumed.resume().train("64", "d-start", 4)
         assert [name for name in training.there() if name[0] in "cd"] == [
@@ -221,7 +227,7 @@ class TestResuming:
         found = moved.checkpoints.newest("64")
         assert found is not None
         assert found[1] is None
-        assert found[0]["checkpoint_path"] == str(place / "train/a-start/checkpoint_3")
+        assert found[0].checkpoint_path == str(place / "train/a-start/checkpoint_3")
         moved.checkpoints.delete_unnamed()
         assert moved.there() == ["a-start/checkpoint_2", "a-start/checkpoint_3"]
         moved.train("64", "c-start", 4, 5)
@@ -277,14 +283,13 @@ def test_whenever_the_process_dies_the_last_written_report_can_be_resumed(traini
     """A run can be resumed after any prefix of its writes."""
     saved = [training.save("a-start", samples) for samples in range(3)]
     for samples in itertools.count():
-        metrics = {"samples_seen": samples, "checkpoint_path": str(saved[samples])}
-        training.directory.append_report("64", metrics)
+        training.directory.append_report("64", reported(samples, saved[samples]))
         for dead in (True, False):  # before and after older ones are deleted
             if not dead:
                 training.checkpoints.reported("64", saved[samples])
             resumed = training.resume().checkpoints
             found = resumed.newest("64")
-            assert found == (training.directory.reports()[-1], None)
+            assert found == (training.directory.reports()["64"][-1], None)
         saved.append(training.save("a-start", samples + 3))
         if samples == 5:
             break

@@ -13,9 +13,9 @@ import pytest
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.loading import load_config
 from adaptive_ray.errors import UserError
-from adaptive_ray.metrics import CURVE_COLUMNS
 from adaptive_ray.run_directory.directory import RunDirectory, describe
 from schedulers import Race
+from trainables.report import CURVE_COLUMNS, TrainingReport
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 
@@ -30,8 +30,9 @@ def directory(config: ExperimentConfig) -> RunDirectory:
     return RunDirectory.create(config, "first")
 
 
-def report(size: int, samples: int, **metrics: Any) -> dict[str, Any]:
-    return {"batch_size": size, "samples_seen": samples, "reference_loss": 5.0 - samples / 1000, **metrics}
+def report(size: int, samples: int, **metrics: Any) -> TrainingReport:
+    loss = {"reference_loss": 5.0 - samples / 1000}
+    return TrainingReport(batch_size=size, samples_seen=samples, **{**loss, **metrics})
 
 
 class TestCreate:
@@ -56,7 +57,7 @@ class TestCreate:
         directory.append_report("64", report(64, 64))
         with pytest.raises(UserError, match="already exists"):
             RunDirectory.create(config, "first")
-        assert len(directory.reports()) == 1
+        assert len(directory.reports()["64"]) == 1
 
     def test_a_file_in_the_path(self, config: ExperimentConfig) -> None:
         config.runs_dir.parent.mkdir(parents=True)
@@ -110,12 +111,13 @@ class TestGrowingFiles:
             directory.append_report("64", report(64, samples, checkpoint_path="/some/where"))
         directory.append_decision({"candidate": "64", "state": "won"})
         again = RunDirectory.open(directory.path)
-        assert [entry["samples_seen"] for entry in again.reports()] == [64, 128, 192]
-        assert again.reports()[0] == {"candidate": "64", **report(64, 64, checkpoint_path="/some/where")}
+        assert [entry.samples_seen for entry in again.reports()["64"]] == [64, 128, 192]
+        assert again.reports()["64"][0] == report(64, 64, checkpoint_path="/some/where")
         assert again.decisions() == [{"candidate": "64", "state": "won"}]
 
     def test_nothing_yet(self, directory: RunDirectory) -> None:
-        assert directory.reports() == directory.decisions() == []
+        assert not directory.reports()
+        assert not directory.decisions()
         assert directory.curves() == {}
 
     def test_a_torn_last_line_is_ignored(self, directory: RunDirectory) -> None:
@@ -126,7 +128,7 @@ class TestGrowingFiles:
         first = whole.splitlines(keepends=True)[0]
         for length in range(len(first), len(whole) - 1):  # died anywhere within the second line
             file.write_text(whole[:length])
-            assert [entry["samples_seen"] for entry in directory.reports()] == [64]
+            assert [entry.samples_seen for entry in directory.reports()["64"]] == [64]
 
     def test_what_follows_a_torn_line_is_not_lost(self, directory: RunDirectory) -> None:
         """The process is killed during a write; the resumed run reports again."""
@@ -136,7 +138,7 @@ class TestGrowingFiles:
         resumed = RunDirectory.open(directory.path)
         resumed.append_report("64", report(64, 128))
         resumed.append_report("64", report(64, 192))
-        assert [entry["samples_seen"] for entry in resumed.reports()] == [64, 128, 192]
+        assert [entry.samples_seen for entry in resumed.reports()["64"]] == [64, 128, 192]
 
     @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, float(np.float64("nan"))])
     def test_nan_and_infinity_become_null(self, directory: RunDirectory, number: float) -> None:
@@ -167,9 +169,10 @@ class TestReadJson:
 
 class TestCurves:
     def test_columns(self, directory: RunDirectory) -> None:
-        directory.append_report("64", report(64, 64, seconds=1.5, train_loss=4.0, rankme=9.0, workers=2, other=1))
+        directory.append_report("64", report(64, 64, seconds=1.5, train_loss=4.0, rankme=9.0, workers=2))
         directory.append_report("64", report(64, 128, seconds=2.5, train_loss=math.nan))
-        curve = directory.curves()["64"]
+        directory.write_json("curves.json", directory.curves())
+        curve = directory.read_json("curves.json")["64"]
         assert set(curve) == {"batch_size", "accumulation", *CURVE_COLUMNS.values()}
         assert curve["batch_size"] == 64
         assert curve["samples"] == [64, 128]

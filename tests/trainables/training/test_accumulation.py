@@ -47,7 +47,7 @@ def second_update(settings: dict[str, Any]) -> dict[str, Any]:
     before = {name: value.clone() for name, value in training.state.model.state_dict().items()}
     training.train_until(2 * images)
     gradients = {name: p.grad.clone() for name, p in training.state.model.named_parameters() if p.grad is not None}
-    loss = training.evaluate()["train_loss"]
+    loss = training.evaluate().train_loss
     return {"before": before, "loss": loss, "gradients": gradients, "synchronised": synchronised[0]}
 
 

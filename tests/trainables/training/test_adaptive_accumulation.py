@@ -73,7 +73,7 @@ def second_update(settings: dict[str, Any]) -> dict[str, Any]:
         "start": start,
         "stop": training.state.samples,
         "before": before,
-        "loss": training.evaluate()["train_loss"],
+        "loss": training.evaluate().train_loss,
         "gradients": gradients,
         "synchronised": synchronised[0],
     }

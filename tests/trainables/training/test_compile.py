@@ -46,7 +46,7 @@ def test_a_compiled_run_equals_the_eager_run() -> None:
         run.train_until(32)
     one, other = (run.evaluate() for run in runs)
     for name in ("train_loss", "reference_loss"):
-        assert other[name] == pytest.approx(one[name], rel=1e-5)
+        assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-5)
     for weight, same in zip(*(run.state.model.state_dict().values() for run in runs), strict=True):
         torch.testing.assert_close(weight, same, rtol=1e-3, atol=1e-4)
 

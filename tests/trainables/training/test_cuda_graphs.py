@@ -70,8 +70,8 @@ def test_a_run_with_cuda_graphs_equals_the_eager_run(way: str, chosen: dict[str,
         tolerance = 1e-4 if samples == 16 else 1e-2
         torch.testing.assert_close(weights(captured), weights(plain), rtol=tolerance, atol=tolerance)
         one, other = plain.evaluate(), captured.evaluate()
-        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=tolerance)
-        assert other["reference_loss"] == pytest.approx(one["reference_loss"], rel=tolerance)
+        assert other.train_loss == pytest.approx(one.train_loss, rel=tolerance)
+        assert other.reference_loss == pytest.approx(one.reference_loss, rel=tolerance)
 
 
 def test_a_batch_size_is_captured_once_across_swaps(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def first_loss(batch: int) -> float:
     training = Run(settings, data(IMAGES), CPU)
     training.state.samples = IMAGES - batch // 2
     training.train_until(training.state.samples + 1)
-    return float(np.exp(training.evaluate()["train_loss"]))
+    return float(np.exp(training.evaluate().train_loss))
 
 
 @pytest.mark.parametrize("world", [1, 2])
