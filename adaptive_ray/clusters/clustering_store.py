@@ -25,7 +25,7 @@ def clustering_file(folder: Path, method: str, m: int | None, seed: int) -> Path
 
 
 def stored_clustering(folder: Path, method: str, m: int | None, seed: int) -> Clustering | None:
-    """Loads a clustering; None if there is none, or the file is damaged or of an older version."""
+    """Loads a clustering; None if there is none, or the file is corrupt or of an older version."""
     try:
         with np.load(clustering_file(folder, method, m, seed)) as file:  # verifies checksums
             arrays: dict[str, Any] = {name: file[name] for name in _ARRAYS}

@@ -67,7 +67,7 @@ class DatasetClusters:
         """Computes the features that are not on disk with Ray actors. Ray must be initialised.
 
         Raises:
-            UserError: An image file is damaged, or the encoder is not available on another node.
+            UserError: An image file is corrupt, or the encoder is not available on another node.
         """
         count = None if self.settings.actors == "auto" else self.settings.actors
         embed(self._images, self._file, self.settings.encoder, self._input_size, count, report)

@@ -19,7 +19,7 @@ class FeatureFile:
     """A file of float16 features [n, d] with a checksum per shard.
 
     The checksum is appended to ``shards.jsonl`` after the rows are on disk. ``missing`` verifies all checksums, so that
-    after an interruption or a damage only the affected shards are computed again.
+    after an interruption or a corruption only the affected shards are computed again.
 
     Args:
         folder: A folder for these features, created by the first ``write``.
@@ -37,7 +37,7 @@ class FeatureFile:
         return [slice(start, min(start + SHARD, self.rows)) for start in range(0, self.rows, SHARD)]
 
     def missing(self) -> list[slice]:
-        """Returns the shards that are missing or damaged."""
+        """Returns the shards that are missing or corrupt."""
         if self._array is None:
             return self.shards
         sums = self._known_sums()

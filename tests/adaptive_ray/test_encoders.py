@@ -163,7 +163,7 @@ def test_a_damaged_description(saved: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 5, 200, -1])
-def test_damaged_weights(saved: Path, keep: int) -> None:
+def test_corrupt_weights(saved: Path, keep: int) -> None:
     file = saved / "encoder.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
     text = complaint(saved)

@@ -28,7 +28,7 @@ def read_weights(name: str, weights: str) -> dict[str, Tensor]:
     try:
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError("contains more than tensors or is damaged; save model.state_dict() only") from None
+        raise ValueError("contains more than tensors or is corrupt; save model.state_dict() only") from None
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
         raise ValueError(f"cannot be read: {one_line(error)}") from None
     if not (isinstance(state, Mapping) and all(isinstance(tensor, Tensor) for tensor in state.values())):

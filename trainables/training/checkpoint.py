@@ -1,4 +1,4 @@
-"""Saves and loads checkpoints and detects damaged ones."""
+"""Saves and loads checkpoints and detects corrupt ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNFINISHED = "saving-"
 
 
 class CheckpointError(OSError):
-    """Raised if a checkpoint is missing or damaged. The message names the file."""
+    """Raised if a checkpoint is missing or corrupt. The message names the file."""
 
 
 def save_checkpoint(state: Mapping[str, Any], directory: Path) -> None:
@@ -64,13 +64,13 @@ def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
     """Returns what ``save_checkpoint`` wrote, with tensors on ``device``.
 
     Raises:
-        CheckpointError: The file is missing or damaged.
+        CheckpointError: The file is missing or corrupt.
     """
     import torch
 
     try:
         state: dict[str, Any] = torch.load(directory / CHECKPOINT_FILE, map_location=device, weights_only=True)
-    except Exception:  # torch raises the same types for a damaged file and for exhausted GPU memory
+    except Exception:  # torch raises the same types for a corrupt file and for exhausted GPU memory
         if damage := checkpoint_damage(directory):
             raise CheckpointError(damage) from None
         raise
@@ -91,5 +91,5 @@ def checkpoint_damage(directory: Path) -> str | None:
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}"
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
-        return f"{file} is damaged: {error}"
-    return None if entry is None else f"{file} is damaged: the checksum of {entry} does not match"
+        return f"{file} is corrupt: {error}"
+    return None if entry is None else f"{file} is corrupt: the checksum of {entry} does not match"

@@ -65,7 +65,7 @@ def train(
     Raises:
         ValueError: A batch is larger than the data or smaller than the number of workers, or an image file cannot be
             decoded.
-        CheckpointError: The checkpoint at ``resume_from`` is missing or damaged.
+        CheckpointError: The checkpoint at ``resume_from`` is missing or corrupt.
         MemoryError: Not even the smallest micro-batch fits, or other processes use the memory of this run.
     """
     settings = settings if isinstance(settings, TrainSettings) else TrainSettings.model_validate(settings)
@@ -107,7 +107,7 @@ def load_ema_encoder(settings: TrainSettings, channels: int, image_size: int, ch
     """Returns the encoder of a checkpoint directory with EMA weights, in evaluation mode, on the CPU.
 
     Raises:
-        CheckpointError: The checkpoint is missing or damaged.
+        CheckpointError: The checkpoint is missing or corrupt.
     """
     model = SimCLR(settings.encoder, channels, image_size=image_size, pretrained=False)
     state = load_checkpoint(Path(checkpoint), torch.device("cpu"))

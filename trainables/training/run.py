@@ -112,7 +112,7 @@ class Run:
         """Resumes from a checkpoint; see ``TrainState.load_state_dict``.
 
         Raises:
-            CheckpointError: The checkpoint is missing or damaged.
+            CheckpointError: The checkpoint is missing or corrupt.
         """
         saved, gradients = load_checkpoint(directory, self.step.loader.device), self.step.gradients
         self.state.load_state_dict(saved)

@@ -54,8 +54,8 @@ def test_damage_affects_one_shard(tmp_path: Path) -> None:
     with (tmp_path / "features.npy").open("r+b") as file:
         file.seek(-20 * 16, 2)  # a row of the last full shard
         file.write(b"\xff" * 16)
-    damaged = FeatureFile(tmp_path, ROWS)
-    assert damaged.missing() == [damaged.shards[2]]
+    corrupt = FeatureFile(tmp_path, ROWS)
+    assert corrupt.missing() == [corrupt.shards[2]]
 
 
 def test_partial_checksum_line_affects_one_shard(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ class TestClustering:
             clustering_of(tmp_path, "auto", None, 1)
 
     @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "older"])
-    def test_damaged_file_is_computed_again(self, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_corrupt_file_is_computed_again(self, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
         np.save(tmp_path / "features.npy", mixture(3, n=200)[0])
         if damage == "older":
             monkeypatch.setattr("adaptive_ray.clusters.clustering_store._VERSION", 0)

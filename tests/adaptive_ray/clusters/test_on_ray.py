@@ -95,7 +95,7 @@ def test_complete_features_start_no_actor(cluster: Cluster, tmp_path: Path) -> N
     assert other.folder != again.folder
 
 
-def test_damaged_image_file_is_named(cluster: Cluster, tmp_path: Path) -> None:
+def test_corrupt_image_file_is_named(cluster: Cluster, tmp_path: Path) -> None:
     for number in range(2_010):  # more than the sample of the components
         Image.fromarray(np.full((8, 8, 3), number % 256, np.uint8)).save(tmp_path / f"{number:04}.bmp")
     (tmp_path / "2005.bmp").write_bytes(b"no image")

@@ -170,8 +170,8 @@ class TestImageFolder:
         Image.new("RGB", (9, 9)).save(file)
         content = file.read_bytes()
         enormous = content[:18] + struct.pack("<ii", 100_000, 100_000) + content[26:]  # width and height
-        damaged = {"text": b"no image", "truncated": content[:100], "empty": b"", "enormous": enormous}
-        file.write_bytes(damaged[damage])
+        corrupt = {"text": b"no image", "truncated": content[:100], "empty": b"", "enormous": enormous}
+        file.write_bytes(corrupt[damage])
         data = load(**settings, check=check)
         (line,) = (line for line in data.summary if line.startswith("skipped"))
         assert line.startswith("skipped: files that cannot be decoded: 1 (dogs/007.bmp: ")
@@ -452,7 +452,7 @@ class TestTorchvision:
         assert ("download=true" in text) != download
 
     @pytest.mark.parametrize("download", [False, True])
-    def test_damaged(self, tmp_path: Path, download: bool) -> None:
+    def test_corrupt(self, tmp_path: Path, download: bool) -> None:
         folder = tmp_path / "cifar-10-batches-py"
         folder.mkdir()
         (folder / "data_batch_1").write_bytes(b"\x80\x02}q")

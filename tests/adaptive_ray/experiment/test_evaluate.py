@@ -111,7 +111,7 @@ def streamed(digits: Dataset, tmp_path: Path) -> tuple[Dataset, list[Path]]:
     return replace(digits, training=training, labels=digits.labels[:100], test_images=test), paths
 
 
-def test_damaged_images_are_left_out(streamed: tuple[Dataset, list[Path]], tmp_path: Path) -> None:
+def test_corrupt_images_are_left_out(streamed: tuple[Dataset, list[Path]], tmp_path: Path) -> None:
     data, paths = streamed
     whole = evaluated(data, tmp_path, lambda: encoder(3), network=encoder(3))
     for index in (7, 8):

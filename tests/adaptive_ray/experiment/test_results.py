@@ -36,7 +36,7 @@ def test_repeated_reports_count_once_and_the_last_one_names_the_checkpoint(tmp_p
         report(samples, batch_size, "deleted")
     for samples, batch_size in ((700, 32), (800, 64), (900, 64), (1000, 64)):
         report(samples, batch_size, "there")
-    for samples in (600, 700):  # damaged, and repeated once more
+    for samples in (600, 700):  # corrupt, and repeated once more
         report(samples, 32, "there")
     there = directory.path / "train" / "there"
     there.mkdir(parents=True)

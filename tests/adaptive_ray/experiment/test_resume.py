@@ -68,9 +68,9 @@ def test_it_is_interrupted_moved_and_its_newest_checkpoint_is_cut(tmp_path: Path
     second = start("--resume", str(place))
     output, errors = second.communicate(timeout=280)
     assert second.returncode == 0, errors
-    assert f"is resumed from {reported[-2].samples_seen:,} samples: {cut} is damaged" in output
+    assert f"is resumed from {reported[-2].samples_seen:,} samples: {cut} is corrupt" in output
     checkpoints = [path for path in place.glob("train/*/checkpoint_*") if path.is_dir()]
-    assert len(checkpoints) == 2  # a new one has taken the place of what was damaged
+    assert len(checkpoints) == 2  # a new one has taken the place of the corrupt one
     assert not (tmp_path / "runs" / "one").exists()
 
     losses: list[float] = []

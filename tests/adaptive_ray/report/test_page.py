@@ -195,7 +195,7 @@ class TestSelfContained:
         assert re.findall(r"\w*:?//[^\s\"<]*", re.sub(r"base64,[^\"]*", "", rest)) == []
 
     def test_rebuilding_gives_the_same_file(self, demo: RunDirectory, text: str) -> None:
-        (demo.path / "report.html").write_text("damaged")
+        (demo.path / "report.html").write_text("corrupt")
         write_report(RunDirectory.open(demo.path))
         assert (demo.path / "report.html").read_text() == text
 

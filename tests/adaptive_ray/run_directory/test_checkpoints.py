@@ -187,7 +187,7 @@ class TestResuming:
         assert damage is not None
         assert str(last / CHECKPOINT_FILE) in damage
 
-        resumed.checkpoints.delete_unnamed()  # what is damaged is left to whoever may repair it
+        resumed.checkpoints.delete_unnamed()  # what is corrupt is left to whoever may repair it
         assert last.is_dir() == (fault != "directory")
         assert checkpoint_damage(Path(str(report.checkpoint_path))) is None
         resumed.train("64", "c-start", 3)  # repeated: there are two whole ones again
@@ -208,7 +208,7 @@ class TestResuming:
         with pytest.raises(UserError) as caught:
             training.resume().checkpoints.newest("64")
         message = str(caught.value)
-        assert message.startswith(f"{files[1]} is damaged")
+        assert message.startswith(f"{files[1]} is corrupt")
         assert "--name" in message
         assert "\n" not in message
 
@@ -268,14 +268,14 @@ class TestStartingAgain:
     def test_without_a_valid_checkpoint_the_file_is_reported(self, training: Training) -> None:
         training.train("64", "a-start", 1)
         file = training.cut("a-start/checkpoint_1")
-        with pytest.raises(UserError, match=f"{file} is damaged"):
+        with pytest.raises(UserError, match=f"{file} is corrupt"):
             self.recover(training, "64", file.parent)
 
     def test_of_another_candidates_weights_the_run_is_to_be_resumed(self, training: Training) -> None:
         training.train("64", "a-start", 1, 2)
         training.train("128", "b-start", 1, 2)
         file = training.cut("b-start/checkpoint_2")
-        with pytest.raises(UserError, match=f"{file} is damaged.*--resume {training.directory.path}"):
+        with pytest.raises(UserError, match=f"{file} is corrupt.*--resume {training.directory.path}"):
             self.recover(training, "64", file.parent)
 
 

@@ -161,7 +161,7 @@ class TestReadJson:
         assert str(directory.path / "result.json") in str(caught.value)
         assert f"--resume {directory.path}" in str(caught.value)
 
-    def test_damaged(self, directory: RunDirectory) -> None:
+    def test_corrupt(self, directory: RunDirectory) -> None:
         (directory.path / "result.json").write_text('{"chosen_batch')
         with pytest.raises(UserError, match=r"result\.json"):
             directory.read_json("result.json")

@@ -174,7 +174,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
     assert differ(shown(path), expected) <= 2
 
 
-def test_damaged_exif_data_is_ignored(tmp_path: Path) -> None:
+def test_corrupt_exif_data_is_ignored(tmp_path: Path) -> None:
     picture().save(tmp_path / "image.jpg", exif=b"Exif\0\0none of this is EXIF", quality=95)
     assert differ(shown(tmp_path / "image.jpg"), picture()) < 30
 

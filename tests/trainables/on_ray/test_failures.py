@@ -98,12 +98,12 @@ def test_a_full_disk_is_raised_as_oserror() -> None:
 
 
 def test_a_damaged_checkpoint_is_retried_from_another_one() -> None:
-    damaged = CheckpointError("checkpoint.pt is damaged")
-    group = WorkerGroupError("errors", {0: PeerLostError("reset"), 1: damaged})
+    corrupt = CheckpointError("checkpoint.pt is corrupt")
+    group = WorkerGroupError("errors", {0: PeerLostError("reset"), 1: corrupt})
     assert policy().make_decision(group) is RAISE  # the worker would read the same file again
     failure = as_failure(group)
     assert not isinstance(failure, NoRetryError)
-    assert str(failure) == "checkpoint.pt is damaged"
+    assert str(failure) == "checkpoint.pt is corrupt"
 
 
 def test_worker_lost_error_can_be_pickled() -> None:

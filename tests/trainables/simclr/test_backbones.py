@@ -383,7 +383,7 @@ def test_weight_files_are_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("none.pt", None, "cannot be read: .*No such file"),
         ("none.safetensors", None, "cannot be read: .*"),
         ("empty.pt", b"", "cannot be read"),
-        ("text.pt", b"not a pickle at all", "contains more than tensors or is damaged"),
+        ("text.pt", b"not a pickle at all", "contains more than tensors or is corrupt"),
         ("text.safetensors", b"nothing of the kind", "cannot be read"),
         ("list.pt", [torch.zeros(1)], "is not a state dict"),
         ("nested.pt", {"state_dict": {"conv1.weight": torch.zeros(1)}}, "is not a state dict"),

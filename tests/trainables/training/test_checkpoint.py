@@ -1,4 +1,4 @@
-"""Tests that damaged checkpoints are detected, wherever they were truncated or overwritten."""
+"""Tests that corrupt checkpoints are detected, wherever they were truncated or overwritten."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_missing_blocks_are_detected(file: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text", bytes(10_000)])
 def test_a_file_that_is_not_a_checkpoint_is_named(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="is damaged") as caught:
+    with pytest.raises(CheckpointError, match="is corrupt") as caught:
         load_checkpoint(file.parent, CPU)
     assert str(file) in str(caught.value)
 
@@ -77,7 +77,7 @@ def test_missing_files_and_directories_are_named(tmp_path: Path) -> None:
 
 
 def test_other_errors_are_raised_unchanged(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exhausted memory is not a damaged checkpoint."""
+    """Exhausted memory is not a corrupt checkpoint."""
 
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
