@@ -1,4 +1,4 @@
-# Every target sets up what it needs; .venv is made once and again when its recipe changes.
+# Every target sets up what it needs; .venv is created once, and again when its requirements change.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
@@ -10,12 +10,12 @@ SHELL := /bin/bash
 run: .venv/.ready
 	$(BIN)/adaptive-ray run configs/quickstart.yaml $(ARGS)
 
-# Linting, too, takes the time that Ray's tests wait.
+# Linting runs beside the tests, too.
 check: .venv/.ready
 	@$(MAKE) --no-print-directory --jobs=4 --keep-going lint test-ray-runs test-ray-trials test-others
 
-# Ray's tests wait a third of their time for processes to start: whole runs and single trials are tested side by side,
-# each with its own Ray, and all other tests beside them, as nice as Ray's workers are.
+# Ray's tests wait a third of their time for processes to start. Therefore tests of whole runs, tests of single trials
+# and all other tests run in parallel; the others are as nice as Ray's workers.
 test: .venv/.ready
 	@$(MAKE) --no-print-directory --jobs=3 --keep-going test-ray-runs test-ray-trials test-others
 

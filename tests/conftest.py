@@ -1,4 +1,4 @@
-"""Shared by all tests: a real local Ray, quiet and without reports home."""
+"""Fixtures of all tests: a real local Ray cluster without usage reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # of a cluster that whoever runs the tests works with
+for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # of the developer's own cluster
     os.environ.pop(name, None)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def cifar10_root() -> Path:
-    """Real CIFAR-10 in torchvision's layout, where a team has it beside the checkout."""
+    """CIFAR-10 in torchvision's layout, if it is in shared/data beside the checkout."""
     root = REPOSITORY.parent / "shared" / "data"
     if not (root / "cifar-10-batches-py").is_dir():
         pytest.skip(f"no CIFAR-10 at {root}")
@@ -34,7 +34,7 @@ def cifar10_root() -> Path:
 
 @contextmanager
 def short_directory() -> Iterator[Path]:
-    """Below ``tmp_path`` the names of Ray's sockets would be too long."""
+    """A temporary directory with a short path; in ``tmp_path`` the paths of Ray's sockets would be too long."""
     path = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
     try:
         yield path
@@ -44,7 +44,7 @@ def short_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_ray_files() -> Iterator[None]:
-    """Whatever Ray the tests start keeps its files where no other Ray on this machine looks."""
+    """Separates the files of the tests' Ray clusters from those of other clusters on this machine."""
     with short_directory() as path, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(path))
         yield
@@ -58,13 +58,13 @@ def ray_files() -> Iterator[Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a Ray come last: all others start and join what they like."""
+    """Tests that share a Ray cluster run last, because the others start or join other clusters."""
     items.sort(key=lambda item: "local_ray" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """A Ray cluster of four CPUs on this machine, for all tests that need no other."""
+    """A local Ray cluster with four CPUs, shared by all tests that do not need another one."""
     from adaptive_ray.ray_cluster.cluster import started
 
     with started(cpus=4):

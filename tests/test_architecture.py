@@ -1,4 +1,4 @@
-"""Three floors, and imports only go down: schedulers < trainables < adaptive_ray. What is heavy is imported late."""
+"""Imports between packages go one way: schedulers < trainables < adaptive_ray. Heavy packages are imported late."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"adaptive_ray", "trainables", "schedulers"}
-#: What each package may import of ours.
+#: Our packages that each package may import.
 ALLOWED = {
     "schedulers": {"schedulers"},
     "trainables": {"schedulers", "trainables"},
     "adaptive_ray": OURS,
 }
-#: The rooms of the two lower floors that know Ray, alone.
+#: The only subpackages of schedulers and trainables that may import Ray.
 WITH_RAY = ("schedulers/tune/", "trainables/on_ray/")
 FILES = [file for package in sorted(OURS) for file in sorted((ROOT / package).rglob("*.py"))]
 
@@ -50,18 +50,18 @@ def test_the_packages_are_found() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
-def test_imports_only_go_down(file: Path) -> None:
+def test_imports_go_one_way(file: Path) -> None:
     package = name(file).partition("/")[0]
     assert imported(file) & OURS <= ALLOWED[package]
 
 
-def test_ray_is_in_one_room_of_each_lower_floor() -> None:
+def test_ray_is_imported_in_one_subpackage_of_each_lower_package() -> None:
     users = users_of("ray", "schedulers") | users_of("ray", "trainables")
     assert users
     assert {file for file in users if not file.startswith(WITH_RAY)} == set()
 
 
-def test_the_lowest_floor_needs_numpy_alone() -> None:
+def test_schedulers_need_only_numpy() -> None:
     for file in FILES:
         if name(file).startswith("schedulers/") and not name(file).startswith(WITH_RAY):
             foreign = imported(file) - set(sys.stdlib_module_names) - {"schedulers", "numpy"}
@@ -110,7 +110,7 @@ def test_heavy_packages_are_each_in_one_place(package: str, within: str, users: 
     ids=", ".join,
 )
 def test_what_an_import_loads(imports: dict[str, set[str]]) -> None:
-    """In a fresh interpreter, one after the other; none loads what it must not together with those before it."""
+    """Imports run one after the other in a fresh interpreter; none may load the packages listed for it."""
     shown = "; print(*{name.partition('.')[0] for name in sys.modules})"
     code = "import sys; " + "; ".join(f"import {module}{shown}" for module in imports)
     done = subprocess.run(

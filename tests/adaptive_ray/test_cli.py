@@ -161,7 +161,7 @@ class TestRefused:
         assert "count them with: adaptive-ray cluster CONFIG" in text
 
     @pytest.mark.parametrize("option", ["--json", "--html"])
-    def test_a_file_in_a_folder_that_is_not_there(self, command: Command, tmp_path: Path, option: str) -> None:
+    def test_a_file_in_a_missing_folder(self, command: Command, tmp_path: Path, option: str) -> None:
         assert "create it first" in refused(command, tmp_path, "cluster", QUICKSTART, option, "nowhere/out")
 
     def test_a_loss_that_cannot_be_imported(
@@ -181,7 +181,7 @@ class TestRefused:
         assert "simclr.loss: loss 'broken_loss:mine' cannot be imported: RuntimeError: half of it is missing" in text
         assert "PYTHONPATH" in text
 
-    def test_a_gpu_that_is_not_there(self, command: Command, tmp_path: Path) -> None:
+    def test_a_missing_gpu(self, command: Command, tmp_path: Path) -> None:
         import torch
 
         if torch.cuda.is_available():
@@ -199,7 +199,7 @@ class TestRefused:
     def test_a_missing_folder(self, command: Command, tmp_path: Path) -> None:
         assert str(tmp_path / "images") in refused(command, tmp_path, "run", written(tmp_path))
 
-    def test_data_that_is_not_there(self, command: Command, tmp_path: Path) -> None:
+    def test_missing_data(self, command: Command, tmp_path: Path) -> None:
         settings = ["--set", "dataset.name=cifar10", "--set", "dataset.download=false"]
         text = refused(command, tmp_path, "run", QUICKSTART, *settings)
         assert str(tmp_path / "data" / "cifar-10-batches-py") in text
@@ -344,7 +344,7 @@ class TestRuns:
         assert "the run is not finished" in text
         assert f"--resume {unfinished}" in text
 
-    def test_report_of_a_damaged_one(self, command: Command, tmp_path: Path, unfinished: Path) -> None:
+    def test_report_of_a_corrupt_one(self, command: Command, tmp_path: Path, unfinished: Path) -> None:
         (unfinished / "result.json").write_text('{"chosen')
         assert "result.json" in refused(command, tmp_path, "report", unfinished)
 
@@ -357,7 +357,7 @@ class TestRuns:
         assert "nothing to resume" in refused(command, tmp_path, "run", "--resume", unfinished)
 
     @pytest.mark.parametrize("content", ["candidates: [1\n", "- 1\n", "candidates: [1]\n"])
-    def test_resuming_one_with_a_damaged_configuration(
+    def test_resuming_one_with_a_corrupt_configuration(
         self, command: Command, tmp_path: Path, unfinished: Path, content: str
     ) -> None:
         (unfinished / "config.yaml").write_text(content)
@@ -374,7 +374,7 @@ class TestMain:
         assert answer.code == 0
         assert "Usage" in answer.out
 
-    def test_without_arguments_it_helps(self, command: Command) -> None:
+    def test_help_without_arguments(self, command: Command) -> None:
         answer = command()
         assert "Usage" in answer.out + answer.err
         assert "Traceback" not in answer.err
@@ -414,7 +414,7 @@ class TestProcess:
         assert " training images, 1 x 28 x 28" in answer.out
         assert list(tmp_path.iterdir()) == []
 
-    def test_workers_that_this_machine_has_not(self, tmp_path: Path) -> None:
+    def test_more_workers_than_this_machine_has(self, tmp_path: Path) -> None:
         answer = self.process(tmp_path, "run", QUICKSTART, "--set", "trial.workers=99999")
         assert "trial.workers = 99999" in one_line(answer)
         assert answer.out == ""
@@ -427,7 +427,7 @@ class TestProcess:
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("broken", ["full", "closed"])
-    def test_an_output_that_takes_nothing(self, tmp_path: Path, broken: str) -> None:
+    def test_an_output_that_cannot_be_written(self, tmp_path: Path, broken: str) -> None:
         command = [sys.executable, "-m", "adaptive_ray", "version"]
         if broken == "full":
             if not Path("/dev/full").exists():

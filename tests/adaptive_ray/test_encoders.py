@@ -82,7 +82,7 @@ def test_a_backbone_needs_neither_network_nor_the_weights_it_started_from(
     assert float(loaded.mean.max()) == pytest.approx(0.4)
 
 
-def test_an_encoder_from_before_there_were_backbones(saved: Path, encoder: Encoder) -> None:
+def test_an_encoder_of_a_version_without_backbones(saved: Path, encoder: Encoder) -> None:
     file = saved / "encoder.json"
     description = json.loads(file.read_text())
     for name in ("backbone", "stem", "weights"):
@@ -102,7 +102,7 @@ def test_from_the_package(saved: Path, encoder: Encoder) -> None:
         adaptive_ray.no_such_name  # noqa: B018
 
 
-def test_the_description_tells_how_to_use_it(saved: Path) -> None:
+def test_the_description_shows_how_to_use_it(saved: Path) -> None:
     description = json.loads((saved / "encoder.json").read_text())
     assert description["channels"] == 1
     assert description["image_size"] == 28
@@ -132,7 +132,7 @@ def test_a_missing_file_is_reported(saved: Path, missing: str) -> None:
     assert complaint(saved) == f"{saved}: no encoder found ({missing} is missing)"
 
 
-def test_no_directory_at_all(tmp_path: Path) -> None:
+def test_no_directory(tmp_path: Path) -> None:
     assert str(tmp_path / "none") in complaint(tmp_path / "none")
 
 
@@ -155,7 +155,7 @@ def test_some_other_file(saved: Path) -> None:
         b'{"architecture": {"width": 8, "depth": 1}, "channels": -1}',
     ],
 )
-def test_a_damaged_description(saved: Path, content: bytes) -> None:
+def test_a_corrupt_description(saved: Path, content: bytes) -> None:
     (saved / "encoder.json").write_bytes(content)
     text = complaint(saved)
     assert str(saved) in text

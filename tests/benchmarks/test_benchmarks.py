@@ -80,7 +80,7 @@ def test_throughput_covers_the_whole_step() -> None:
 
 
 @pytest.mark.slow
-def test_swap_cost_goes_round_all_candidates() -> None:
+def test_swap_cost_covers_all_candidates() -> None:
     output = script("swap_cost", "--batch-sizes", "8", "16", "--steps", "1", "--rounds", "1")
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[:1] == "│"]
     assert [row[0] for row in rows] == ["8", "16", "8x4"]
@@ -90,7 +90,7 @@ def test_swap_cost_goes_round_all_candidates() -> None:
 
 
 @pytest.mark.slow
-def test_recording_goes_on_where_it_stopped_and_can_be_replayed(tmp_path: Path) -> None:
+def test_recording_resumes_and_can_be_replayed(tmp_path: Path) -> None:
     few = ["--datasets", "mnist5k", "--rules", "sqrt", "--seeds", "0", "--images", "256", "--epochs", "1"]
     few += ["--evaluations", "4", "--batch-sizes", "32", "64", "--out", str(tmp_path)]
     script("record_curves", *few)
@@ -125,7 +125,7 @@ def test_a_long_tail_has_a_hundred_times_fewer_images_of_its_last_class(monkeypa
 
 
 @pytest.mark.slow
-def test_clusters_of_made_up_features_are_found() -> None:
+def test_clusters_of_synthetic_features_are_found() -> None:
     output = script("clusters", "scale", "--rows", "2000", "--dimensions", "32", "--modes", "4")
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[:1] == "│"]
     assert [row[:2] for row in rows] == [["4", "4"]]
@@ -133,7 +133,7 @@ def test_clusters_of_made_up_features_are_found() -> None:
 
 
 @pytest.mark.slow
-def test_costs_of_methods_are_shares_of_a_step() -> None:
+def test_costs_of_methods_are_fractions_of_a_step() -> None:
     output = script("method_costs", "--steps", "1", "--batch-size", "32", "--projections", "8")
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[:1] == "│"]
     assert [row[0] for row in rows] == [
@@ -160,7 +160,7 @@ def test_methods_are_compared_by_their_updates_and_a_race_at_its_window(monkeypa
 
 
 @pytest.mark.slow
-def test_scenarios_record_accuracy_on_the_way_and_resume(tmp_path: Path) -> None:
+def test_scenarios_record_accuracy_during_training_and_resume(tmp_path: Path) -> None:
     few = ["--scenarios", "digits", "--seeds", "0", "--images", "128", "--sizes", "32", "64"]
     few += ["--reports", "4", "--out", str(tmp_path)]
     script("record_scenarios", *few)
@@ -177,7 +177,7 @@ def test_scenarios_record_accuracy_on_the_way_and_resume(tmp_path: Path) -> None
     assert len(file.read_text().splitlines()) == 2
 
 
-def test_every_recorded_scenario_is_whole_sweeps() -> None:
+def test_every_recorded_scenario_has_complete_sweeps() -> None:
     scenarios = load("record_scenarios")
     for file in sorted((BENCHMARKS / "scenarios").glob("*.jsonl")):
         sizes: dict[int, list[int]] = {}

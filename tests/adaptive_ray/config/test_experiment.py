@@ -77,7 +77,7 @@ class TestOverrides:
         assert (config.seed, config.candidates, config.trial.use_gpu) == (7, [Candidate(16), Candidate(32)], False)
         assert (config.race.prune_below, config.name, config.winner.workers) == (0.2, "my-run", "auto")
 
-    def test_deep_ones_leave_their_neighbours_alone(self) -> None:
+    def test_nested_overrides_keep_other_settings(self) -> None:
         config = load_config(QUICKSTART, ["simclr.optimizer.learning_rate=0.5", "simclr.encoder.width=8"])
         assert config.simclr.optimizer.learning_rate == 0.5
         assert config.simclr.optimizer.name == "adamw"
@@ -116,7 +116,7 @@ class TestOverrides:
         assert "one by one" in complaint("dataset={name: cifar10}")
 
     def test_impossible_date(self) -> None:
-        # YAML takes it for a date, and there is no 13th month.
+        # YAML parses it as a date, and there is no 13th month.
         assert "2024-13-45" in complaint("name=2024-13-45")
 
 
@@ -333,7 +333,7 @@ class TestWrongSettings:
         text = complaint(override)
         assert all(part in text for part in parts), text
 
-    def test_two_ways_to_accumulate(self, tmp_path: Path) -> None:
+    def test_fixed_and_adaptive_accumulation_are_exclusive(self, tmp_path: Path) -> None:
         file = changed(tmp_path, candidates=[64, {"batch_size": 64, "accumulation": 4}])
         text = complaint("accumulation={until: information, alpha: 2}", file=file)
         assert "64x4 accumulates 4 batches per update" in text
@@ -425,7 +425,7 @@ def test_candidates_are_batch_sizes_or_batch_sizes_with_accumulation() -> None:
         ["race.rerace={at: [0.6]}"],
     ],
 )
-def test_ways_to_explore(settings: list[str]) -> None:
+def test_explore_modes(settings: list[str]) -> None:
     config = load_config(QUICKSTART, settings)
     assert parse_config(yaml.safe_load(dump_config(config))) == config
     assert config.swap.enabled is ("swap.enabled=true" in settings)

@@ -56,7 +56,7 @@ class TestArithmetic:
         assert rotating(12).trials == (Candidate(10),)
         assert rotating(12).explore_limit == 0
 
-    def test_what_races_on_the_way_may_cost(self) -> None:
+    def test_explore_limit_of_reraces(self) -> None:
         def limit(rerace: Any) -> int:
             config = configured([10, 20], {"epochs": 10}, {"epochs": 1}, evaluations=5, rerace=rerace)
             return Plan.of(config, 1000).explore_limit
@@ -65,19 +65,19 @@ class TestArithmetic:
         assert limit({"at": [0.3, 0.6]}) == 3000
         assert limit("on_deviation") == 10_000
 
-    def test_the_grid_is_one_that_every_batch_hits(self) -> None:
+    def test_reports_are_at_multiples_of_every_batch_size(self) -> None:
         # 7,488 samples in 7 reports are 1,069 each; the nearest multiple of 256 (which 64 and 128 divide) is 1,024
         plan = Plan.of(configured([64, 128, 256], {"epochs": 7}, {"epochs": 2}, evaluations=7), 3744)
         assert plan.evaluate_every == 1024
         assert plan.window == 7 * 1024
         assert plan.budget == 7 * 3744
 
-    def test_without_a_common_multiple_in_reach_the_grid_is_what_was_asked_for(self) -> None:
+    def test_without_a_common_multiple_reports_are_as_configured(self) -> None:
         plan = Plan.of(configured([64, 100, 81], {"samples": 8000}, {"samples": 2000}, evaluations=10), 4000)
         assert plan.evaluate_every == 200
         assert plan.window == 2000
 
-    def test_the_window_does_not_leave_the_budget(self) -> None:
+    def test_the_window_does_not_exceed_the_budget(self) -> None:
         # 1,000 samples in 4 reports are 250 each; on a grid of 64 they would come to 4 x 256
         plan = Plan.of(configured([64], {"samples": 1000}, {"samples": 1000}, evaluations=4), 4000)
         assert plan.evaluate_every % 64 == 0
@@ -95,7 +95,7 @@ class TestArithmetic:
         assert (plan.evaluate_every, plan.window) == (256, 2048)
 
     @pytest.mark.parametrize(("count", "cost"), [(1, 0), (2, 2048), (4, 6144)])
-    def test_exploring_costs_the_window_of_those_that_lose(self, count: int, cost: int) -> None:
+    def test_explore_limit_is_the_window_of_each_loser(self, count: int, cost: int) -> None:
         sizes = [8, 16, 32, 64][:count]
         plan = Plan.of(configured(sizes, {"samples": 9000}, {"samples": 2048}, evaluations=8), 4000)
         assert plan.window == 2048
@@ -107,7 +107,7 @@ class TestArithmetic:
         extra=st.integers(0, 50_000),
         evaluations=st.integers(4, 60),
     )
-    def test_whatever_is_accepted_is_consistent(
+    def test_accepted_settings_give_consistent_plans(
         self, sizes: list[int], window: int, extra: int, evaluations: int
     ) -> None:
         config = configured(sizes, {"samples": window + extra}, {"samples": window}, evaluations=evaluations)
@@ -166,7 +166,7 @@ class TestRefused:
         assert "2 steps of batch size 512" in text
         assert "at least 3" in text
 
-    def test_a_race_on_the_way_must_fit(self) -> None:
+    def test_a_rerace_must_fit(self) -> None:
         again = {"at": [0.5, 0.95]}
         text = complaint(configured([32, 64], {"epochs": 10}, {"epochs": 1}, rerace=again), 4000)
         assert "race.rerace" in text

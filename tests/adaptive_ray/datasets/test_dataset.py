@@ -68,7 +68,7 @@ class TestMnist5k:
             assert images.max() == 255
         assert data.labels.dtype == data.test_labels.dtype == np.int64
 
-    def test_parts_are_disjoint_and_whole(self) -> None:
+    def test_splits_are_disjoint_and_complete(self) -> None:
         data = load(name="mnist5k")
         parts = [data.training.images, data.training.reference, data.test_images]
         rows = [image.tobytes() for part in parts for image in part]
@@ -101,7 +101,7 @@ class TestMnist5k:
         assert np.array_equal(limited.training.reference, whole.training.reference)
         assert np.array_equal(limited.test_images, whole.test_images)
 
-    def test_test_share(self) -> None:
+    def test_test_fraction(self) -> None:
         assert len(load(name="mnist5k", test_fraction=0.5).test_images) == 2500
 
     def test_too_large_a_reference_set(self) -> None:
@@ -188,7 +188,7 @@ class TestImageFolder:
         assert len(data.test_labels) == len(data.test_images)
 
     @pytest.mark.parametrize("held_out", [False, True])
-    def test_too_few_can_be_read(self, tmp_path: Path, held_out: bool) -> None:
+    def test_too_few_readable_images(self, tmp_path: Path, held_out: bool) -> None:
         settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference_images": 16}
         data = load(**settings)
         for image in data.test_images if held_out else data.training.images[:20]:
@@ -336,7 +336,7 @@ class TestStreaming:
     def test_training_images_are_not_decoded_to_load_them(self, tmp_path: Path) -> None:
         settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference_images": 16}
         file = tmp_path / file_of(load(**settings, stream=False).training.images[0])
-        file.write_bytes(file.read_bytes()[:45])  # its header is whole
+        file.write_bytes(file.read_bytes()[:45])  # its header is valid
         data = load(**settings, stream=True)
         assert len(data.training.images[1:]) == 31
         with pytest.raises(ValueError, match="cannot be decoded") as caught:
@@ -345,7 +345,7 @@ class TestStreaming:
         assert len(load(**settings, stream=False).training.images) == 31
         assert len(load(**settings, stream=True, check="pixels").training.images[:]) == 31
 
-    def test_a_damaged_image_that_is_held_out_is_left_out(self, tmp_path: Path) -> None:
+    def test_a_corrupt_held_out_image_is_skipped(self, tmp_path: Path) -> None:
         settings = {"name": "image_folder", "root": image_folder(tmp_path), "image_size": 8, "reference_images": 16}
         data = load(**settings, stream=True)
         for image in (data.test_images[0], data.training.reference[0]):
@@ -384,7 +384,7 @@ class TestStreaming:
             DatasetSettings(name="image_folder", decoder_threads=decoders)
 
     @pytest.mark.parametrize("decoders", [1, 3, "auto"])
-    def test_so_many_decoders_as_asked_for(self, tmp_path: Path, decoders: Any) -> None:
+    def test_number_of_decoder_threads(self, tmp_path: Path, decoders: Any) -> None:
         data = load(
             name="image_folder",
             root=image_folder(tmp_path),
@@ -398,10 +398,10 @@ class TestStreaming:
         with data.training.images.pool() as pool:
             for _ in range(expected):
                 pool.submit(everyone.wait, 20)
-            everyone.wait(20)  # breaks if there are fewer
+            everyone.wait(20)  # raises if there are fewer
             busy = [pool.submit(one_more.wait) for _ in range(expected + 1)]
             time.sleep(0.1)
-            assert not busy[-1].running()  # as it were if there were more
+            assert not busy[-1].running()  # it would be running if there were more
             one_more.set()
 
 

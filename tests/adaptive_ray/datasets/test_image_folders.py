@@ -32,7 +32,7 @@ def complaint(root: Path) -> str:
     return text
 
 
-def test_a_folder_a_class_in_torchvisions_order(tmp_path: Path) -> None:
+def test_one_class_per_folder_in_torchvisions_order(tmp_path: Path) -> None:
     for name in ("b", "B", "a/deep/er", "a/deep-er", "a", "c 1/x"):
         images(tmp_path / name, 2)
     folder, skipped = read(tmp_path)
@@ -61,7 +61,7 @@ def test_labels_none_takes_everything(tmp_path: Path) -> None:
     assert skipped == []
 
 
-def test_one_folder_of_images_is_no_class(tmp_path: Path) -> None:
+def test_a_single_folder_of_images_is_not_a_class(tmp_path: Path) -> None:
     images(tmp_path / "archive" / "a")
     images(tmp_path / "archive" / "b")
     folder, _ = read(tmp_path)
@@ -136,7 +136,7 @@ def test_val_has_the_classes_of_train(tmp_path: Path) -> None:
     assert skipped == ["images in val/ whose class has no training images: 2 (000.png, z/000.png)"]
 
 
-def test_val_without_classes_is_of_no_use_to_labelled_images(tmp_path: Path) -> None:
+def test_val_without_classes_is_skipped_if_images_are_labelled(tmp_path: Path) -> None:
     for name in ("train/a", "train/b", "val"):
         images(tmp_path / name, 1)
     folder, skipped = read(tmp_path)
@@ -166,7 +166,7 @@ def test_train_without_val(tmp_path: Path) -> None:
     assert folder.test is None
 
 
-def test_a_train_beside_a_bus_is_a_class(tmp_path: Path) -> None:
+def test_a_train_folder_beside_other_classes_is_a_class(tmp_path: Path) -> None:
     for name in ("train", "bus"):
         images(tmp_path / name, 1)
     assert read(tmp_path)[0].training.classes == ["bus", "train"]
@@ -175,7 +175,7 @@ def test_a_train_beside_a_bus_is_a_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "rule"), [(("val", "test"), "but no train/"), (("train", "training", "val"), "keep only one")]
 )
-def test_which_to_train_on_is_not_guessed(tmp_path: Path, names: tuple[str, ...], rule: str) -> None:
+def test_ambiguous_training_folders_are_refused(tmp_path: Path, names: tuple[str, ...], rule: str) -> None:
     for name in names:
         images(tmp_path / name / "a", 1)
         images(tmp_path / name / "b", 1)
@@ -195,7 +195,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     assert "is a file; extract it" in complaint(archive)
 
 
-def test_a_link_from_val_to_train_is_no_image_to_test_on(tmp_path: Path) -> None:
+def test_links_from_val_to_train_are_not_test_images(tmp_path: Path) -> None:
     for name in ("train/a", "train/b", "val/a", "val/b"):
         images(tmp_path / name, 1)
     (tmp_path / "val" / "a" / "known.png").symlink_to(tmp_path / "train" / "a" / "000.png")

@@ -57,7 +57,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_counts_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
+def test_a_file_with_several_links_counts_once(tmp_path: Path) -> None:
     root = images(tmp_path / "data" / "b", 2).parent
     pool = images(tmp_path / "pool", 1, first=7)
     (root / "a").mkdir()
@@ -76,7 +76,7 @@ def test_a_file_counts_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
     ]
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_names_that_are_not_text(tmp_path: Path) -> None:
     for name in (b"\xff\xfe.png", b"two\nlines.txt", b"\xff.txt"):
         (tmp_path / os.fsdecode(name)).write_bytes(b"")
     tree, skipped = listed(tmp_path)

@@ -129,7 +129,7 @@ def test_unreadable_files_are_listed(tmp_path: Path) -> None:
     found = of(tmp_path).unreadable
     assert {path: found[path] for path in expected} == expected
     assert str(tmp_path / "c.png") in found
-    assert str(tmp_path / "d.png") not in found  # its header is whole
+    assert str(tmp_path / "d.png") not in found  # its header is valid
     assert of(tmp_path, decode_all=True).unreadable == {**found, str(tmp_path / "d.png"): "image file is truncated"}
     assert survey([str(tmp_path / "none.png")], 8).unreadable == {
         str(tmp_path / "none.png"): "no such file or directory"
@@ -138,7 +138,7 @@ def test_unreadable_files_are_listed(tmp_path: Path) -> None:
 
 def test_without_permission() -> None:
     user = os.geteuid()
-    with tempfile.TemporaryDirectory() as name:  # pytest's own cannot be reached by others
+    with tempfile.TemporaryDirectory() as name:  # other users cannot access pytest's directory
         folder = images(Path(name))
         folder.chmod(0o755)
         (folder / "001.png").chmod(0)

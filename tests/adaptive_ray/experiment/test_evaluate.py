@@ -69,7 +69,7 @@ def test_images_of_one_class_have_neighbours(digits: Dataset, tmp_path: Path) ->
     assert (tmp_path / "neighbours.png").is_file()
 
 
-def test_an_untrained_encoder_that_cannot_be_made_costs_its_own_accuracies(digits: Dataset, tmp_path: Path) -> None:
+def test_without_an_untrained_encoder_only_its_accuracies_are_missing(digits: Dataset, tmp_path: Path) -> None:
     def gone() -> Encoder:
         return encoder().load_weights(torch.load(tmp_path / "weights.pt"))  # type: ignore[func-returns-value]
 
@@ -80,7 +80,7 @@ def test_an_untrained_encoder_that_cannot_be_made_costs_its_own_accuracies(digit
     assert {name for name, share in found.accuracies.items() if share is None} == lost
 
 
-def test_a_picture_that_cannot_be_written_costs_itself(digits: Dataset, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_written_is_skipped(digits: Dataset, tmp_path: Path) -> None:
     (tmp_path / "neighbours.png").mkdir()
     found = evaluated(digits, tmp_path)
     assert list(found.unavailable) == ["neighbours.png"]
@@ -88,7 +88,7 @@ def test_a_picture_that_cannot_be_written_costs_itself(digits: Dataset, tmp_path
     assert None not in found.accuracies.values()
 
 
-def test_features_that_are_no_numbers_cost_their_accuracies(digits: Dataset, tmp_path: Path) -> None:
+def test_accuracies_of_nan_features_are_missing(digits: Dataset, tmp_path: Path) -> None:
     broken = encoder()
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
@@ -111,7 +111,7 @@ def streamed(digits: Dataset, tmp_path: Path) -> tuple[Dataset, list[Path]]:
     return replace(digits, training=training, labels=digits.labels[:100], test_images=test), paths
 
 
-def test_corrupt_images_are_left_out(streamed: tuple[Dataset, list[Path]], tmp_path: Path) -> None:
+def test_corrupt_images_are_skipped(streamed: tuple[Dataset, list[Path]], tmp_path: Path) -> None:
     data, paths = streamed
     whole = evaluated(data, tmp_path, lambda: encoder(3), network=encoder(3))
     for index in (7, 8):

@@ -39,7 +39,7 @@ SMALL = [
     "--set",
     "dataset.limit=1536",
 ]
-#: The winner is told what it may swap to, and never does.
+#: The winner may swap, but does not.
 READY_TO_SWAP = ["--set", "swap.enabled=true", "--set", "swap.threshold=50"]
 
 
@@ -109,7 +109,7 @@ def test_the_result_holds_the_choice_and_the_encoder_is_trained(finished: tuple[
         assert text in output
 
 
-def test_curves_go_on_through_interruption_and_promotion(finished: tuple[RunDirectory, str]) -> None:
+def test_curves_continue_after_interruption_and_promotion(finished: tuple[RunDirectory, str]) -> None:
     directory, _ = finished
     curves, result = directory.read_json("curves.json"), directory.read_json("result.json")
     assert set(curves) == {"64", "256"}
@@ -128,10 +128,10 @@ def test_swaps_use_rates_and_throughputs_of_the_race(finished: tuple[RunDirector
     winner = directory.read_json("result.json")["winner"]
     last = directory.reports()[winner][-1]
     checkpoint = torch.load(Path(str(last.checkpoint_path)) / CHECKPOINT_FILE, weights_only=True)
-    told = json.loads(checkpoint["swapping"])["settings"]
+    settings = json.loads(checkpoint["swapping"])["settings"]
     found = {entry["candidate"]: entry["log_rate"] for entry in directory.decisions() if entry["state"] != "waiting"}
-    assert told["rates"] == found
-    assert set(told["throughputs"]) == {"64", "256"}
+    assert settings["rates"] == found
+    assert set(settings["throughputs"]) == {"64", "256"}
     decided = directory.swaps()
     assert decided
     assert {(swap["action"], swap["chosen"]) for swap in decided} == {("keep", winner)}
@@ -278,7 +278,7 @@ def test_restarts_are_reported_and_a_failed_winner_can_be_retried(
     assert directory.read_json("result.json")["seconds"] >= elapsed[-1] > 60  # of both sessions
 
 
-def test_without_a_survivor_it_ends_with_every_reason(tmp_path: Path) -> None:
+def test_if_all_candidates_fail_every_reason_is_reported(tmp_path: Path) -> None:
     # At such a learning rate the first steps leave every weight without a number.
     ruin = ["--set", "simclr.optimizer.name=sgd", "--set", "simclr.optimizer.learning_rate=1e30"]
     process = start(

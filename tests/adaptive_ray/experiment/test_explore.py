@@ -52,7 +52,7 @@ def test_candidates_from_clusters_take_turns_in_one_run_with_stratified_batches(
         assert heading in page
 
 
-def test_a_winner_races_again_on_its_way(tmp_path: Path) -> None:
+def test_a_rerace_during_the_winners_training(tmp_path: Path) -> None:
     common = ("candidates=[32, 128]", "budget.samples=4096", "race.window.samples=1024", "race.prune_below=0")
     methods = ("clusters.encoder=pixels", "clusters.n_clusters=8", "sample_weights={mode: static}")
     informed = (

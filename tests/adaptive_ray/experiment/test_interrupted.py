@@ -160,7 +160,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.ray
-def test_a_full_disk_then_a_folder_in_the_way_then_the_results(own_images: Path, small_disk: Path) -> None:
+def test_results_are_written_after_a_full_disk_and_a_blocked_path(own_images: Path, small_disk: Path) -> None:
     """Unlabelled images: no probes, and no training is repeated."""
     runs, run = small_disk / "runs", small_disk / "runs" / "run"
     resume = f"continue with: adaptive-ray run --resume {run}"

@@ -123,7 +123,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tracker, RunDirec
 
 
 class TestDatabase:
-    def test_the_page_shows_training_and_says_what_came_out(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+    def test_the_page_shows_training_and_results(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         tracker, _ = tracked
         experiment = MlflowClient(tracking_uri=tracker.uri).get_experiment(tracker.experiment_id)
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"  # not a chat's traces
@@ -195,7 +195,7 @@ class TestDatabase:
         assert children["64"].data.tags["state"] == "won"
         assert children["32"].data.tags["state"] == "pruned: its probability of finishing best is 1.0%"
 
-    def test_one_that_was_pruned_and_races_again_is_running(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+    def test_a_pruned_candidate_that_races_again_is_running(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         tracker, _ = tracked
         tracker.racing("32", "forks from 64 after 128 samples")
         _, children = runs_of(tracker)
@@ -206,7 +206,7 @@ class TestDatabase:
         assert children["32"].info.status == "FINISHED"
         assert children["32"].data.tags["state"] == "pruned: its probability of finishing best is 1.0%"
 
-    def test_artifacts_lie_beside_the_database(self, tracked: tuple[Tracker, RunDirectory], tmp_path: Path) -> None:
+    def test_artifacts_are_beside_the_database(self, tracked: tuple[Tracker, RunDirectory], tmp_path: Path) -> None:
         tracker, directory = tracked
         client = MlflowClient(tracking_uri=tracker.uri)
         assert {entry.path for entry in client.list_artifacts(tracker.run_id)} == {"config.yaml", "result.json"}
@@ -301,7 +301,7 @@ class TestDatabase:
         tracker.end("KILLED")
         assert set(statuses(tracker).values()) == {"KILLED"}
 
-    def test_what_an_earlier_session_broke_off_is_finished_with_the_run(
+    def test_open_runs_of_an_earlier_session_are_finished_with_the_run(
         self, tracked: tuple[Tracker, RunDirectory]
     ) -> None:
         """A candidate that was pruned while MLflow's disk was full does not report again."""
@@ -315,9 +315,7 @@ class TestDatabase:
         after.artifacts(directory, [])
         assert set(statuses(after).values()) == {"FINISHED"}
 
-    def test_candidates_without_a_trial_of_their_own_end_with_the_run(
-        self, tracked: tuple[Tracker, RunDirectory]
-    ) -> None:
+    def test_candidates_without_their_own_trial_end_with_the_run(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         """Candidates that rotate within one run."""
         config = load_config(tracked[1].path / "config.yaml")
         directory = RunDirectory.create(config, "turns")
@@ -327,9 +325,7 @@ class TestDatabase:
         tracker.artifacts(directory, [])
         assert set(statuses(tracker).values()) == {"FINISHED"}
 
-    def test_a_run_that_mlflow_has_lost_is_made_again_with_its_reports(
-        self, tracked: tuple[Tracker, RunDirectory]
-    ) -> None:
+    def test_a_run_missing_in_mlflow_is_recreated_with_its_reports(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         """For example after the run was moved to another machine, or deleted in MLflow."""
         config = load_config(tracked[1].path / "config.yaml")
         directory = RunDirectory.create(config, "moved")
@@ -348,7 +344,7 @@ class TestDatabase:
         directory.write_json("mlflow.json", lost)
         assert Tracker(config, directory).run_id not in ("0" * 32, after.run_id)
 
-    def test_a_copy_of_another_name_has_runs_of_its_own(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+    def test_a_copy_of_another_name_has_its_own_runs(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         config = load_config(tracked[1].path / "config.yaml")
         directory = RunDirectory.create(config, "original")
         original = Tracker(config, directory)
@@ -362,7 +358,7 @@ class TestDatabase:
         assert Tracker(config, copy).run_id == copied.run_id
         assert Tracker(config, directory).run_id == original.run_id
 
-    def test_a_deleted_experiment_is_called_that(self, tracked: tuple[Tracker, RunDirectory]) -> None:
+    def test_a_deleted_experiment_is_reported(self, tracked: tuple[Tracker, RunDirectory]) -> None:
         config = load_config(tracked[1].path / "config.yaml", ["tracking.experiment=gone"])
         directory = RunDirectory.create(config, "of-the-deleted")
         tracker = Tracker(config, directory)
@@ -391,7 +387,7 @@ class TestDatabase:
         assert "information" not in children["32"].data.metrics
         assert children["32"].data.metrics["reference_loss"] == 5 - 0.064
 
-    def test_the_environment_says_where(
+    def test_the_tracking_uri_is_read_from_the_environment(
         self, tracked: tuple[Tracker, RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked[0].uri)
@@ -400,7 +396,7 @@ class TestDatabase:
         assert tracker.uri == tracked[0].uri
         assert not (tmp_path / "other" / "runs" / "mlflow.db").exists()
 
-    def test_a_damaged_database(self, tmp_path: Path) -> None:
+    def test_a_corrupt_database(self, tmp_path: Path) -> None:
         config = configured(tmp_path)
         directory = RunDirectory.create(config, "first")
         (tmp_path / "mlflow.db").write_text("this is no database, but a text of some length" * 50)

@@ -82,7 +82,7 @@ def test_a_resumed_run_has_the_same_state(directory: RunDirectory) -> None:
     assert written == [(decision.key, decision.state) for decision in before.scheduler.decisions]
 
 
-def test_a_winner_that_failed_is_not_called_no_survivor_and_is_the_winner_again_once_it_is_retried(
+def test_a_failed_winner_is_reported_and_wins_again_when_retried(
     directory: RunDirectory,
 ) -> None:
     raced(directory).scheduler.series.fail("128", "failed: worker 0: process 7 (RayTrainWorker) died")
@@ -103,7 +103,7 @@ def test_a_winner_that_failed_is_not_called_no_survivor_and_is_the_winner_again_
     assert again.scheduler.race.state("64") is State.PRUNED  # the race was decided without it
 
 
-def test_without_a_survivor_all_race_again_once_they_are_retried(directory: RunDirectory) -> None:
+def test_if_all_candidates_failed_they_race_again_when_retried(directory: RunDirectory) -> None:
     trials = session(directory)
     for key in ("64", "128", "256"):
         trials.scheduler.series.fail(key, "failed: OSError: no space left")

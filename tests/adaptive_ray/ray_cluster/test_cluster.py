@@ -31,7 +31,7 @@ ALONE = ["--set", "candidates=[64]", "--set", "explore=none"]
 BUDGET = 12_288
 #: Another user's number.
 SOMEBODY = 65534
-#: The ports that `ray start --head` takes unless it is told others.
+#: The ports that `ray start --head` takes unless it is observed others.
 USUAL_PORTS = {6379, 8265, 10001, 52365}
 #: What somebody runs who gives no address: the cluster that Ray finds, and what is there.
 PLAIN = """
@@ -72,7 +72,7 @@ class Head:
 
 
 @dataclass
-class Told:
+class Observed:
     """The results of all processes."""
 
     outputs: dict[str, str] = field(default_factory=dict)
@@ -143,26 +143,26 @@ def submit(environment: dict[str, str], address: str, folder: Path, *command: st
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Names and contents beside the sessions in a directory of Ray's, but for what a cluster writes again and again."""
+    """Names and contents of the files in Ray's directory, without those that a cluster rewrites (*.json)."""
     return {path.name: path.read_text() for path in folder.iterdir() if path.is_file() and path.suffix != ".json"}
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> Told:
-    """Two runs, of two users, and a job; beside them a head that crashes, another one, and a plain `ray.init()`."""
-    ray_files.chmod(0o1777)  # in the place of /tmp
+def observed(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> Observed:
+    """Two runs of two users and a job, beside a head that crashes, another head, and a plain `ray.init()`."""
+    ray_files.chmod(0o1777)  # instead of /tmp
     home = tmp_path_factory.mktemp("home")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
     environment = {**kept, "RAY_TMPDIR": str(ray_files), "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
     environment |= {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
-    # Clusters ask for a token by default; whoever connects has it and says so.
+    # Clusters require a token by default; clients must send it.
     theirs = {**environment, "RAY_AUTH_MODE": "token"}
     subprocess.run([RAY, "get-auth-token", "--generate"], env=theirs, check=True, capture_output=True)
     ours = {**environment, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
-    told = Told()
+    observed = Observed()
 
     def run(name: str, settings: list[str], *user: str) -> tuple[subprocess.Popen[str], Path]:
-        """In a folder that happens to hold packages named as ours are."""
+        """Runs in a folder with packages that have the names of ours."""
         folder = ray_files / name
         for package in ("schedulers", "trainables"):
             (folder / package).mkdir(parents=True)
@@ -191,40 +191,40 @@ def told(tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> Told:
         with head(theirs, home / "crashed.log") as crashed:
             first, first_run = run("first", RACE)
             stack.callback(first.kill)
-            # What crashes now is still named by Ray's own file when the second run starts.
+            # Ray's file still has the address of the crashed head when the second run starts.
         second, second_run = run("second", ALONE, *somebody_else())
         stack.callback(second.kill)
         alive = stack.enter_context(head(theirs, home / "alive.log"))
-        told.refused = refused(crashed.address, own_cluster(first.pid))
-        told.plain.append(plain())
-        told.files.append(files(ray_files / "ray"))
-        told.ports = ports([*descendants(first.pid), *descendants(second.pid)])
+        observed.refused = refused(crashed.address, own_cluster(first.pid))
+        observed.plain.append(plain())
+        observed.files.append(files(ray_files / "ray"))
+        observed.ports = ports([*descendants(first.pid), *descendants(second.pid)])
         assert first.poll() is None
         assert second.poll() is None
         job = ["adaptive-ray", "run", "configs/quickstart.yaml", *SMALL, *ALONE, "--set", "budget.samples=2048"]
         job += ["--runs-dir", str(home / "runs"), "--name", "job"]
         done = submit(theirs, alive.dashboard, checkout(home), *job)
-        told.codes["job"], told.outputs["job"] = done.returncode, done.stdout + done.stderr
-        told.imported = [file.read_text() for file in home.glob("imported-*")]
+        observed.codes["job"], observed.outputs["job"] = done.returncode, done.stdout + done.stderr
+        observed.imported = [file.read_text() for file in home.glob("imported-*")]
         for name, process in (("first", first), ("second", second)):
-            told.outputs[name], _ = process.communicate(timeout=300)
-            told.codes[name] = process.returncode
+            observed.outputs[name], _ = process.communicate(timeout=300)
+            observed.codes[name] = process.returncode
         for name, directory in (("first", first_run), ("second", second_run), ("job", home / "runs" / "job")):
-            assert (directory / "result.json").exists(), told.outputs[name][-3000:]
-            told.results[name] = json.loads((directory / "result.json").read_text())
-        told.plain.append(plain())
+            assert (directory / "result.json").exists(), observed.outputs[name][-3000:]
+            observed.results[name] = json.loads((directory / "result.json").read_text())
+        observed.plain.append(plain())
         deadline = time.monotonic() + 30
-        while told.plain[-1]["places"] + told.plain[-1]["actors"] and time.monotonic() < deadline:
-            told.plain.append(plain())
-        told.files.append(files(ray_files / "ray"))
+        while observed.plain[-1]["places"] + observed.plain[-1]["actors"] and time.monotonic() < deadline:
+            observed.plain.append(plain())
+        observed.files.append(files(ray_files / "ray"))
         assert alive.process.poll() is None
-        told.expected = alive.address
-    told.left = sorted(path.name for path in ray_files.iterdir())
-    return told
+        observed.expected = alive.address
+    observed.left = sorted(path.name for path in ray_files.iterdir())
+    return observed
 
 
 def checkout(home: Path) -> Path:
-    """What a user submits: the packages and the configurations, nothing installed. Says who has imported it."""
+    """A job's working directory: packages and configurations, not installed. Every import writes a file."""
     folder = home / "checkout"
     for name in ("adaptive_ray", "trainables", "schedulers", "configs"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -237,7 +237,7 @@ def checkout(home: Path) -> Path:
 
 
 def own_cluster(pid: int) -> str:
-    """The address of the cluster that a run has started, once it has workers."""
+    """The address of the cluster that a run has started, as soon as it has workers."""
     deadline = time.monotonic() + 120
     while True:
         running = commands(descendants(pid))
@@ -249,7 +249,7 @@ def own_cluster(pid: int) -> str:
 
 
 def somebody_else() -> list[str]:
-    """What a command is started with by another user, who can read what this one can; nothing where that cannot be."""
+    """A prefix that runs a command as another user with the same read permissions; empty if that is not possible."""
     command = ["setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups"]
     command += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
@@ -258,50 +258,50 @@ def somebody_else() -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["first", "second"])
-def test_a_run_ends_as_if_alone(told: Told, name: str) -> None:
-    assert told.codes[name] == 0, told.outputs[name]
-    result = told.results[name]
+def test_runs_beside_other_clusters_finish(observed: Observed, name: str) -> None:
+    assert observed.codes[name] == 0, observed.outputs[name]
+    result = observed.results[name]
     assert result["chosen_batch_size"] in (64, 256)
     assert result["samples_seen"] >= BUDGET
     assert result["probe_accuracy"] > result["untrained_probe_accuracy"]
 
 
-def test_a_job_follows_its_log_to_the_same_results(told: Told) -> None:
-    output, result = told.outputs["job"], told.results["job"]
-    assert told.codes["job"] == 0, output
+def test_a_job_follows_its_log_to_the_same_results(observed: Observed) -> None:
+    output, result = observed.outputs["job"], observed.results["job"]
+    assert observed.codes["job"] == 0, output
     assert "samples, reference loss" in output  # the log was followed
     assert "chosen batch size" in output
     assert result["chosen_batch_size"] == 64
     assert result["probe_accuracy"] > result["untrained_probe_accuracy"]
-    assert told.imported  # by the job's driver and by its workers
-    assert {Path(file).parents[2].name for file in told.imported} == {"working_dir_files"}
+    assert observed.imported  # by the job's driver and by its workers
+    assert {Path(file).parents[2].name for file in observed.imported} == {"working_dir_files"}
 
 
-def test_who_gives_no_address_joins_the_cluster_that_was_started_for_all(told: Told) -> None:
-    for plain in told.plain:
-        assert plain["address"].rpartition(":")[2] == told.expected.rpartition(":")[2]
+def test_without_an_address_ray_init_joins_the_shared_cluster(observed: Observed) -> None:
+    for plain in observed.plain:
+        assert plain["address"].rpartition(":")[2] == observed.expected.rpartition(":")[2]
         assert plain["nodes"] == 1
         assert plain["computed"] == 42
-    assert told.plain[0]["actors"] == []  # none of the runs'
+    assert observed.plain[0]["actors"] == []  # no actors of the runs
 
 
-def test_a_job_leaves_nothing_in_the_cluster(told: Told) -> None:
-    assert told.plain[-1]["places"] == []
-    assert told.plain[-1]["actors"] == []
+def test_a_job_leaves_nothing_in_the_cluster(observed: Observed) -> None:
+    assert observed.plain[-1]["places"] == []
+    assert observed.plain[-1]["actors"] == []
 
 
-def test_nothing_of_rays_is_changed_or_left(told: Told) -> None:
-    assert told.files[0]
-    assert told.files[0] == told.files[1]
-    assert told.left == ["first", "ray", "second"]
+def test_files_of_ray_are_neither_changed_nor_left_behind(observed: Observed) -> None:
+    assert observed.files[0]
+    assert observed.files[0] == observed.files[1]
+    assert observed.left == ["first", "ray", "second"]
 
 
-def test_the_usual_ports_are_left_to_others(told: Told) -> None:
-    assert len(told.ports) > 10
-    assert not told.ports & USUAL_PORTS
+def test_default_ports_are_not_used(observed: Observed) -> None:
+    assert len(observed.ports) > 10
+    assert not observed.ports & USUAL_PORTS
 
 
-def test_clusters_that_cannot_be_joined_are_refused_at_once(told: Told) -> None:
-    crashed, others = told.refused
+def test_clusters_that_cannot_be_joined_are_refused_at_once(observed: Observed) -> None:
+    crashed, others = observed.refused
     assert "Connection refused" in crashed
     assert "is private to another run" in others

@@ -84,7 +84,7 @@ class TestCpu:
         for part in ("only 0 workers of 4 CPU cores can be placed", "node 0: 3 CPU cores", "node 1: 3 CPU cores"):
             assert part in text
 
-    def test_what_others_use_makes_candidates_share_and_wait(self) -> None:
+    def test_candidates_share_and_wait_if_others_use_resources(self) -> None:
         found = layout(configured(6), (1, 0), (0, 0), (1.5, 0))
         assert (sizes(found.race), found.winner.count, found.concurrent) == ((1, 0.5, 0), 2, 5)
 
@@ -94,11 +94,11 @@ class TestCpu:
     def test_no_more_workers_than_images_in_the_smallest_batch(self) -> None:
         assert layout(configured(2, smallest=4), (32, 0)).winner.count == 4
 
-    def test_workers_share_the_batch_and_not_the_update(self) -> None:
+    def test_workers_shard_the_batch_and_not_the_update(self) -> None:
         config = configured(1, smallest=64).model_copy(update={"candidates": [Candidate(4, 16), Candidate(64)]})
         assert layout(config, (32, 0)).winner.count == 4
 
-    def test_gpus_are_left_alone_on_request(self) -> None:
+    def test_gpus_are_not_used_on_request(self) -> None:
         found = layout(configured(2, use_gpu=False), (4, 8))
         assert (sizes(found.race), sizes(found.winner)) == ((1, 1, 0), (4, 1, 0))
 
@@ -109,7 +109,7 @@ class TestCpu:
         free=st.lists(st.sampled_from([0, 0.5, 1, 2, 3, 7, 64]), min_size=1, max_size=4),
         wanted=st.sampled_from(["auto", 1, 5]),
     )
-    def test_those_that_train_at_once_have_room(
+    def test_concurrent_candidates_fit(
         self, candidates: int, workers: int, each: float, free: list[float], wanted: Any
     ) -> None:
         config = configured(candidates, workers=workers, cpus_per_worker=each, max_concurrent=wanted)
@@ -148,7 +148,7 @@ class TestMemory:
             assert part in text
         assert layout(configured(3, max_concurrent=1), (8, 0), memory=GIB // 4).concurrent == 1
 
-    def test_a_worker_has_a_fixed_share_of_its_node(self) -> None:
+    def test_a_worker_has_a_fixed_fraction_of_its_node(self) -> None:
         found = layout(configured(4), (4, 0), memory=16 * GIB)
         assert found.race.memory == 4 * GIB - found.race.process
         assert found.winner.memory == 4 * GIB - found.winner.process
@@ -184,7 +184,7 @@ class TestGpu:
         for part in ("trial.use_gpu = true", "set it to false", "node 0: 8 CPU cores, 0 GPUs"):
             assert part in text
 
-    def test_a_share_lies_on_one_gpu(self) -> None:
+    def test_a_fraction_is_of_one_gpu(self) -> None:
         assert Node("", 64, 2, 0).holds(1, 0.4) == 4  # and not 5
         assert Node("", 64, 1.5, 0).holds(1, 0.5) == 3
         assert Node("", 64, 1.5, 0).holds(1, 1) == 1
@@ -193,7 +193,7 @@ class TestGpu:
         candidates=st.integers(1, 12),
         free=st.lists(st.tuples(st.integers(1, 64), st.integers(0, 8)), min_size=1, max_size=3),
     )
-    def test_those_that_train_at_once_have_room(self, candidates: int, free: list[tuple[int, int]]) -> None:
+    def test_concurrent_candidates_fit(self, candidates: int, free: list[tuple[int, int]]) -> None:
         gpus = sum(gpu for _, gpu in free)
         found = layout(configured(candidates), *free)
         assert found.concurrent >= min(candidates, gpus * 4)
@@ -220,7 +220,7 @@ class TestTooMany:
 
 
 class TestResumed:
-    def test_workers_and_their_memory_stay_where_there_is_room(self) -> None:
+    def test_workers_and_their_memory_are_kept_if_they_fit(self) -> None:
         before = layout(configured(3), (2, 0), memory=8 * GIB)
         later = Layout.of(configured(3), nodes((3, 0), memory=16 * GIB), before=Layout.read(asdict(before)))
         assert (later.race, later.winner) == (before.race, before.winner)

@@ -86,7 +86,7 @@ def test_resources_in_use_are_not_available(address: str, tmp_path: Path) -> Non
         take_a_core(large)
         deadline = time.monotonic() + 30
         while cores(nodes := free_nodes()) != [1, 1, 1] and time.monotonic() < deadline:
-            time.sleep(0.2)  # nodes tell the cluster now and then
+            time.sleep(0.2)  # nodes report their resources periodically
         assert cores(nodes) == [1, 1, 1]
         assert all(node.memory > 2**28 for node in nodes)
         assert Layout.of(configured(tmp_path), nodes).winner.count == 3
@@ -97,7 +97,7 @@ def test_resources_in_use_are_not_available(address: str, tmp_path: Path) -> Non
 def test_run_that_finds_no_place_prunes_no_candidate_and_can_be_resumed(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configured(tmp_path, max_concurrent=1, trial={"cpus_per_worker": 2})  # only one node has room for a worker
+    config = configured(tmp_path, max_concurrent=1, trial={"cpus_per_worker": 2})  # a worker fits on one node only
     directory = RunDirectory.create(config, "run")
     monkeypatch.setattr(placement, "_TIMEOUT", 10)
     taken: list[Any] = []

@@ -22,7 +22,7 @@ class Controller:
         return str(self.group.id.hex())
 
 
-def test_places_of_the_dead_are_freed_and_those_of_the_living_are_not() -> None:
+def test_placement_groups_of_dead_creators_are_removed_and_others_are_not() -> None:
     own = placement_group([{"CPU": 1}])
     ray.get(own.ready())
     living, dead = (ray.remote(num_cpus=0)(Controller).remote() for _ in range(2))
@@ -32,7 +32,7 @@ def test_places_of_the_dead_are_freed_and_those_of_the_living_are_not() -> None:
     ray.kill(dead)
     deadline = time.monotonic() + 60
     while orphan in places() and time.monotonic() < deadline:
-        time.sleep(0.1)  # Ray notices a death in its own time
+        time.sleep(0.1)  # Ray detects a death with a delay
         release_orphans()
     assert {own.id.hex(), kept} <= places().keys()
     assert orphan not in places()

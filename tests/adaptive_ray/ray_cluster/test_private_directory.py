@@ -40,7 +40,7 @@ def holder(base: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_it_lies_in_the_users_own_and_is_removed(base: Path) -> None:
+def test_it_is_in_the_users_directory_and_is_removed(base: Path) -> None:
     with private_directory() as path:
         assert path.parent == base
         assert os.environ["RAY_TMPDIR"] == str(path)
@@ -50,7 +50,7 @@ def test_it_lies_in_the_users_own_and_is_removed(base: Path) -> None:
     assert list(base.iterdir()) == []
 
 
-def test_two_at_once_are_two(base: Path) -> None:
+def test_concurrent_runs_have_separate_directories(base: Path) -> None:
     with private_directory() as first:
         other = holder(base)
         assert other.stdout is not None
@@ -79,7 +79,7 @@ def test_directories_of_killed_runs_are_removed(base: Path) -> None:
     assert list(base.iterdir()) == [foreign]
 
 
-def test_another_users_is_left_alone(base: Path) -> None:
+def test_directories_of_other_users_are_kept(base: Path) -> None:
     left = base / "ar-12345678"
     left.mkdir()
     (left / _LOCK).touch()
@@ -91,7 +91,7 @@ def test_another_users_is_left_alone(base: Path) -> None:
     assert left.is_dir()
 
 
-def test_without_one_it_lies_where_temporary_files_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_one_the_directory_of_temporary_files_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     with private_directory() as path:
         assert len(os.fsencode(path.parent)) <= _LONGEST

@@ -25,7 +25,7 @@ def _signals() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_each_is_an_interruption_with_a_code_of_its_own(number: signal.Signals) -> None:
+def test_each_signal_is_an_interruption_with_its_own_exit_code(number: signal.Signals) -> None:
     with pytest.raises(KeyboardInterrupt), listening():
         signal.raise_signal(number)
     assert interruption.exit_code() == 128 + number
@@ -41,7 +41,7 @@ def test_previous_handlers_are_restored() -> None:
     assert signal.getsignal(signal.SIGTERM) is mine
 
 
-def test_a_second_one_changes_nothing_while_the_first_ends_things() -> None:
+def test_a_second_signal_is_ignored_during_shutdown() -> None:
     ended = []
 
     def end() -> None:
@@ -108,7 +108,7 @@ def test_a_hanging_block_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> 
     assert done == ["held back"]
 
 
-def test_nohup_is_heeded() -> None:
+def test_nohup_is_respected() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with listening():
         signal.raise_signal(signal.SIGHUP)

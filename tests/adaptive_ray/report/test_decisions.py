@@ -45,7 +45,7 @@ class TestRows:
         assert re.fullmatch(r"0\.\d\d ± \d+ %", lost["statistical efficiency"])
         assert re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", first["forecast (80 %)"])
 
-    def test_rates_of_two_are_one_another_s_reciprocal(self, decisions: list[dict[str, Any]]) -> None:
+    def test_rates_of_two_candidates_are_reciprocal(self, decisions: list[dict[str, Any]]) -> None:
         rates = [float(row["statistical efficiency"].split()[0]) for row in decision_rows(decisions)[:2]]
         assert rates[0] * rates[1] == pytest.approx(1, abs=0.02)
         assert rates[0] / rates[1] == pytest.approx(1.5, rel=0.1)

@@ -223,7 +223,7 @@ class TestFailures:
         assert row[-1] == reason  # as text, not as markup
         assert len(page.rows) == 4
 
-    def test_one_left_after_a_crash(self, tmp_path: Path) -> None:
+    def test_one_candidate_left_after_a_crash(self, tmp_path: Path) -> None:
         page = self.page(finished(tmp_path, (32, 64), crashed={32: "out of memory"}))
         assert [row[0] for row in page.rows[1:]] == ["64", "32"]
 
@@ -241,7 +241,7 @@ def test_an_unfinished_run(tmp_path: Path) -> None:
     assert not (directory.path / "report.html").exists()
 
 
-def test_a_file_that_is_gone(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     directory = finished(tmp_path, (32, 64))
     (directory.path / "curves.json").unlink()
     with pytest.raises(UserError, match=r"curves\.json"):

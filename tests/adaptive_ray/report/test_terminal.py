@@ -109,7 +109,7 @@ class TestWithoutTerminal:
         step(progress, race, "32", 1024)
         assert out.getvalue().endswith(" ? left\n")  # the other has not shown its pace
         step(progress, race, "64", 1024)
-        # the slower one has 3,072 samples at 100 a second to the end of the window; then both share the machine's pace
+        # the slower one has 3,072 samples left in the window at 100 per second; then both share the machine
         seconds = 3072 / 100 + (BUDGET - WINDOW) / 300
         assert out.getvalue().endswith(f" about {int(seconds // 60)}:{int(seconds % 60):02d} left\n")
 

@@ -75,7 +75,7 @@ class TestDeleting:
         assert training.there() == ["a-start/checkpoint_3", "a-start/checkpoint_4", "b-start/checkpoint_1"]
 
     @pytest.mark.parametrize("ahead", range(8))
-    def test_what_a_report_names_is_there_however_far_workers_run_ahead(self, training: Training, ahead: int) -> None:
+    def test_reported_checkpoints_exist_even_if_workers_run_ahead(self, training: Training, ahead: int) -> None:
         saved = [training.save("a-start", samples) for samples in range(ahead)]
         for samples in range(ahead, 20):
             saved.append(training.save("a-start", samples))
@@ -86,7 +86,7 @@ class TestDeleting:
                 assert path.is_dir()
         assert len(training.there()) == ahead + 2
 
-    def test_a_checkpoint_is_on_the_disk_and_its_report_is_written_before_older_ones_are_deleted(
+    def test_a_checkpoint_and_its_report_are_on_disk_before_older_ones_are_deleted(
         self, training: Training, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         happened: list[str] = []
@@ -106,9 +106,7 @@ class TestDeleting:
         written = ["reports.jsonl", CHECKPOINT_FILE]
         assert happened == [*written, *written, *written, "delete checkpoint_1"]
 
-    def test_the_next_ray_train_run_of_a_candidate_makes_what_its_last_one_saved_ahead_superfluous(
-        self, training: Training
-    ) -> None:
+    def test_checkpoints_saved_ahead_are_deleted_once_a_restarted_candidate_reports(self, training: Training) -> None:
         training.train("64", "a-start", 1, 2)
         training.train("128", "b-start", 1, 2)
         for samples in (3, 4, 5):
@@ -117,9 +115,9 @@ class TestDeleting:
         training.report("64", 3, training.save("a-2", 3))
         of_a = [name for name in training.there() if name.startswith("a")]
         assert of_a == ["a-2/checkpoint_3", "a-start/checkpoint_2"]
-        assert len([name for name in training.there() if name.startswith("b")]) == 5  # it trains on
+        assert len([name for name in training.there() if name.startswith("b")]) == 5  # training continues
 
-    def test_those_that_no_report_names_are_deleted_when_nothing_trains(self, training: Training) -> None:
+    def test_unreported_checkpoints_are_deleted_when_nothing_trains(self, training: Training) -> None:
         training.train("64", "a-start", 1, 2, 3)
         for samples in (4, 5):
             training.save("a-start", samples)
@@ -163,7 +161,7 @@ class TestResuming:
         assert report.samples_seen == 3
         assert report.checkpoint_path == str(training.directory.path / "train/a-start/checkpoint_3")
 
-    def test_who_has_not_reported_starts_from_the_beginning(self, training: Training) -> None:
+    def test_without_a_report_training_starts_from_the_beginning(self, training: Training) -> None:
         training.train("64", "a-start", 1)
         training.directory.append_report("32", reported(1, None))
         assert training.checkpoints.newest("128") is None
@@ -187,10 +185,10 @@ class TestResuming:
         assert damage is not None
         assert str(last / CHECKPOINT_FILE) in damage
 
-        resumed.checkpoints.delete_unnamed()  # what is corrupt is left to whoever may repair it
+        resumed.checkpoints.delete_unnamed()  # the corrupt checkpoint is kept, so that users can repair it
         assert last.is_dir() == (fault != "directory")
         assert checkpoint_damage(Path(str(report.checkpoint_path))) is None
-        resumed.train("64", "c-start", 3)  # repeated: there are two whole ones again
+        resumed.train("64", "c-start", 3)  # repeated: there are two valid ones again
         found = resumed.checkpoints.newest("64")
         assert found is not None
         assert found[1] is None
@@ -220,7 +218,7 @@ class TestResuming:
         place.parent.mkdir()
         if copied:
             shutil.copytree(training.directory.path, place)
-            shutil.rmtree(training.directory.path / "train")  # nothing may be read from there
+            shutil.rmtree(training.directory.path / "train")  # it must not be read
         else:
             training.directory.path.rename(place)
         moved = training.resume(place)

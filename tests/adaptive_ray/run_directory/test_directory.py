@@ -97,7 +97,7 @@ class TestOpen:
         assert str(path) in str(caught.value)
 
     @pytest.mark.parametrize("content", [b"seed: [1\n", b"\xff\xfe", b"- 1\n", b"seed: -3\n"])
-    def test_a_damaged_configuration(self, directory: RunDirectory, content: bytes) -> None:
+    def test_a_corrupt_configuration(self, directory: RunDirectory, content: bytes) -> None:
         (directory.path / "config.yaml").write_bytes(content)
         with pytest.raises(UserError) as caught:
             RunDirectory.open(directory.path).config()
@@ -120,17 +120,17 @@ class TestGrowingFiles:
         assert not directory.decisions()
         assert directory.curves() == {}
 
-    def test_a_torn_last_line_is_ignored(self, directory: RunDirectory) -> None:
+    def test_a_partial_last_line_is_ignored(self, directory: RunDirectory) -> None:
         directory.append_report("64", report(64, 64))
         directory.append_report("64", report(64, 128))
         file = directory.path / "reports.jsonl"
         whole = file.read_text()
         first = whole.splitlines(keepends=True)[0]
-        for length in range(len(first), len(whole) - 1):  # died anywhere within the second line
+        for length in range(len(first), len(whole) - 1):  # killed anywhere within the second line
             file.write_text(whole[:length])
             assert [entry.samples_seen for entry in directory.reports()["64"]] == [64]
 
-    def test_what_follows_a_torn_line_is_not_lost(self, directory: RunDirectory) -> None:
+    def test_lines_after_a_partial_line_are_kept(self, directory: RunDirectory) -> None:
         """The process is killed during a write; the resumed run reports again."""
         directory.append_report("64", report(64, 64))
         with (directory.path / "reports.jsonl").open("a") as file:
@@ -222,7 +222,7 @@ class TestDescribe:
             assert entry["log_rate"] == list(standing.log_rate)
             assert entry["throughput"] == standing.throughput
 
-    def test_one_that_knows_nothing(self, directory: RunDirectory) -> None:
+    def test_a_decision_without_numbers(self, directory: RunDirectory) -> None:
         race = Race(["64", "128"], budget=4000, window=400)
         (decision,) = race.fail("64", "out of memory")[:1]
         directory.append_decision(describe(decision))

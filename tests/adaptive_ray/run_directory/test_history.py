@@ -34,7 +34,7 @@ def test_events_round_trip_as_strict_json(file: Path) -> None:
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
-def test_torn_anywhere_it_holds_every_whole_line_and_continues(file: Path) -> None:
+def test_a_history_truncated_anywhere_keeps_its_complete_lines(file: Path) -> None:
     whole = file.read_bytes()
     for length in range(0, len(whole) + 1, 9):
         file.write_bytes(whole[:length])

@@ -18,7 +18,7 @@ import pytest
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory.lock import LOCK_FILE, locked
 
-#: Holds the lock and has a child of its own until it is told to end.
+#: Holds the lock and has a child process until it is asked to exit.
 HOLDER = """
 import subprocess, sys
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_it_ends_with_its_process_even_if_children_survive(
     process, child = holder
     process.send_signal(signal.SIGKILL)
     process.wait()
-    os.kill(child, 0)  # it is still there
+    os.kill(child, 0)  # it is still running
     with locked(tmp_path) as warning:
         assert warning is None
 
@@ -77,7 +77,7 @@ def test_one_after_the_other_and_after_an_error(tmp_path: Path) -> None:
         pass
 
 
-def test_a_copy_has_a_lock_of_its_own(tmp_path: Path) -> None:
+def test_a_copy_has_its_own_lock(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir()
     other.mkdir()
@@ -106,6 +106,6 @@ def test_a_file_system_without_locks_gives_a_warning(tmp_path: Path, monkeypatch
         assert "No locks available" in warning
 
 
-def test_a_directory_that_is_gone(tmp_path: Path) -> None:
+def test_a_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written: No such file"), locked(tmp_path / "gone"):
         pass

@@ -38,7 +38,7 @@ def test_adapts_to_changing_efficiency(seed: int) -> None:
         return {"32": 1.0 if fraction <= 0.4 else 0.3, "128": 0.9, "512": 0.5}
 
     reports, _, progress = run(rotation(), turning, seed=seed)
-    assert progress > 0.7  # 0.58 with 32 alone
+    assert progress > 0.7  # 0.58 with only 32
     assert reports["512"] < reports["128"]
 
 

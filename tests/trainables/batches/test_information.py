@@ -27,8 +27,8 @@ class TestAccumulator:
     def test_updates_when_the_scores_reach_alpha(self, scores: list[float], alpha: float) -> None:
         accumulator = InformationAccumulator(alpha)
         for _ in range(2):  # and starts from zero again
-            told = [accumulator.add(alpha * score) for score in scores]
-            assert told == [False] * (len(scores) - 1) + [True]
+            complete = [accumulator.add(alpha * score) for score in scores]
+            assert complete == [False] * (len(scores) - 1) + [True]
             np.testing.assert_allclose(accumulator.weights, np.array(scores) / sum(scores))
             assert accumulator.weights.sum() == pytest.approx(1.0, abs=1e-12)
 

@@ -20,7 +20,7 @@ batches = st.lists(st.integers(1, 60), min_size=1, max_size=20)
     seeds,
     st.lists(st.tuples(st.integers(1, 60), st.sampled_from([1, 2, 3, 4, 7]), st.booleans()), min_size=1, max_size=20),
 )
-def test_every_epoch_has_each_index_once_whatever_happens(
+def test_every_epoch_has_each_index_once(
     stratified: bool, length: int, seed: int, schedule: list[tuple[int, int, bool]]
 ) -> None:
     """Holds for any batch sizes, numbers of workers and interruptions."""

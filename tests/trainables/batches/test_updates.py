@@ -34,11 +34,11 @@ class TestUpdates:
         scored = HistogramScore(STRATA)
         stream = SampleStream(200, seed=5)
         update = updates(stream, alpha=3).at(40, 20)
-        told = [scored(stream.take(position, 20)) for position in range(40, 40 + 20 * len(update.scores), 20)]
-        assert update.scores.tolist() == told
-        np.testing.assert_allclose(update.weights, np.array(told) / sum(told))
-        assert sum(told) >= 0.95 * 3 > sum(told[:-1])
-        assert [list(group) for group in update.groups] == [[number] for number in range(len(told))]
+        expected = [scored(stream.take(position, 20)) for position in range(40, 40 + 20 * len(update.scores), 20)]
+        assert update.scores.tolist() == expected
+        np.testing.assert_allclose(update.weights, np.array(expected) / sum(expected))
+        assert sum(expected) >= 0.95 * 3 > sum(expected[:-1])
+        assert [list(group) for group in update.groups] == [[number] for number in range(len(expected))]
 
     def test_shared_negatives_make_one_group(self) -> None:
         assert updates(alpha=3, negatives="shared").at(0, 20).groups == [range(4)]
@@ -125,11 +125,11 @@ class TestAlpha:
         endless = scores * math.ceil(8 * wanted / len(scores))
 
         def mean(alpha: float) -> float:
-            accumulator, counted, told = InformationAccumulator(alpha), 0, False
+            accumulator, counted, complete = InformationAccumulator(alpha), 0, False
             for score in endless:
-                told = accumulator.add(score)
-                counted += told
-            return len(endless) / (counted + (not told))
+                complete = accumulator.add(score)
+                counted += complete
+            return len(endless) / (counted + (not complete))
 
         found = abs(mean(alpha_for(scores, wanted, 0.05, 64)) - wanted)
         others = min(abs(mean(alpha) - wanted) for alpha in np.linspace(0.05, 9, 60))

@@ -97,7 +97,7 @@ def test_a_full_disk_is_raised_as_oserror() -> None:
     assert isinstance(as_failure(WorkerGroupError("errors", {0: missing})), NoRetryError)
 
 
-def test_a_damaged_checkpoint_is_retried_from_another_one() -> None:
+def test_a_corrupt_checkpoint_is_retried_from_another_one() -> None:
     corrupt = CheckpointError("checkpoint.pt is corrupt")
     group = WorkerGroupError("errors", {0: PeerLostError("reset"), 1: corrupt})
     assert policy().make_decision(group) is RAISE  # the worker would read the same file again

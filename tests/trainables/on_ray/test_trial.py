@@ -109,7 +109,7 @@ def test_the_winner_of_a_race_continues_with_all_workers(tmp_path: Path) -> None
     assert abs(losses[last + 1] - losses[last]) <= usual  # no jump
     assert losses[last + 1] < losses[0]
 
-    here = ray.get_runtime_context().gcs_address  # not another Ray on this machine
+    here = ray.get_runtime_context().gcs_address  # not another Ray cluster on this machine
     actors = {actor.class_name for actor in list_actors(here, limit=1_000)}
     assert "RayTrainWorker" in actors
     assert "DatasetManager" not in actors  # not needed, and every process takes a second of CPU time to start

@@ -50,19 +50,19 @@ def test_dcl_equals_its_equation(chunk: int | None, temperature: float) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-def share_of_a_worker(z_a: Tensor, z_b: Tensor, sizes: list[int], name: str, told: bool) -> tuple[Tensor, ...]:
+def shard_of_a_worker(z_a: Tensor, z_b: Tensor, sizes: list[int], name: str, sizes_given: bool) -> tuple[Tensor, ...]:
     """Returns the loss and the gradient of a worker's rows."""
     z_a, z_b = (z.split(sizes)[dist.get_rank()].clone().requires_grad_() for z in (z_a, z_b))
-    return value_and_gradients(LOSSES[name](z_a, z_b, 0.3, shard_sizes=sizes if told else None), z_a, z_b)
+    return value_and_gradients(LOSSES[name](z_a, z_b, 0.3, shard_sizes=sizes if sizes_given else None), z_a, z_b)
 
 
 @pytest.mark.parametrize("sizes", [[4, 4], [3, 3, 2, 3]], ids=str)
 @pytest.mark.parametrize("name", list(LOSSES))
-@pytest.mark.parametrize("told", [False, True])
-def test_workers_get_the_loss_of_one(workers: Workers, sizes: list[int], name: str, told: bool) -> None:
+@pytest.mark.parametrize("sizes_given", [False, True])
+def test_workers_get_the_loss_of_one(workers: Workers, sizes: list[int], name: str, sizes_given: bool) -> None:
     z_a, z_b = projections(sum(sizes))
     loss, *expected = value_and_gradients(LOSSES[name](z_a, z_b, 0.3), z_a, z_b)
-    parts = workers.run(len(sizes), share_of_a_worker, z_a.detach(), z_b.detach(), sizes, name, told)
+    parts = workers.run(len(sizes), shard_of_a_worker, z_a.detach(), z_b.detach(), sizes, name, sizes_given)
     for value, _, _ in parts:
         torch.testing.assert_close(value, loss, rtol=0, atol=1e-12)
     for view, gradient in zip((1, 2), expected, strict=True):
@@ -103,9 +103,9 @@ def test_a_loss_without_argument_images_gets_none() -> None:
             return (z_a - z_b).sum() * temperature
 
     for loss in (simple, Module()):
-        told, uses = with_images_argument(loss)  # type: ignore[arg-type]
+        adapted, uses = with_images_argument(loss)  # type: ignore[arg-type]
         assert not uses
-        assert float(told(torch.ones(2, 2), torch.zeros(2, 2), 0.5, images=torch.arange(2))) == 2.0
+        assert float(adapted(torch.ones(2, 2), torch.zeros(2, 2), 0.5, images=torch.arange(2))) == 2.0
     assert with_images_argument(nt_xent) == (nt_xent, True)
 
 

@@ -230,8 +230,8 @@ def test_repeated_images_are_not_negatives(name: str, temperature: float) -> Non
 def test_indices_of_distinct_images_have_no_effect(name: str) -> None:
     z_a, z_b = (z.detach().float().requires_grad_() for z in projections(9))
     plain = value_and_gradients(LOSSES[name](z_a, z_b, 0.3), z_a, z_b)
-    told = value_and_gradients(LOSSES[name](z_a, z_b, 0.3, images=torch.arange(9)), z_a, z_b)
-    assert all(torch.equal(one, other) for one, other in zip(plain, told, strict=True))
+    with_images = value_and_gradients(LOSSES[name](z_a, z_b, 0.3, images=torch.arange(9)), z_a, z_b)
+    assert all(torch.equal(one, other) for one, other in zip(plain, with_images, strict=True))
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.3])

@@ -94,7 +94,7 @@ def test_the_gradient_is_the_mean_of_the_batches_gradients(
         loss, gradients = by_hand(settings, part["before"])
         assert part["loss"] == pytest.approx(loss, abs=1e-12)
         torch.testing.assert_close(part["gradients"], gradients, rtol=0, atol=1e-10)
-        assert part["synchronised"] == (world > 1)  # once, whatever the number of batches
+        assert part["synchronised"] == (world > 1)  # once, for any number of batches
 
 
 def test_one_two_and_four_workers_make_the_same_update(workers: Workers) -> None:

@@ -102,18 +102,18 @@ def weights_by_hand(settings: dict[str, Any], z: Tensor, indices: Any, progress:
     return weights / weights.mean()
 
 
-def by_hand(settings: dict[str, Any], told: dict[str, Any]) -> tuple[float, dict[str, Tensor]]:
+def by_hand(settings: dict[str, Any], recorded: dict[str, Any]) -> tuple[float, dict[str, Tensor]]:
     """Computes loss and gradient of that update in one process: sum(score * gradient) / sum(score)."""
     chosen = TrainSettings.model_validate(settings)
     size = chosen.batch_size
     loader = Loader(pictures(), Augment(12, chosen.augment), chosen.seed, CPU)
     assert chosen.information is not None
     score = batch_score(chosen.information.score, STRATA, pictures().features, chosen.seed)
-    positions = range(told["start"], told["stop"], size)
+    positions = range(recorded["start"], recorded["stop"], size)
     scores = np.array([score(loader.indices(position, size)) for position in positions])
-    progress = (told["start"] + told["stop"]) / 2 / chosen.budget
+    progress = (recorded["start"] + recorded["stop"]) / 2 / chosen.budget
     model = double_simclr(chosen.encoder, 3)
-    model.load_state_dict(told["before"])
+    model.load_state_dict(recorded["before"])
     model.eval()
     views = [model(loader.batch(position, size).views()).chunk(2) for position in positions]
     indices = [loader.indices(position, size) for position in positions]

@@ -231,7 +231,7 @@ def test_views_are_paired_and_ordered_by_the_seeds_stream(batch_size: int, seed:
 
 
 def test_augmentation_differs_for_every_view_step_and_seed() -> None:
-    same = TrainingData(smooth_images(1, 12).repeat(40, axis=0), data().reference)  # the augmentation alone differs
+    same = TrainingData(smooth_images(1, 12).repeat(40, axis=0), data().reference)  # only the augmentation differs
     seen = [view for seed in (3, 4) for view in views_of(same, 4, seed=seed, augment="digits")]
     views = torch.cat(seen).flatten(1)
     assert len(views) == 8 * 2 * 16

@@ -294,7 +294,7 @@ def test_later_efficiencies_of_a_race_do_not_change_past_decisions(tmp_path: Pat
     rest = run(other, tmp_path / "rest", whole.folder(first - 1))
     for here, there in zip(rest.metrics, whole.metrics[first:], strict=True):
         assert_equal(without_clocks(here), without_clocks(there))
-    assert run(other, tmp_path / "anew").metrics[first]["decision"]["chosen"] == "8x4"
+    assert run(other, tmp_path / "again").metrics[first]["decision"]["chosen"] == "8x4"
 
 
 def test_the_policys_history_starts_at_the_end_of_the_race(tmp_path: Path) -> None:
