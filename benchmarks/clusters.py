@@ -1,9 +1,9 @@
-"""Counting clusters: every method on real images, and the default on a million made-up features.
+"""Compares the methods that count clusters on real images, and measures the default on synthetic features.
 
-    python benchmarks/clusters.py real --root DATA    # CIFAR-10 and Fashion-MNIST, as torchvision has them
+    python benchmarks/clusters.py real --root DATA    # CIFAR-10 and Fashion-MNIST in torchvision's layout
     python benchmarks/clusters.py scale               # 1,000,000 x 256, M = 5, 10, 50, 200
 
-Labels are used for the record only (NMI and ARI); nothing is chosen by them.
+Labels are only used to compute NMI and ARI.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from adaptive_ray.clusters.methods import METHODS
 
 
 def cifar10(root: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first training images, NHWC."""
+    """Returns the first training images, NHWC."""
     data = CIFAR10(str(root), train=True, download=False)
     return data.data[:count], np.array(data.targets[:count])
 
 
 def fashion_mnist(root: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The test images, NHWC, from torchvision's folder or Debian's package."""
+    """Returns the test images, NHWC, from torchvision's folder or Debian's package."""
     folder = next(
         (f for f in (root / "FashionMNIST/raw", Path("/usr/share/datasets/fashion-mnist")) if f.is_dir()), None
     )
@@ -51,7 +51,7 @@ def fashion_mnist(root: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def real(root: Path, count: int, encoder: str) -> Table:
-    """M, agreement with the classes, stability and seconds of every method."""
+    """Returns M, agreement with the classes, stability and seconds of every method."""
     table = Table(title=f"{count:,} images, {encoder}, classes: 10")
     for title in ("data", "method", "M", "NMI", "ARI", "stability", "seconds", "largest, smallest"):
         table.add_column(title, justify="left" if title in ("data", "method") else "right")
@@ -73,7 +73,7 @@ def real(root: Path, count: int, encoder: str) -> Table:
 
 
 def scale(rows: int, dimensions: int, modes: list[int], separation: float) -> Table:
-    """The default on mixtures of Gaussians of variance 1 whose means have variance ``separation`` squared."""
+    """Measures the default method on mixtures of Gaussians N(means, 1) with means from N(0, separation^2)."""
     table = Table(title=f"{rows:,} x {dimensions} float16, means {separation:g} x N(0, 1), noise N(0, 1)")
     for title in ("true M", "found", "NMI", "minutes", "peak GB"):
         table.add_column(title, justify="right")
@@ -87,7 +87,7 @@ def scale(rows: int, dimensions: int, modes: list[int], separation: float) -> Ta
 
 
 def one(folder: Path, rows: int, dimensions: int, m: int, separation: float) -> None:
-    """Makes a mixture on disk, counts its clusters, and prints M, NMI, minutes and peak memory."""
+    """Writes a mixture to disk, counts its clusters, and prints M, NMI, minutes and peak memory."""
     generator = np.random.default_rng(m)
     means = separation * generator.normal(size=(m, dimensions))
     truth = generator.choice(m, rows, p=generator.dirichlet(np.full(m, 5.0)))
@@ -99,13 +99,13 @@ def one(folder: Path, rows: int, dimensions: int, m: int, separation: float) -> 
     started = time.perf_counter()
     found = count_clusters(np.load(folder / "mixture.npy", mmap_mode="r"))
     minutes = (time.perf_counter() - started) / 60
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # mapped pages of the file are in it
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # includes mapped pages of the file
     nmi = normalized_mutual_info_score(truth, found.labels)
     print(found.m, f"{nmi:.3f}", f"{minutes:.1f}", f"{peak:.2f}")
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     of_real = commands.add_parser("real")

@@ -1,8 +1,8 @@
-"""How long a forecaster takes, against the limits that make it cheap enough to ask after every report.
+"""Measures the time of the forecasters, which are called after every report, and compares it with the limits.
 
     make bench            or: python benchmarks/forecast.py
 
-Curves are drawn from a power law with known rates; the order column says whether the forecaster finds the best one.
+Curves are sampled from a power law with known rates; the last column counts how often the best one is found.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from schedulers import PREDICTORS
 
 RATES = {"32": 0.7, "64": 1.3, "128": 1.0, "256": 0.9, "512": 0.8}
 BUDGET, POINTS, REPEATS = 100_000, 50, 20
-#: Milliseconds that a fit may take: five candidates together, one alone.
+#: Limits of a fit in milliseconds, by number of candidates.
 LIMITS = {5: 10.0, 1: 1.0}
 
 
@@ -41,7 +41,7 @@ def milliseconds(name: str, curves: dict[str, tuple[np.ndarray, np.ndarray]]) ->
 
 
 def main() -> None:
-    table = Table(title=f"Fit and forecast, median of {REPEATS}, {POINTS} points a curve")
+    table = Table(title=f"Fit and forecast, median of {REPEATS}, {POINTS} points per curve")
     for title in (
         "predictor",
         "5 curves, ms",

@@ -1,11 +1,11 @@
-"""Extra peak memory and time of the loss, forward and backward, beside the dense form that holds all similarities.
+"""Measures peak memory and time of the loss (forward and backward) and compares them with the dense loss.
 
     python benchmarks/loss_memory.py                     # up to B = 16,384: under two minutes on 2 cores
     python benchmarks/loss_memory.py --largest 65536
 
-On a CPU every case is a process of its own, and the figure is how far its high-water mark (VmHWM of /proc/self/status,
-reset before) rises above what it held with the projections in memory; on a GPU it is torch's own count. Where the dense
-form needs more than is free, its need is computed from the largest size that was measured.
+On a CPU, each case runs in its own process. Its memory is the increase of the high-water mark (VmHWM of
+/proc/self/status) over the memory before the loss. On a GPU, torch measures it. If the dense loss does not fit into
+memory, its memory is computed from the largest size that was measured.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-GOAL = (65_536, 1.5)  # B, and gigabytes that streaming may take there with 128 dimensions
+GOAL = (65_536, 1.5)  # B, and the limit in GB for 128 dimensions
 GB = 1e9
 
 
 def dense(z_a: Any, z_b: Any, temperature: float) -> Any:
-    """NT-Xent as it is usually written: every similarity at once."""
+    """NT-Xent with the full matrix of similarities."""
     import torch
     import torch.nn.functional as F
 
@@ -38,7 +38,7 @@ def dense(z_a: Any, z_b: Any, temperature: float) -> Any:
 
 
 def case(form: str, batch: int, dimensions: int) -> dict[str, float]:
-    """Bytes above the start and seconds of one forward and backward, in this process."""
+    """Returns additional bytes and seconds of one forward and backward pass in this process."""
     import torch
 
     from trainables.simclr import nt_xent
@@ -56,7 +56,7 @@ def case(form: str, batch: int, dimensions: int) -> dict[str, float]:
             torch.cuda.synchronize()
         return time.perf_counter() - started, _peak(device) - before
 
-    once(64)  # loads what the first call loads
+    once(64)  # warm-up
     seconds, extra = once(batch)
     times = [seconds]
     while sum(times) < 2 and len(times) < 25:
@@ -65,7 +65,7 @@ def case(form: str, batch: int, dimensions: int) -> dict[str, float]:
 
 
 def _start(device: Any) -> float:
-    """Resets the high-water mark and returns what is held now."""
+    """Resets the high-water mark and returns the current memory."""
     import torch
 
     if device.type == "cuda":
@@ -86,7 +86,7 @@ def _peak(device: Any) -> float:
 
 
 def free() -> float:
-    """Bytes that a case may take here."""
+    """Returns the available bytes."""
     import torch
 
     if torch.cuda.is_available():
@@ -96,7 +96,7 @@ def free() -> float:
 
 
 def run(form: str, batch: int, dimensions: int) -> dict[str, float]:
-    """A case, on a CPU in a fresh process."""
+    """Runs a case; on a CPU in a new process."""
     import torch
 
     if torch.cuda.is_available():
@@ -111,7 +111,7 @@ def run(form: str, batch: int, dimensions: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--largest", type=int, default=16_384, help="B at which the ladder ends; steps of 4 times")
+    parser.add_argument("--largest", type=int, default=16_384, help="largest B; sizes grow by a factor of 4")
     parser.add_argument("--dimensions", type=int, default=128)
     parser.add_argument("--case", choices=("streaming", "dense"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -124,7 +124,7 @@ def main() -> None:
     table = Table(title=f"NT-Xent, forward and backward, {options.dimensions} dimensions")
     for title in ("B", "streaming, GB", "seconds", "dense, GB", "seconds", "dense / streaming, seconds"):
         table.add_column(title, justify="right")
-    matrices, slower = 4.0, []  # of (2B)^2 float32 that the dense form holds; measured below
+    matrices, slower = 4.0, []  # matrices of (2B)^2 float32 in the dense loss; measured below
     for size in sizes:
         ours, matrix = run("streaming", size, options.dimensions), 4.0 * (2 * size) ** 2
         row = [f"{size:,}", f"{ours['extra'] / GB:.3f}", f"{ours['seconds']:.3f}"]
@@ -146,7 +146,7 @@ def main() -> None:
 
 
 def verdict(console: Console, size: int, gigabytes: float, slower: list[str], dimensions: int, gpu: bool) -> None:
-    """What the goals say to it."""
+    """Prints whether the goals are met."""
     if (size, dimensions) == (GOAL[0], 128):
         met = "met   " if gigabytes <= GOAL[1] else "missed"
         console.print(f"{met}  B = {size:,} within {GOAL[1]} GB: {gigabytes:.3f} GB", highlight=False)

@@ -1,4 +1,4 @@
-"""What scores of batches and weights of samples cost, against one step of training.
+"""Measures the time of batch scores and sample weights relative to a training step.
 
     python benchmarks/method_costs.py                              # small ResNet, 32 x 32 pixels, B = 256
     python benchmarks/method_costs.py --backbone resnet18 --batch-size 512
@@ -25,12 +25,12 @@ from trainables.settings import TrainSettings, WeightSettings
 from trainables.training.run import Run
 from trainables.training.sample_weights import SampleWeights
 
-#: Of the made-up data set that scores and weights know.
+#: Size of the synthetic data set.
 IMAGES, CLUSTERS, DIMENSIONS = 50_000, 20, 16
 
 
 def main() -> None:
-    """Reads the command line, measures, prints."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="cifar_resnet")
     parser.add_argument("--batch-size", type=int, default=256)
@@ -53,7 +53,7 @@ def main() -> None:
     run = Run(TrainSettings.model_validate(settings), data, device)
 
     def steps() -> None:
-        run.train_until(run.state.samples + options.batch_size)  # it ends with a read from the device
+        run.train_until(run.state.samples + options.batch_size)  # ends with a read from the device
 
     step = seconds(steps, options.steps, device)
     stream, views = SampleStream(IMAGES, 0), torch.randn(2, options.batch_size, options.projections, device=device)
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def seconds(call: Callable[[], Any], times: int, device: torch.device) -> float:
-    """Median of single calls, after two that do not count."""
+    """Returns the median time of single calls after two warm-up calls."""
     taken = []
     for _ in range(times + 2):
         started = time.perf_counter()

@@ -1,6 +1,6 @@
 """SimCLR alone, with each of the five methods, and with all: at equal samples and at equal seconds on CIFAR-10.
 
-    python benchmarks/methods.py --root data                                   # three seeds, one process a core
+    python benchmarks/methods.py --root data                                   # three seeds, one process per core
     python benchmarks/methods.py --root data --seeds 0 --images 512 --epochs 1 # a smoke test
 
 Seconds are CPU seconds of one thread (on a GPU, wall seconds): candidates that lose a race are in them, and cached
@@ -35,9 +35,9 @@ from adaptive_ray.config.clusters import AlphaM
 from schedulers import Race
 from trainables.training.memory_limits import KEEP_MEMORY
 
-#: Share of the budget that a race's candidates may spend.
+#: Window of a race, as a fraction of the budget.
 WINDOW = 0.2
-#: Costs that differ by less than this are equal.
+#: Cost ratio below which costs are considered equal.
 EQUAL = 1.03
 STATIC, BATCH = {"mode": "static", "strength": 0.5}, {"mode": "batch", "strength": 0.5}
 
@@ -48,10 +48,10 @@ class Variant(NamedTuple):
     """One way to train.
 
     Args:
-        name: In the table.
-        times: Candidates in units of alpha M, or batch sizes if they are above 16; None: the batch size of all others.
-        stratified: Whether batches are.
-        settings: More of ``TrainSettings``.
+        name: Name in the table.
+        times: Candidates in units of alpha M, or batch sizes above 16; None: the common batch size.
+        stratified: Whether batches are stratified.
+        settings: Additional ``TrainSettings``.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Variant(NamedTuple):
 
 
 def variants(options: argparse.Namespace) -> list[Variant]:
-    """What is compared; informed updates have as many images on average as all others."""
+    """Returns the compared variants. Updates of adaptive accumulation have the same mean number of images."""
     size = options.batch_size
     informed = {"until": "information", "alpha": "auto", "images_per_update": size}
     half = (size // 2,)
@@ -81,11 +81,11 @@ def variants(options: argparse.Namespace) -> list[Variant]:
 
 
 class EnoughError(Exception):
-    """Ends a run that has come as far as was asked."""
+    """Raised to stop a run at a given point."""
 
 
 class Bench:
-    """One seed's images, and runs on them."""
+    """Images of one seed, and runs on them."""
 
     def __init__(self, options: argparse.Namespace, seed: int) -> None:
         from torchvision.datasets import CIFAR10
@@ -103,7 +103,7 @@ class Bench:
         self.own, self.held_out = (channels_first(training.data[rows]) for rows in (own, reference))
 
     def run(self, variant: Variant, budget: int) -> Row:
-        """Trains and probes."""
+        """Trains a variant and evaluates it."""
         from trainables.batches import stratified_order
         from trainables.data import TrainingData
         from trainables.evaluation.probe import probe
@@ -150,7 +150,7 @@ class Bench:
         return list(dict.fromkeys(named))
 
     def _begun(self, train: Any, settings: Row, data: Any, size: int, folder: Path) -> list[Row]:
-        """A candidate's reports within a race's window; its last checkpoint is in ``folder``."""
+        """Returns a candidate's reports within the race's window; its last checkpoint is written to ``folder``."""
         reports: list[Row] = []
 
         def take(metrics: Row, checkpoint: str | None = None) -> None:
@@ -165,7 +165,7 @@ class Bench:
 
 
 def clock() -> float:
-    """CPU seconds of this process; on a GPU, wall seconds."""
+    """Returns the CPU seconds of this process; on a GPU, wall-clock seconds."""
     import torch
 
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
@@ -184,7 +184,7 @@ def as_tensor(images: np.ndarray) -> Any:
 
 
 def winner_of(curves: dict[int, list[Row]], budget: int) -> int:
-    """The batch size that a race on these reports chooses at its window's end."""
+    """Returns the batch size that a race with these reports chooses."""
     race = Race(list(curves), budget=budget, window=WINDOW * budget, prune_below=0)
     for samples, size, loss in sorted(
         (r["samples_seen"], b, r["reference_loss"]) for b, c in curves.items() for r in c
@@ -199,13 +199,13 @@ def winner_of(curves: dict[int, list[Row]], budget: int) -> int:
 
 
 def updates_of(reports: Sequence[Row]) -> int:
-    """Optimizer steps of a run."""
+    """Returns the number of optimizer steps of a run."""
     seen = [0, *(report["samples_seen"] for report in reports)]
     return round(sum((b - a) / r["images_per_update"] for a, b, r in zip(seen, seen[1:], reports, strict=False)))
 
 
 def compare(options: argparse.Namespace, seed: int) -> list[Row]:
-    """All variants on one seed, at equal samples, and again at equal seconds where they cost more."""
+    """Runs all variants with one seed at equal samples, and slower ones again at equal seconds."""
     import torch
 
     torch.set_num_threads(1)
@@ -224,17 +224,17 @@ def compare(options: argparse.Namespace, seed: int) -> list[Row]:
 
 
 def table(rows: Sequence[Row], options: argparse.Namespace) -> Table:
-    """Means and standard deviations over seeds."""
+    """Returns a table of means and standard deviations over seeds."""
     seeds = {row["seed"] for row in rows}
     title = f"CIFAR-10, {options.images:,} images, {options.epochs:g} epochs, B = {options.batch_size}"
     spent = np.mean([row["clustering"] for row in rows])
     made = Table(
         title=f"{title}, {len(seeds)} seeds",
-        caption=f"embedding and clustering: {spent:.0f} s apart from these, for those that need it",
+        caption=f"embedding and clustering take another {spent:.0f} s in variants that need clusters",
     )
     headings = (
-        "probe, %", "above alone, by seed", "reference loss", "updates", "CPU s",
-        "probe at equal s, %", "above alone, by seed",
+        "probe, %", "gain by seed", "reference loss", "updates", "CPU s",
+        "probe at equal s, %", "gain by seed",
     )  # fmt: skip
     made.add_column("method")
     for heading in headings:
@@ -266,20 +266,23 @@ def table(rows: Sequence[Row], options: argparse.Namespace) -> Table:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="holds CIFAR-10 in torchvision's layout")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="directory of CIFAR-10 in torchvision's layout")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=2_500)
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument(
-        "--batch-size", type=int, default=128, help="images of an update; a race has half and twice of it"
+        "--batch-size",
+        type=int,
+        default=128,
+        help="images per update; a race also has half and twice this size",
     )
-    parser.add_argument("--encoder", default="efficientnet_lite0", help="that clusters come from")
+    parser.add_argument("--encoder", default="efficientnet_lite0", help="encoder of the features that are clustered")
     parser.add_argument("--evaluations", type=int, default=20)
-    parser.add_argument("--depth", type=int, default=1, help="residual blocks a stage")
-    parser.add_argument("--learning-rate", type=float, default=0.002, help="at a batch of 256")
-    parser.add_argument("--out", type=Path, help="writes a row for every run there, as JSON")
+    parser.add_argument("--depth", type=int, default=1, help="residual blocks per stage")
+    parser.add_argument("--learning-rate", type=float, default=0.002, help="for a batch size of 256")
+    parser.add_argument("--out", type=Path, help="JSON file with a row for every run")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
 

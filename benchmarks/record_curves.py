@@ -1,9 +1,9 @@
-"""Records whole runs at fixed batch sizes, for policies to be replayed on: one JSON file a run.
+"""Records runs with fixed batch sizes, on which policies can be replayed; one JSON file per run.
 
-    python benchmarks/record_curves.py --root data            # all, one process a core; goes on where it stopped
+    python benchmarks/record_curves.py --root data            # all, one process per core; resumes if interrupted
     python benchmarks/record_curves.py --datasets mnist5k --epochs 1 --images 1024 --out /tmp/curves   # a smoke test
 
-Every file holds the curve of one run and the accuracy of the final linear probe:
+Every file contains the curve of one run and the accuracy of its linear probe:
 ``{"dataset", "batch_size", "accumulation", "seed", "learning_rate_rule", "samples", "seconds", "train_loss",
 "reference_loss", "probe_accuracy"}``. Runs with equal data set, rule and seed are one sweep: they start from the same
 weights and see the same images in the same order.
@@ -44,7 +44,7 @@ class Recording(NamedTuple):
 
 
 def run_settings(options: argparse.Namespace, dataset: str, seed: int, rule: str, budget: int) -> dict[str, Any]:
-    """Of ``TrainSettings``, without the batch size."""
+    """Returns ``TrainSettings`` without the batch size."""
     return {
         "budget": budget,
         "evaluate_every": budget // options.evaluations,
@@ -57,7 +57,7 @@ def run_settings(options: argparse.Namespace, dataset: str, seed: int, rule: str
 
 
 def record(recording: Recording, options: argparse.Namespace) -> Path:
-    """Trains one run from start to end, probes it, and writes its file when all of it is there."""
+    """Trains and evaluates one run, and writes its file when it is complete."""
     import torch
 
     from adaptive_ray.config.dataset import DatasetSettings
@@ -101,12 +101,12 @@ def record(recording: Recording, options: argparse.Namespace) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".part")
     unfinished.write_text(json.dumps(content) + "\n")
-    unfinished.rename(file)  # a file that is there is whole: an interrupted session begins its run anew
+    unfinished.rename(file)  # files are complete; an interrupted run starts from the beginning
     return file
 
 
 def wanted(options: argparse.Namespace) -> Iterator[Recording]:
-    """What is not there yet, whole sweeps first: a session that is cut short leaves sweeps that can be replayed."""
+    """Returns the runs without a file, ordered so that sweeps are completed one by one."""
     for seed, dataset, rule in itertools.product(options.seeds, options.datasets, options.rules):
         for batch_size in options.batch_sizes:
             recording = Recording(dataset, rule, seed, batch_size)
@@ -117,16 +117,16 @@ def wanted(options: argparse.Namespace) -> Iterator[Recording]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "curves")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="holds CIFAR-10 in torchvision's layout")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="directory of CIFAR-10 in torchvision's layout")
     parser.add_argument("--datasets", nargs="+", default=["cifar10", "mnist5k"])
     parser.add_argument("--rules", nargs="+", default=["sqrt", "none"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32, 64, 128, 256, 512])
-    parser.add_argument("--images", type=int, default=3_488, help="training images: what mnist5k has left, for both")
+    parser.add_argument("--images", type=int, default=3_488, help="training images; default: all of mnist5k's")
     parser.add_argument("--epochs", type=float, default=12)
-    parser.add_argument("--evaluations", type=int, default=120, help="as often as a race of 12 reports in a tenth")
-    parser.add_argument("--depth", type=int, default=1, help="residual blocks a stage")
-    parser.add_argument("--learning-rate", type=float, default=0.002, help="at a batch of 256")
+    parser.add_argument("--evaluations", type=int, default=120, help="reports per run; default: 12 in a tenth of it")
+    parser.add_argument("--depth", type=int, default=1, help="residual blocks per stage")
+    parser.add_argument("--learning-rate", type=float, default=0.002, help="for a batch size of 256")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
 

@@ -1,7 +1,7 @@
-"""Records sweeps over the batch size in scenarios that differ in which size is best, with accuracy on the way.
+"""Records sweeps over the batch size in different scenarios, with accuracy during training.
 
-    python benchmarks/record_scenarios.py --root data --out benchmarks/scenarios          # resumes where it stopped
-    python benchmarks/record_scenarios.py --scenarios digits --seeds 0 --sizes 256 --images 1024 --out /tmp/s   # a try
+    python benchmarks/record_scenarios.py --root data --out benchmarks/scenarios          # resumes if interrupted
+    python benchmarks/record_scenarios.py --scenarios digits --seeds 0 --sizes 256 --images 1024 --out /tmp/s   # a test
 
 Each scenario fixes data, network, loss, optimizer and budget; a sweep is one scenario and seed at every batch size.
 All runs of a sweep start from the same weights and see the same images in the same order. One line of
@@ -29,9 +29,9 @@ import numpy as np
 
 #: Held-out images of the reference loss.
 REFERENCE = 512
-#: Measurements of the accuracy in a run, at the first report past each of as many equal parts of the budget.
+#: Measurements of the accuracy per run, evenly spaced over the budget.
 KNN_POINTS = 15
-#: Images that vote, and images that are classified.
+#: Number of labelled neighbours to search, and of classified images.
 BANK, TESTED = 10_000, 5_000
 NEIGHBOURS, TEMPERATURE = 20, 0.1
 
@@ -41,16 +41,16 @@ _ADAMW = {"name": "adamw", "learning_rate": 0.002}
 
 @dataclass(frozen=True)
 class Scenario:
-    """What all runs of a sweep share.
+    """Settings that all runs of a sweep have in common.
 
     Args:
-        dataset: A name that ``load_dataset`` knows.
+        dataset: Name of the data set; see ``load_dataset``.
         images: Training images.
-        epochs: The budget.
-        settings: Of ``TrainSettings``, beside what all scenarios share.
+        epochs: Budget.
+        settings: ``TrainSettings`` in addition to the common ones.
         tail: Ratio of the largest class to the smallest in a long-tailed subset; 1: balanced.
         sizes: Batch sizes.
-        seeds: How many.
+        seeds: Number of seeds.
     """
 
     dataset: str
@@ -99,7 +99,7 @@ SCENARIOS: dict[str, Scenario] = {
 
 
 def settings_of(scenario: Scenario, seed: int, batch_size: int, images: int, reports: int) -> dict[str, Any]:
-    """Of ``TrainSettings``."""
+    """Returns ``TrainSettings``."""
     budget = round(scenario.epochs * images)
     return {
         "batch_size": batch_size,
@@ -115,7 +115,7 @@ def settings_of(scenario: Scenario, seed: int, batch_size: int, images: int, rep
 
 @functools.cache
 def load(dataset: str, root: str, images: int, tail: float, seed: int) -> Any:
-    """A data set's images and labels; ``tail`` thins its classes out exponentially (Cui et al. 2019)."""
+    """Returns images and labels of a data set; with ``tail``, class sizes decrease exponentially (Cui et al. 2019)."""
     from dataclasses import replace
 
     from adaptive_ray.datasets.dataset import DatasetSettings, load_dataset
@@ -137,7 +137,7 @@ def load(dataset: str, root: str, images: int, tail: float, seed: int) -> Any:
 
 
 def knn_accuracy(encoder: Any, data: Any, device: Any) -> float:
-    """See the module's docstring."""
+    """Measures the kNN accuracy; see the module's docstring."""
     import torch
     import torch.nn.functional as F
 
@@ -159,7 +159,7 @@ def knn_accuracy(encoder: Any, data: Any, device: Any) -> float:
 
 
 def record(name: str, seed: int, batch_size: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Trains one run from start to end and returns its recording."""
+    """Trains one run and returns its recording."""
     import torch
 
     from trainables.settings import TrainSettings
@@ -203,7 +203,7 @@ def record(name: str, seed: int, batch_size: int, options: argparse.Namespace) -
 
 
 def recorded(out: Path) -> set[tuple[str, int, int]]:
-    """Scenario, seed and batch size of every run that is there."""
+    """Returns scenario, seed and batch size of every recorded run."""
     lines = [line for file in sorted(out.glob("*.jsonl")) for line in file.read_text().splitlines()]
     return {(run["scenario"], run["seed"], run["batch_size"]) for run in map(json.loads, lines)}
 
@@ -211,13 +211,13 @@ def recorded(out: Path) -> set[tuple[str, int, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "scenarios")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="holds the data sets in torchvision's layout")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="directory of torchvision's data sets")
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=list(SCENARIOS))
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: each scenario's")
-    parser.add_argument("--sizes", nargs="+", type=int, help="default: each scenario's")
-    parser.add_argument("--images", type=int, help="default: each scenario's")
-    parser.add_argument("--reports", type=int, default=60, help="of each run")
-    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no run is started")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: as in the scenario")
+    parser.add_argument("--sizes", nargs="+", type=int, help="default: as in the scenario")
+    parser.add_argument("--images", type=int, help="default: as in the scenario")
+    parser.add_argument("--reports", type=int, default=60, help="reports per run")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="no run is started after this many seconds")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
 
@@ -232,7 +232,7 @@ def main() -> None:
     ]
     todo = [run for run in everything if run not in done]
     started = time.perf_counter()
-    # Forked: what has been loaded is shared. CUDA is not touched before.
+    # Forked processes share the loaded data. CUDA is not initialised before.
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
         waiting = {pool.submit(_within, started, options, *run): run for run in todo}
@@ -240,7 +240,7 @@ def main() -> None:
             name, seed, size = waiting[future]
             try:
                 run = future.result()
-            except Exception as error:  # the other runs are worth having
+            except Exception as error:  # the other runs continue
                 print(f"{name} seed {seed} batch {size} failed: {error!r}"[:300], flush=True)
                 continue
             if run is None:
@@ -255,7 +255,7 @@ def main() -> None:
 
 
 def _within(started: float, options: argparse.Namespace, *run: Any) -> dict[str, Any] | None:
-    """``record``, unless the time is up."""
+    """Calls ``record`` unless the time limit has passed."""
     return record(*run, options) if time.perf_counter() - started < options.limit else None
 
 

@@ -1,10 +1,10 @@
-"""Shuffled, stratified, balanced and clustered batches at equal budget on CIFAR-10, even and long-tailed.
+"""Compares shuffled, stratified, balanced and clustered batches on balanced and long-tailed CIFAR-10.
 
-    python benchmarks/sampling.py --root data                                   # three seeds, one process a core
+    python benchmarks/sampling.py --root data                                   # three seeds, one process per core
     python benchmarks/sampling.py --root data --seeds 0 --images 256 --epochs 1 # a smoke test
 
-Clusters come from features of the training images alone. Encoders are judged by a linear probe that learns from images
-of all classes alike, which no encoder was trained on.
+Clusters are computed from the training images only. The linear probe is trained on held-out images with balanced
+classes.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from rich.table import Table
 
 from trainables.training.memory_limits import KEEP_MEMORY
 
-#: Images of the largest class over those of the smallest.
+#: Ratio of the largest to the smallest class.
 RATIO = 100
 DATA = ("even", "long-tailed")
 SAMPLINGS = ("shuffle", "stratified", "balanced", "clustered")
-#: Images that probes learn from, and that the reference loss is taken of.
+#: Images that probes are trained on, and reference images.
 PROBED, REFERENCE = 4_000, 512
 
 Row = dict[str, Any]
 
 
 def chosen(labels: np.ndarray, kind: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices to train on, for the reference loss, and to probe with; no image is in two of them."""
+    """Returns disjoint indices of training images, reference images and probe images."""
     order = np.random.default_rng(seed).permutation(len(labels))
     probed, reference, rest = order[:PROBED], order[PROBED : PROBED + REFERENCE], order[PROBED + REFERENCE :]
     if kind == "even":
@@ -50,7 +50,7 @@ def chosen(labels: np.ndarray, kind: str, count: int, seed: int) -> tuple[np.nda
 
 
 def compare(options: argparse.Namespace, kind: str, seed: int) -> list[Row]:
-    """All samplings on one selection of images."""
+    """Runs all samplings on one selection of images."""
     import torch
     from torchvision.datasets import CIFAR10
 
@@ -89,11 +89,11 @@ def compare(options: argparse.Namespace, kind: str, seed: int) -> list[Row]:
 
 
 def table(rows: Sequence[Row], options: argparse.Namespace) -> Table:
-    """Means and standard deviations over seeds."""
+    """Returns a table of means and standard deviations over seeds."""
     seeds = {row["seed"] for row in rows}
     title = f"CIFAR-10, {options.images:,} images, {options.epochs:g} epochs, B = {options.batch_size}"
     made = Table(title=f"{title}, {len(seeds)} seeds")
-    for title in ("data", "batches", "probe, %", "above shuffled, by seed", "reference loss", "training loss", "M"):
+    for title in ("data", "batches", "probe, %", "gain over shuffle by seed", "reference loss", "training loss", "M"):
         made.add_column(title, justify="left" if title in ("data", "batches") else "right")
     for kind in DATA:
         shuffled = {row["seed"]: row["probe"] for row in rows if row["data"] == kind and row["sampling"] == "shuffle"}
@@ -116,18 +116,18 @@ def table(rows: Sequence[Row], options: argparse.Namespace) -> Table:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="holds CIFAR-10 in torchvision's layout")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="directory of CIFAR-10 in torchvision's layout")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=2_500)
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--encoder", default="efficientnet_lite0")
     parser.add_argument("--evaluations", type=int, default=4)
-    parser.add_argument("--depth", type=int, default=1, help="residual blocks a stage")
-    parser.add_argument("--learning-rate", type=float, default=0.002, help="at a batch of 256")
-    parser.add_argument("--out", type=Path, help="writes a row for every run there, as JSON")
+    parser.add_argument("--depth", type=int, default=1, help="residual blocks per stage")
+    parser.add_argument("--learning-rate", type=float, default=0.002, help="for a batch size of 256")
+    parser.add_argument("--out", type=Path, help="JSON file with a row for every run")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
 

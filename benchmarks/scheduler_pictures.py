@@ -1,7 +1,7 @@
-"""Draws the pictures of docs/scheduler.md from recorded runs.
+"""Draws the plots of docs/scheduler.md from recorded runs.
 
 python benchmarks/scheduler_pictures.py                     # from benchmarks/curves into docs/
-python benchmarks/scheduler_pictures.py --runs RUNS.json    # and what the swap rule saw (strategies.py --out)
+python benchmarks/scheduler_pictures.py --runs RUNS.json    # also plots swaps (from strategies.py --out)
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from schedulers.forecast.schedule_clock import annealed
 from trainables.report import TrainingReport
 
 HERE = Path(__file__).parent
-#: How much of a run is known to the forecasts that are shown.
+#: Observed fraction of the run in the plotted forecasts.
 KNOWN = 0.1
 
 
 def raw_losses(sweep: Sweep) -> Figure:
-    """Training loss, reference loss, and the end of both beside the probe."""
+    """Plots training loss, reference loss and probe accuracy."""
     figure, panels = _panels(3)
     names = ("raw NT-Xent of the training batch", "reference loss", "probe accuracy, %")
     tones = colours(len(sweep.runs))
@@ -49,7 +49,7 @@ def raw_losses(sweep: Sweep) -> Figure:
 
 
 def forecasts(sweep: Sweep) -> Figure:
-    """What a tenth of a run says about its end: each curve alone, all together; and the shared curve."""
+    """Plots forecasts after a tenth of the run, from single curves and from all curves, and the shared curve."""
     figure, panels = _panels(3)
     budget = sweep.budget("samples")
     ends = dict.fromkeys(sweep.by_key, budget)
@@ -70,9 +70,9 @@ def forecasts(sweep: Sweep) -> Figure:
             panel.plot(ahead, means, color=tone, linestyle="--", linewidth=1.3)
         progress = np.exp(rates[run.key][0]) * annealed(run.samples, budget)
         panels[2].plot(progress, run.reference_loss, color=tone, linewidth=1.2)
-    panels[0].set_title(f"each curve alone, {KNOWN:.0%} known", loc="left", fontsize=10)
-    panels[1].set_title("one shared curve, a rate each", loc="left", fontsize=10)
-    panels[2].set_title("whole runs over progress = rate x samples", loc="left", fontsize=10)
+    panels[0].set_title(f"single-curve forecasts after {KNOWN:.0%} of the run", loc="left", fontsize=10)
+    panels[1].set_title("joint forecasts: one curve, one rate per run", loc="left", fontsize=10)
+    panels[2].set_title("runs over progress = rate x samples", loc="left", fontsize=10)
     _legend(figure, sweep)
     low, high = (f(loss for run in sweep.runs for loss in run.reference_loss) for f in (min, max))
     for panel in panels:
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=Path, default=HERE / "curves")
     parser.add_argument("--sweep", nargs=3, default=["cifar10", "sqrt", "0"], help="data set, rule and seed")
-    parser.add_argument("--runs", type=Path, help="of strategies.py --out")
+    parser.add_argument("--runs", type=Path, help="file written by strategies.py --out")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs")
     options = parser.parse_args()
 

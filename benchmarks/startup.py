@@ -1,12 +1,12 @@
-"""How long a run takes until every candidate trains, and what share of its wall time the race and the rest have.
+"""Measures the start-up time of a run, and the fractions of wall time of the race and other phases.
 
-    python benchmarks/startup.py                 # twice: with MLflow and without; about three minutes on 2 cores
+    python benchmarks/startup.py                 # with and without MLflow; about three minutes on 2 cores
     python benchmarks/startup.py --repeats 3
 
-It starts ``adaptive-ray run`` on a short quickstart and notes when each of its ``[m:ss]`` lines arrives, counted from
-the start of the command. ``seconds`` in ``reports.jsonl`` are seconds of training alone, so a candidate's training
-began at the arrival of its first report less those; its first step ended one step's share of them later. The evaluation
-and the delivery of that report are counted in, so the figure is an upper bound, by less than a second.
+It runs ``adaptive-ray run`` on a short quickstart and records when each ``[m:ss]`` line arrives, relative to the start
+of the command. ``seconds`` in ``reports.jsonl`` only include training. A candidate's training starts at the arrival of
+its first report minus its ``seconds``, and its first step ends one step later. This includes the evaluation and the
+delivery of the report, so the time is an upper bound, by less than a second.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ ROWS = {
     "imports": "until the first line: imports, data, checks",
     "ray": "starting Ray (and MLflow)",
     "first step": "FROM THE COMMAND TO THE FIRST STEP OF ALL CANDIDATES",
-    "race start": "of it: from the race's begin to that step",
-    "race": "the race, from its begin to its verdict",
-    "share": "THE RACE'S SHARE OF THE WALL TIME, %",
-    "training": "of the race: seconds that its slowest candidate trained",
-    "restart": "restart of the winner: verdict to first further step",
-    "winner": "the winner's training after that",
-    "probing": "probing, report, end of Ray",
-    "whole": "the whole command",
+    "race start": "    from the start of the race to that step",
+    "race": "race, from its start to its decision",
+    "share": "RACE, % OF THE WALL TIME",
+    "training": "    training time of its slowest candidate",
+    "restart": "restart of the winner, from the decision to its next step",
+    "winner": "training of the winner after the restart",
+    "probing": "evaluation, report, shutdown of Ray",
+    "whole": "complete command",
 }
 
 
 def run(tracking: bool, runs: Path, settings: list[str]) -> tuple[list[tuple[float, str]], float, list[dict[str, Any]]]:
-    """Runs the command: its lines with their arrival, the wall time, and the reports."""
+    """Runs the command and returns its lines with their times, the wall time, and the reports."""
     options = [*SETTINGS, f"tracking.enabled={str(tracking).lower()}", *settings]
     command = [sys.executable, "-m", "adaptive_ray", "run", "configs/quickstart.yaml", "--runs-dir", str(runs)]
     command += ["--name", "startup", *(word for option in options for word in ("--set", option))]
@@ -62,21 +62,21 @@ def run(tracking: bool, runs: Path, settings: list[str]) -> tuple[list[tuple[flo
 
 
 def figures(lines: list[tuple[float, str]], whole: float, reports: list[dict[str, Any]]) -> dict[str, float]:
-    """The rows of the table, in seconds but for the share."""
+    """Returns the rows of the table, in seconds except for the fraction."""
 
     def arrival(pattern: str) -> list[float]:
         return [when for when, line in lines if re.match(r"\[\d+:\d\d\] " + pattern, line)]
 
     lines_of = ("starting Ray", "race: ", r"batch size \d+ won", "evaluating")
     (begin,), (race,), (won,), (probing,) = map(arrival, lines_of)
-    arrivals = arrival(r"batch size \d+: ")  # one a report, in the reports' order
-    assert len(arrivals) == len(reports), "a line and a report belong together"
+    arrivals = arrival(r"batch size \d+: ")  # one per report, in the same order
+    assert len(arrivals) == len(reports), "there must be one line per report"
     first: dict[str, float] = {}
     trained: dict[str, float] = {}
     for when, report in zip(arrivals, reports, strict=True):
         step = report["seconds"] * report["batch_size"] / report["samples_seen"]
         first.setdefault(report["candidate"], when - report["seconds"] + step)
-        if when <= won + 0.5:  # the verdict's line comes just before that of the report that it was taken on
+        if when <= won + 0.5:  # the decision is printed just before the report that led to it
             trained[report["candidate"]] = report["seconds"]
     winner = reports[-1]["candidate"]
     after = next(w for w, r in zip(arrivals, reports, strict=True) if r["candidate"] == winner and w > won + 0.5)
@@ -100,7 +100,7 @@ def figures(lines: list[tuple[float, str]], whole: float, reports: list[dict[str
 
 
 def imports(module: str) -> tuple[float, list[tuple[str, float]]]:
-    """Seconds in all, and the five packages that take most of them themselves."""
+    """Returns the import time in seconds, and the five packages with the longest own time."""
     command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
     packages: Counter[str] = Counter()
@@ -111,12 +111,12 @@ def imports(module: str) -> tuple[float, list[tuple[str, float]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=1, help="of each kind, in turns; medians are shown")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as adaptive-ray's")
+    parser.add_argument("--repeats", type=int, default=1, help="repeats with and without MLflow; medians are shown")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as in adaptive-ray")
     options = parser.parse_args()
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)  # noqa: S607
     if "/raylet" in processes.stdout:
-        sys.exit("another Ray session runs on this machine: its processes would be measured, too")
+        sys.exit("another Ray cluster is running on this machine and would affect the measurement; stop it")
     collected: dict[bool, list[dict[str, float]]] = {True: [], False: []}
     for _ in range(options.repeats):
         for tracking, found in collected.items():
@@ -132,7 +132,7 @@ def main() -> None:
     for module in ("trainables.on_ray.worker", "adaptive_ray.cli"):
         whole, top = imports(module)
         packages = ", ".join(f"{name} {own:.2f}" for name, own in top)
-        console.print(f"import {module}: {whole:.2f} s; most of it by {packages}", highlight=False)
+        console.print(f"import {module}: {whole:.2f} s; longest: {packages}", highlight=False)
 
 
 if __name__ == "__main__":

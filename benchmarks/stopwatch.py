@@ -1,4 +1,4 @@
-"""Where the time of a step goes: seconds by phase, on a CPU and within a CUDA graph."""
+"""Measures the phases of a training step, on a CPU and in CUDA graphs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Split = dict[str, float]
 class Stopwatch:
     """Adds up the seconds of functions by phase.
 
-    On a CPU by its clock; on a GPU by events in the stream, which the host does not wait for. Those that were captured
-    with a CUDA graph are recorded again by every replay and tell about the last one.
+    On a GPU, CUDA events measure them without synchronisation. Events that were captured in a CUDA graph are recorded
+    in every replay and measure the last one.
     """
 
     def __init__(self, device: Any) -> None:
@@ -32,11 +32,11 @@ class Stopwatch:
         return timed
 
     def reset(self) -> None:
-        """Forgets what was not captured."""
+        """Discards the measurements, except captured events."""
         self._spans = []
 
     def seconds(self, steps: int) -> Split:
-        """Of one of the ``steps`` since the reset."""
+        """Returns the seconds per phase of one of the ``steps`` since the last reset."""
         total = dict.fromkeys(PHASES, 0.0)
         for share, spans in ((1 / steps, self._spans), (1, self._captured)):
             for phase, start, stop in spans:

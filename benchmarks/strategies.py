@@ -1,10 +1,9 @@
-"""Whole runs on real images: a fixed batch size, a race, a second race on the way, swaps inside the run, and turns.
+"""Compares complete runs: fixed batch sizes, a race, a second race during training, swaps, and rotation.
 
-    python benchmarks/strategies.py --root data                 # CIFAR-10, three seeds, one process a core
+    python benchmarks/strategies.py --root data                 # CIFAR-10, three seeds, one process per core
     python benchmarks/strategies.py --seeds 0 --epochs 2        # a smoke test
 
-All strategies choose among the same batch sizes and end after the same samples. What they spend beyond that on
-candidates that lose is the cost.
+All strategies have the same candidates and budget. The cost includes the samples of losing candidates.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ from rich.table import Table
 from schedulers import JointForecaster, Race, State
 from trainables.training.memory_limits import KEEP_MEMORY
 
-#: Share of the budget that a race's candidates may spend, and where the second race begins.
+#: Window of a race and start of the second race, as fractions of the budget.
 WINDOW, AGAIN = 0.1, 0.3
 
 Report = dict[str, Any]
 
 
 class EnoughError(Exception):
-    """Ends a run that has come as far as was asked."""
+    """Raised to stop a run at a given point."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One strategy on one seed; ``cost`` is the samples spent, in full runs."""
+    """Result of a strategy with one seed; ``cost`` is the number of samples in full runs."""
 
     strategy: str
     seed: int
@@ -56,7 +55,7 @@ class Result:
 
     @property
     def course(self) -> str:
-        """The batch sizes of the run and the samples under each, in thousands."""
+        """The batch sizes of the run and the samples with each, in thousands."""
         at, parts = 0, []
         for size, group in groupby(self.reports, key=lambda report: report["batch_size"]):
             until = list(group)[-1]["samples_seen"]
@@ -65,7 +64,7 @@ class Result:
         return ", ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-like; the decisions apart from the reports."""
+        """Returns a dictionary for JSON, with decisions separate from reports."""
         names = ("samples_seen", "seconds", "batch_size", "accumulation", "reference_loss", "train_loss")
         return {
             "strategy": self.strategy,
@@ -77,8 +76,8 @@ class Result:
         }
 
 
-class Workshop:
-    """Trains pieces of runs, and keeps their checkpoints at the points where strategies part."""
+class Segments:
+    """Trains segments of runs and keeps the checkpoints at which strategies branch off."""
 
     def __init__(self, options: argparse.Namespace, seed: int, folder: Path) -> None:
         from adaptive_ray.config.dataset import DatasetSettings
@@ -95,7 +94,7 @@ class Workshop:
     def train(
         self, name: str, first: int, start: Path | None, until: float, marks: Sequence[float] = (), **more: Any
     ) -> tuple[list[Report], Any]:
-        """Trains from a checkpoint to a share of the budget; its reports, and the encoder if that was the end."""
+        """Trains from a checkpoint to a fraction of the budget; returns the reports and, at the end, the encoder."""
         from trainables.training.loop import train
 
         reports: list[Report] = []
@@ -134,7 +133,7 @@ class Workshop:
 def race(
     curves: dict[int, list[Report]], budget: float, start: float = 0.0
 ) -> tuple[int, dict[int, tuple[float, float]], float]:
-    """Who wins on these reports, everybody's log rates, and the samples that the losers spent."""
+    """Returns the winner of a race with these reports, all log rates, and the samples of the losers."""
     series = Race(
         curves, budget=budget, window=WINDOW * budget, start=start, forecaster=JointForecaster(head_start=start)
     )
@@ -151,20 +150,20 @@ def race(
 
 
 def strategies(options: argparse.Namespace, seed: int) -> list[Result]:
-    """Every strategy on one seed."""
+    """Runs every strategy with one seed."""
     import torch
 
     torch.set_num_threads(1)
     sizes: list[int] = options.batch_sizes
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        shop = Workshop(options, seed, Path(folder))
-        budget = shop.budget
+        segments = Segments(options, seed, Path(folder))
+        budget = segments.budget
 
         def add(strategy: str, reports: list[Report], encoder: Any, explored: float) -> None:
-            results.append(Result(strategy, seed, 1 + explored / budget, shop.accuracy(encoder), reports))
+            results.append(Result(strategy, seed, 1 + explored / budget, segments.accuracy(encoder), reports))
 
-        fixed = {size: shop.train(f"fixed{size}", size, None, 1.0, (WINDOW, AGAIN)) for size in sizes}
+        fixed = {size: segments.train(f"fixed{size}", size, None, 1.0, (WINDOW, AGAIN)) for size in sizes}
         for size, (reports, encoder) in fixed.items():
             add(f"fixed {size}", reports, encoder, 0.0)
 
@@ -174,21 +173,21 @@ def strategies(options: argparse.Namespace, seed: int) -> list[Result]:
         begun = [report for report in fixed[winner][0] if report["samples_seen"] < AGAIN * budget]
         begun.append(fixed[winner][0][len(begun)])
         fork = float(begun[-1]["samples_seen"])
-        start = shop.checkpoint(f"fixed{winner}", AGAIN)
-        forks = {size: shop.train(f"fork{size}", size, start, AGAIN + WINDOW)[0] for size in sizes}
+        start = segments.checkpoint(f"fixed{winner}", AGAIN)
+        forks = {size: segments.train(f"fork{size}", size, start, AGAIN + WINDOW)[0] for size in sizes}
         again, _, spent = race(forks, budget, fork)
-        rest, encoder = shop.train("rest", again, shop.checkpoint(f"fork{again}", AGAIN + WINDOW), 1.0)
+        rest, encoder = segments.train("rest", again, segments.checkpoint(f"fork{again}", AGAIN + WINDOW), 1.0)
         add(f"race, again at {AGAIN:.0%}", [*begun, *forks[again], *rest], encoder, explored + spent)
 
         candidates = [{"batch_size": size, "accumulation": 1} for size in sizes]
         begun = [report for report in begun if report["samples_seen"] < WINDOW * budget]
         begun.append(fixed[winner][0][len(begun)])
         swap = {"mode": "deviation", "candidates": candidates, "rates": {str(key): rate for key, rate in rates.items()}}
-        rest, encoder = shop.train("swap", winner, shop.checkpoint(f"fixed{winner}", WINDOW), 1.0, swap=swap)
+        rest, encoder = segments.train("swap", winner, segments.checkpoint(f"fixed{winner}", WINDOW), 1.0, swap=swap)
         add("race, swaps on deviation", [*begun, *rest], encoder, explored)
 
         turns = {"mode": "rotate", "candidates": candidates, "turn": max(budget // (10 * len(sizes)), 1)}
-        add("rotate", *shop.train("rotate", sizes[0], None, 1.0, swap=turns), 0.0)
+        add("rotate", *segments.train("rotate", sizes[0], None, 1.0, swap=turns), 0.0)
     return results
 
 
@@ -215,16 +214,16 @@ def table(results: Sequence[Result], options: argparse.Namespace) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="holds CIFAR-10 in torchvision's layout")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="directory of CIFAR-10 in torchvision's layout")
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32, 128, 512])
     parser.add_argument("--images", type=int, default=3_488)
     parser.add_argument("--epochs", type=float, default=12)
     parser.add_argument("--evaluations", type=int, default=120)
-    parser.add_argument("--depth", type=int, default=1, help="residual blocks a stage")
-    parser.add_argument("--learning-rate", type=float, default=0.002, help="at a batch of 256")
-    parser.add_argument("--out", type=Path, help="writes every run's reports and decisions there, as JSON")
+    parser.add_argument("--depth", type=int, default=1, help="residual blocks per stage")
+    parser.add_argument("--learning-rate", type=float, default=0.002, help="for a batch size of 256")
+    parser.add_argument("--out", type=Path, help="JSON file with the reports and decisions of every run")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
 

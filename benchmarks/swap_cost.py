@@ -1,4 +1,4 @@
-"""What it costs to swap the loader inside a run, against the time of one step.
+"""Measures the time of a swap of the batch size during a run, relative to a training step.
 
     python benchmarks/swap_cost.py                             # small ResNet, 32 x 32 pixels
     python benchmarks/swap_cost.py --backbone resnet18 --batch-sizes 256 512 1024
@@ -25,16 +25,16 @@ from trainables.training.memory_limits import KEEP_MEMORY
 
 
 class Costs(NamedTuple):
-    """Of one candidate, in seconds."""
+    """Times of one candidate, in seconds."""
 
-    step: float  # median of its usual steps
+    step: float  # median of steps without a swap
     first: float  # of the first swap to it
-    later: list[float]  # of the swaps after that
-    change: float  # median of what changing the candidate itself takes, of all that
+    later: list[float]  # of later swaps
+    change: float  # median of the change of the candidate itself
 
 
 def measure(options: argparse.Namespace) -> tuple[str, dict[str, Costs]]:
-    """The device, and each candidate's costs."""
+    """Returns the device and the times of each candidate."""
     import numpy as np
     import torch
 
@@ -61,7 +61,7 @@ def measure(options: argparse.Namespace) -> tuple[str, dict[str, Costs]]:
     run = Run(settings, TrainingData(images[:-512], images[-512:]), device)
 
     def steps(count: int) -> float:
-        """Seconds; ends with a read from the device."""
+        """Returns the seconds of a step including a read from the device."""
         started = time.perf_counter()
         run.train_until(run.state.samples + count * run.state.candidate.images_per_update)
         return time.perf_counter() - started
@@ -89,12 +89,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="cifar_resnet", help="or a network of torchvision")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 256, 512])
-    parser.add_argument("--steps", type=int, default=4, help="usual steps between two swaps")
+    parser.add_argument("--steps", type=int, default=4, help="steps between two swaps")
     parser.add_argument("--rounds", type=int, default=5, help="rounds after the first")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
 
-    os.environ.update(KEEP_MEMORY)  # as the program's own workers have it, from their start
+    os.environ.update(KEEP_MEMORY)  # as in workers of adaptive-ray
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         device, costs = pool.submit(measure, options).result()
     table = Table(title=f"Swaps on {device}, {options.backbone}, {options.rounds} rounds after the first")

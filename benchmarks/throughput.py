@@ -1,13 +1,13 @@
-"""Images per second of whole training steps, beside lightly's SimCLR example, and where a step's time goes.
+"""Measures images per second and the phases of a training step, compared with lightly's SimCLR example.
 
     python benchmarks/throughput.py                        # ResNet 16-32-64, B = 256
     python benchmarks/throughput.py --backbone resnet18 --batch-size 512
     python benchmarks/throughput.py --quick --no-lightly   # a smoke test
 
-A step loads, makes two views, goes forward, computes the loss, goes backward and updates. Ours is the step of
-``trainables.training.run``, driven as ``train`` drives it; lightly's is its example's, with the same backbone, batch,
-temperature and optimizer, and its best number of loader workers here. Every row is a process of its own; they take
-turns, and medians are shown. The split comes from passes of its own that wait for the device after each phase.
+A step loads images, computes two views, the forward pass, the loss and the backward pass, and updates the weights. This
+project's step is that of ``trainables.training.run``. lightly's step is that of its example, with the same backbone,
+batch, temperature and optimizer, and the fastest number of loader workers. Every row runs in its own process. Rows
+alternate, and medians are shown. Phases are measured in separate passes that wait for the device after each phase.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from contestants import Images, Lightly, Ours, pick_device
+from implementations import Images, Lightly, Ours, pick_device
 from rich.console import Console
 from rich.table import Table
 from stopwatch import PHASES, Split
@@ -29,7 +29,7 @@ from trainables.training.memory_limits import KEEP_MEMORY
 
 
 class Row:
-    """A contestant in a process of its own, with an allocator of its own."""
+    """An implementation in its own process, with its own allocator settings."""
 
     def __init__(self, name: str, side: type[Ours] | type[Lightly], options: argparse.Namespace, keep: bool) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Row:
         for variable in KEEP_MEMORY.keys() - before.keys():
             os.environ.pop(variable, None)
         theirs.close()
-        atexit.register(self._pipe.close)  # else an error here would leave the process waiting for questions
+        atexit.register(self._pipe.close)  # so that the process ends after an error here
 
     def ask(self, method: str, *args: Any) -> Any:
         self._pipe.send((method, args))
@@ -56,17 +56,17 @@ class Row:
 
 
 def _serve(pipe: Any, side: type[Ours] | type[Lightly], options: argparse.Namespace) -> None:
-    contestant = side(options)
+    implementation = side(options)
     while True:
         try:
             method, args = pipe.recv()
         except EOFError:
             return
-        pipe.send(getattr(contestant, method)(*args))
+        pipe.send(getattr(implementation, method)(*args))
 
 
 def ours(options: argparse.Namespace) -> list[Row]:
-    """On a CPU with the system's allocator settings and with ``KEEP_MEMORY``; on a GPU with less and less help."""
+    """This project on a CPU with and without ``KEEP_MEMORY``; on a GPU compiled, with CUDA graphs, and without both."""
 
     def row(name: str, accelerate: str, *, keep: bool = False) -> Row:
         return Row(name, Ours, argparse.Namespace(**{**vars(options), "accelerate": accelerate}), keep)
@@ -77,11 +77,11 @@ def ours(options: argparse.Namespace) -> list[Row]:
     return [row(f"adaptive_ray, {name}", accelerate) for accelerate, name in names.items()]
 
 
-def contestants(options: argparse.Namespace) -> list[Row]:
-    """Ours and lightly's."""
+def implementations(options: argparse.Namespace) -> list[Row]:
+    """Starts the implementations of this project and of lightly."""
     rows = ours(options)
     for row in rows:
-        row.ask("facts")  # what compiles is ready when the first clock starts
+        row.ask("facts")  # compiles before times are measured
     if not options.lightly:
         return rows
     best, row = best_lightly(options)
@@ -92,7 +92,7 @@ def contestants(options: argparse.Namespace) -> list[Row]:
 
 
 def best_lightly(options: argparse.Namespace) -> tuple[int, Row]:
-    """lightly with the number of loader workers that is best here."""
+    """Finds the number of lightly's loader workers that is fastest on this machine."""
     trials = {workers: _lightly(workers, options) for workers in options.lightly_workers}
     turns = [
         {workers: trial.ask("measure", min(options.steps, 10)) for workers, trial in trials.items()}
@@ -113,7 +113,7 @@ def _lightly(workers: int, options: argparse.Namespace, *, keep: bool = False) -
 
 
 def show(rows: list[Row], options: argparse.Namespace, facts: dict[str, Any], console: Console) -> None:
-    """What a step takes, and what the goals say to it."""
+    """Prints the time of a step, and whether the goals are met."""
     size = options.batch_size
     console.print(
         f"{facts['device']}, {facts['cores']} cores, {facts['threads']} threads, torch {facts['torch']}, computes in "
@@ -123,7 +123,7 @@ def show(rows: list[Row], options: argparse.Namespace, facts: dict[str, Any], co
     theirs = next((statistics.median(row.seconds) for row in rows if row.name.startswith("lightly")), None)
     titles = ("ms", "images/s", "lowest-highest", "x lightly", "peak %")
     table = _table(
-        f"Whole steps, {options.backbone}, B = {size}, median of {options.repeats} x {options.steps}", titles
+        f"Training steps, {options.backbone}, B = {size}, median of {options.repeats} x {options.steps}", titles
     )
     for row in rows:
         seconds = statistics.median(row.seconds)
@@ -152,13 +152,13 @@ def show(rows: list[Row], options: argparse.Namespace, facts: dict[str, Any], co
 
 
 def show_split(rows: list[Row], console: Console) -> None:
-    """Where a step's time goes, and what the goal says to it."""
-    table = _table("Where the time goes, % of a step", (*PHASES, "other"))
+    """Prints the phases of a step, and whether the goal is met."""
+    table = _table("Phases, % of a step", (*PHASES, "other"))
     for row in rows:
         whole = sum(row.parts.values())
         table.add_row(row.name, *(f"{100 * row.parts[phase] / whole:.1f}" for phase in (*PHASES, "other")))
     console.print(table)
-    console.print("data is the data_wait %: what a step waits for images; lightly's loader also makes the views")
+    console.print("data: waiting for images; lightly's loader also computes the views")
     if pick_device().type == "cuda":
         return
     for row in [row for row in rows if row.name.startswith("adaptive_ray")]:
@@ -180,15 +180,15 @@ def _verdict(console: Console, goal: str, figure: str, met: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="small", help="small (16-32-64 channels, 3 blocks a stage), or resnet18")
+    parser.add_argument("--backbone", default="small", help="small (16-32-64 channels, 3 blocks a stage) or resnet18")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--steps", type=int, help="of a repeat; default 4, on a GPU 40")
-    parser.add_argument("--repeats", type=int, help="turns of every row; default 7, on a GPU 3")
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="ours")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds cifar-10-batches-py")
+    parser.add_argument("--steps", type=int, help="steps per repeat; default 4, on a GPU 40")
+    parser.add_argument("--repeats", type=int, help="repeats of every row; default 7, on a GPU 3")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of this project")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="directory of cifar-10-batches-py")
     parser.add_argument("--lightly", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--lightly-workers", type=int, nargs="+", help="numbers to try; default 0 1 2, on a GPU 4 8 16")
-    parser.add_argument("--profile", action="store_true", help="only print the operators that take longest")
+    parser.add_argument("--profile", action="store_true", help="only print the slowest operators")
     parser.add_argument("--quick", action="store_true", help="a batch of 32, two repeats of one step")
     options = parser.parse_args()
     if options.quick:
@@ -206,7 +206,7 @@ def main() -> None:
         print(row.ask("profile"))
         row.close()
         return
-    rows = contestants(options)
+    rows = implementations(options)
     facts = rows[0].ask("facts")
     peaks = []
     console = Console(width=120)

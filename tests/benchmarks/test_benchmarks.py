@@ -69,7 +69,7 @@ def test_startup_derives_its_rows_from_lines_and_reports() -> None:
 @pytest.mark.slow
 def test_throughput_covers_the_whole_step() -> None:
     output = script("throughput", "--quick", "--no-lightly")
-    whole, split = output.split("Where the time goes")
+    whole, split = output.split("Phases, % of a step")
     for table in (whole, split):
         rows = [line for line in table.splitlines() if line.startswith("│ adaptive_ray")]
         assert len(rows) == 2

@@ -1,4 +1,4 @@
-"""What throughput.py compares: whole SimCLR training steps, ours and lightly's, and their split into phases."""
+"""The SimCLR training steps that throughput.py compares: this project's and lightly's, and their phases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stopwatch import Split, Stopwatch
 
 
 class Images:
-    """CIFAR-10's training images as torchvision serves them, or random ones of the same shape."""
+    """CIFAR-10's training images as a torchvision data set, or random ones of the same shape."""
 
     def __init__(self, root: Path, length: int = 50_000) -> None:
         self.real = (root / "cifar-10-batches-py").is_dir()
@@ -27,7 +27,7 @@ class Images:
         else:
             self.data = np.random.default_rng(0).integers(0, 256, (length, 32, 32, 3), dtype=np.uint8)
 
-        self.transform: Callable[[Any], Any] | None = None  # lightly sets it
+        self.transform: Callable[[Any], Any] | None = None  # set by Lightly
 
     def __len__(self) -> int:
         return len(self.data)
@@ -40,7 +40,7 @@ class Images:
 
 
 class Ours:
-    """The steps of ``trainables.training.run``; compiled where ``options.accelerate`` is auto, as in a long run."""
+    """Steps of ``trainables.training.run``; compiled if ``options.accelerate`` is auto, as in a long run."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.device, self.size, self._options = pick_device(), options.batch_size, options
@@ -68,14 +68,14 @@ class Ours:
         return run
 
     def measure(self, steps: int) -> float:
-        """Seconds of one step, undisturbed."""
+        """Returns the seconds of one step, without measuring phases."""
         if self.device.type == "cuda":
-            steps *= 5  # each is so short that the first one's way through the host would count
+            steps *= 5  # steps are short, so the launch of the first one would dominate
         _steps(self.run, 1)
         return _steps(self.run, steps) / steps
 
     def split(self, steps: int, passes: int) -> Split:
-        """Seconds of a step by phase, the median pass; ``other`` is what no phase covers."""
+        """Returns the seconds of a step by phase, of the median pass; ``other`` is the rest of the step."""
         found = []
         run = self._make_run()
         with _timed(run, self.device) as watch:
@@ -88,8 +88,7 @@ class Ours:
         return _median(found)
 
     def peak(self) -> float:
-        """Floating-point operations per second of a large matrix product, the best of three: on a CPU in float32, on a
-        GPU as the network computes."""
+        """Returns the FLOP/s of a large matrix product, best of three; on a GPU in the network's dtype."""
         import torch
 
         on_gpu = self.device.type == "cuda"
@@ -105,7 +104,7 @@ class Ours:
         return 2 * len(a) ** 3 / min(seconds)
 
     def profile(self) -> str:
-        """The operators that take longest."""
+        """Returns a table of the slowest operators."""
         from torch.profiler import ProfilerActivity, profile
 
         _steps(self.run, 1)
@@ -116,7 +115,7 @@ class Ours:
         return str(profiler.key_averages().table(sort_by=by, row_limit=14, max_name_column_width=50))
 
     def facts(self) -> dict[str, Any]:
-        """The machine, and how many floating-point operations a step's images need."""
+        """Returns properties of the machine and the FLOPs of a step per image."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -132,12 +131,12 @@ class Ours:
             "torch": torch.__version__,
             "bf16": supports_bfloat16(self.device),
             "autocast": str(self.run.step.autocast.fast_dtype) if self.run.step.autocast._enabled else "off: float32",
-            "flops": 3 * counter.get_total_flops(),  # of an image in two views: forward, and backward twice as much
+            "flops": 3 * counter.get_total_flops(),  # two views per image; backward is twice forward
         }
 
 
 def _steps(run: Any, steps: int) -> float:
-    """Seconds of some steps of ours, and of the read from the device with which they end; not of what is captured."""
+    """Times steps including the final read from the device, without capturing graphs."""
     before = run.state.seconds
     run.train_until(run.state.samples + steps * run.state.candidate.batch_size)
     return float(run.state.seconds - before)
@@ -145,11 +144,11 @@ def _steps(run: Any, steps: int) -> float:
 
 @contextmanager
 def _timed(run: Any, device: Any) -> Iterator[Stopwatch]:
-    """Wraps the parts of a run's step, whatever the step does with them, before it is captured."""
+    """Wraps the functions of a run's step to time them, before the step is captured."""
     import torch
 
     watch = Stopwatch(device)
-    # One graph for all: events of a second one, for batches over an epoch's end, would count as part of the same step.
+    # A second graph, for batches across the end of an epoch, would add its events to the same step.
     run.step.loader.stream.may_repeat = run.step.loader.stream.repeats = lambda position, count: False
     places: list[tuple[Any, str, str]] = [
         (run.step.loader.stream, "take", "data"),
@@ -159,7 +158,7 @@ def _timed(run: Any, device: Any) -> Iterator[Stopwatch]:
         (run.state.optimizer, "step", "update"),
         (run.state.ema, "update", "update"),
     ]
-    augment = ["views"] if device.type == "cuda" else ["draw", "apply"]  # what a GPU draws from is made meanwhile
+    augment = ["views"] if device.type == "cuda" else ["draw", "apply"]  # a GPU does not wait for draw
     places += [(run.step.loader.augment, name, "augment") for name in augment]
     for owner, name, phase in places:
         setattr(owner, name, watch(phase, getattr(owner, name)))
@@ -176,7 +175,7 @@ def _median(passes: list[Split]) -> Split:
 
 
 class Lightly:
-    """lightly's SimCLR example: its transform, data set, loss and projection head, NCHW in float32."""
+    """lightly's SimCLR example with its transform, data set, loss and projection head; NCHW, float32."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         import torch
@@ -192,15 +191,15 @@ class Lightly:
         self.device, self.size = pick_device(), options.batch_size
         transform = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
         dataset = LightlyDataset.from_torch_dataset(Images(options.data), transform=transform)
-        # Its workers are forked, as they are by default in a process of its own, and before there is a GPU's context.
-        self._ahead = 2 * options.workers  # batches that they prepare
+        # Workers are forked (the default on Linux) before a CUDA context exists.
+        self._ahead = 2 * options.workers  # batches that workers prepare
         self._batches = iter(
             DataLoader(
                 dataset,
                 self.size,
                 sampler=RandomSampler(dataset, replacement=True, num_samples=10**9),
                 num_workers=options.workers,
-                multiprocessing_context="fork" if options.workers else None,  # a spawned process would spawn them
+                multiprocessing_context="fork" if options.workers else None,  # a spawned process spawns its workers
                 pin_memory=self.device.type == "cuda",
             )
         )
@@ -212,11 +211,11 @@ class Lightly:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.06, momentum=0.9)
 
     def measure(self, steps: int) -> float:
-        """Seconds of one step, when nothing is left of what the loader prepared beforehand."""
+        """Returns the seconds of one step after the batches that were prefetched before are used up."""
         return self._steps(steps, lambda phase, function: function)
 
     def split(self, steps: int, passes: int) -> Split:
-        """Seconds of a step by phase; views are made by the loader's workers, so ``augment`` is part of ``data``."""
+        """Returns the seconds of a step by phase; workers compute the views, so ``augment`` is part of ``data``."""
         found = []
         for _ in range(passes):
             watch = Stopwatch(self.device)
@@ -234,7 +233,7 @@ class Lightly:
             self._step(timed)
         wait(self.device)
         seconds = (time.perf_counter() - started) / steps
-        time.sleep(self._ahead * seconds)  # until its workers rest, and leave the cores to others
+        time.sleep(self._ahead * seconds)  # until its workers are idle
         return seconds
 
     def _step(self, timed: Callable[..., Any]) -> None:
@@ -261,7 +260,7 @@ def wait(device: Any) -> None:
 
 
 def _encoder(backbone: str) -> dict[str, Any]:
-    """Settings of an encoder. The small one's are the defaults: 16-32-64 channels, 3 blocks a stage."""
+    """Returns the settings of an encoder; ``small`` is the default: 16-32-64 channels, 3 blocks per stage."""
     if backbone == "small":
         return {}
     return {"backbone": backbone, "stem": "cifar", "projection_hidden": 512, "projection_features": 128}
