@@ -73,7 +73,7 @@ def test_schedulers_need_only_numpy() -> None:
     [
         ("mlflow", "trainables", set()),
         ("matplotlib", "trainables", set()),
-        ("sklearn", "trainables", {"trainables/evaluation/probe.py"}),
+        ("sklearn", "trainables", set()),
         ("mlflow", "adaptive_ray", {f"adaptive_ray/experiment/mlflow_{n}.py" for n in ("tracking", "store")}),
         (
             "matplotlib",

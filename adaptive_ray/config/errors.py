@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 #: Keys that were renamed, and values of keys. Configurations that use them are refused with the new name.
 RENAMED_KEYS = {
     "stretch": "winner",
+    "probe_images": "evaluation.images",
     "race.drop_below": "race.prune_below",
     "simclr.average": "simclr.ema_horizon",
     "simclr.optimizer.rule": "simclr.optimizer.lr_scaling",

@@ -12,6 +12,7 @@ from adaptive_ray.config.clusters import AlphaM, BatchFromClusters, CandidatesFr
 from adaptive_ray.config.dataset import DatasetSettings
 from adaptive_ray.config.settings import (
     Amount,
+    EvaluationSettings,
     RaceSettings,
     TrackingSettings,
     TrialSettings,
@@ -79,7 +80,9 @@ class ExperimentConfig(Settings):
     simclr: SimCLRSettings = Field(
         default_factory=SimCLRSettings, description="encoder, augmentation, loss and optimizer"
     )
-    probe_images: int = Field(10_000, ge=16, description="maximum number of training images of the probes")
+    evaluation: EvaluationSettings = Field(
+        default_factory=EvaluationSettings, description="accuracy on held-out images, if there are labels"
+    )
     tracking: TrackingSettings = Field(default_factory=TrackingSettings, description="MLflow tracking")
 
     _check_candidates = field_validator("candidates", mode="before")(read_candidates)

@@ -145,6 +145,18 @@ class WinnerSwapSettings(DeviationSettings):
     enabled: bool = Field(False, description="whether the winner may swap to another candidate")
 
 
+class EvaluationSettings(Settings):
+    """Accuracy of classifiers on frozen features."""
+
+    images: int = Field(50_000, ge=16, description="maximum number of training images of the final evaluation")
+    every: Literal["auto"] | Amount | None = Field(
+        "auto",
+        description="how often the kNN accuracy of the EMA weights is reported during training, at the first report "
+        "after each interval, such as {epochs: 1}; auto: up to 20 times, if that takes at most about 2 % of the "
+        "training time; null: never",
+    )
+
+
 class TrackingSettings(Settings):
     """MLflow tracking."""
 

@@ -1,30 +1,44 @@
-"""Evaluates an encoder. A part that fails does not affect the others."""
+"""Evaluates an encoder on held-out images. A part that fails does not affect the others."""
 
 from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from adaptive_ray.datasets.dataset import Dataset
-from adaptive_ray.report.accuracies import ACCURACIES
-from adaptive_ray.report.curves import neighbours
-from adaptive_ray.report.methods import weighted_images, weighted_reports
-from adaptive_ray.run_directory.atomic_write import write_whole
+from adaptive_ray.datasets.arrays import Images, Labels
+from adaptive_ray.report.accuracies import ACCURACIES, accuracies_of
 from trainables.batches import ImageFiles
-from trainables.evaluation.probe import knn_probe, linear_probe, pixel_features
-from trainables.report import TrainingReport
+from trainables.evaluation.accuracy import Accuracy
+from trainables.evaluation.knn import knn_accuracies, nearest_rows
+from trainables.evaluation.linear import linear_accuracy
+from trainables.evaluation.pixels import pixel_features, shrunk
 from trainables.simclr import Encoder
 
 _log = logging.getLogger(__name__)
 
-_Features = tuple[NDArray[np.float32], NDArray[np.float32]]  # of training and test images
+_Features = tuple[Tensor, Tensor]  # of training and test images
+
+#: Maximum memory of the training images; with 224 x 224 pixels these are 28,532 images.
+_MOST_BYTES = 4 << 30
+#: Number of held-out images with neighbours, and of their neighbours.
+_QUERIES, _SHOWN = 6, 8
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Test images, uint8 [m, C, H, W], and labels of training [n] and test images [m]; None: unlabelled."""
+
+    images: Images
+    train_labels: Labels | None
+    labels: Labels | None
 
 
 @dataclass
@@ -32,12 +46,15 @@ class Evaluation:
     """Results of an evaluation.
 
     Args:
-        accuracies: Accuracy (0 to 1) for each of ``ACCURACIES``; None: not available.
+        accuracies: Accuracy (0 to 1) for each of ``ACCURACIES``; None: not available. With more than ten classes also
+            the top-5 accuracies.
         unavailable: Reason for each missing accuracy or plot, in one line.
+        neighbours: The nearest training images of the first held-out images, uint8 [6, 8, C, H, W].
     """
 
     accuracies: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(ACCURACIES))
     unavailable: dict[str, str] = field(default_factory=dict)
+    neighbours: Images | None = None
 
     @contextmanager
     def part(self, *names: str) -> Iterator[None]:
@@ -48,93 +65,106 @@ class Evaluation:
             _log.debug("%s cannot be evaluated", names, exc_info=True)
             self.unavailable |= dict.fromkeys(names, reason(error))
 
+    def add(self, name: str, accuracy: Accuracy) -> None:
+        """Adds the accuracy of one classifier on one representation, such as ``untrained_knn``."""
+        self.accuracies[f"{name}_accuracy"] = accuracy.top1
+        if accuracy.top5 is not None:
+            self.accuracies[f"{name}_top5_accuracy"] = accuracy.top5
 
-def reason(error: Exception) -> str:
+
+def reason(error: BaseException) -> str:
     """Formats an error as one line."""
     text = (str(error).strip().splitlines() or [""])[0]
     named = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
     return textwrap.shorten(named, 300, placeholder=" ...")
 
 
+def failed(error: BaseException) -> Evaluation:
+    """Returns an evaluation without results because of ``error``."""
+    found = Evaluation()
+    found.unavailable = dict.fromkeys((*ACCURACIES, "neighbours.png"), reason(error))
+    return found
+
+
 def evaluate(
     encoder: Encoder,
     untrained: Callable[[], Encoder],
-    data: Dataset,
-    probe_images: int,
-    reports: Sequence[TrainingReport],
-    budget: int,
-    directory: Path,
+    images: Images | ImageFiles,
+    held_out: HeldOut,
+    *,
+    limit: int,
+    device: torch.device,
 ) -> Evaluation:
-    """Probes an encoder, an untrained one and raw pixels; plots nearest neighbours and weighted samples.
+    """Classifies held-out images by the features of an encoder, of an untrained one, and of raw pixels.
 
     Args:
         encoder: The trained encoder.
         untrained: Returns the untrained encoder.
-        data: Training and test images. Without labels, no accuracies are computed.
-        probe_images: Maximum number of training images of the probes.
-        reports: Reports of the training.
-        budget: Budget in samples.
-        directory: Directory for ``neighbours.png`` and, with sample weights, ``weights.png``.
+        images: Training images, in memory or on disk.
+        held_out: Test images, and the labels. Without labels, only neighbours are found.
+        limit: Maximum number of training images; the first ones are used. Fewer if their pixels exceed 4 GiB.
+        device: Device of networks and classifiers.
 
     Returns:
-        Accuracies and the reasons for missing parts. Errors of a part are not raised.
+        Accuracies, neighbours and the reasons for missing parts. Errors of a part are not raised.
     """
     found = Evaluation()
-    with found.part("weights.png"):
-        if (weighted := weighted_reports(reports)) is not None:
-            write_whole(directory / "weights.png", weighted_images(data.training.images, *weighted, budget))
     with found.part(*ACCURACIES, "neighbours.png"):
-        train, rows = _readable(data.training.images, min(probe_images, len(data.training.images)), found)
-        _evaluate_images(encoder, untrained, data, train, rows, directory, found)
+        train, rows = _readable(images, limit, found)
+        _evaluate_images(encoder, untrained, train, rows, held_out, device, found)
     return found
 
 
 def _evaluate_images(
     encoder: Encoder,
     untrained: Callable[[], Encoder],
-    data: Dataset,
-    train: NDArray[np.uint8],
+    train: Images,
     rows: NDArray[np.int64],
-    directory: Path,
+    held_out: HeldOut,
+    device: torch.device,
     found: Evaluation,
 ) -> None:
-    labels, test_labels, test = data.labels, data.test_labels, data.test_images
+    labelled = held_out.train_labels is not None and held_out.labels is not None
 
     def embedded_by(network: Encoder) -> _Features:
-        features = network.embed(train), network.embed(test)
-        if not all(np.isfinite(part).all() for part in features):
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        features = [torch.from_numpy(network.embed(images)).to(device) for images in (train, held_out.images)]
+        if not all(part.isfinite().all() for part in features):
             raise ValueError("some features are NaN or infinite")
-        return features
+        return features[0], features[1]
 
-    def probe(prefix: str, features: _Features) -> None:
-        if labels is None or test_labels is None:
+    def classify(prefix: str, features: _Features) -> None:
+        if held_out.train_labels is None or held_out.labels is None:
             raise ValueError("the images are unlabelled or have a single class")
-        for name, fit in ((f"{prefix}probe_accuracy", linear_probe), (f"{prefix}knn_accuracy", knn_probe)):
-            with found.part(name):
-                found.accuracies[name] = fit(features[0], labels[rows], features[1], test_labels)
+        targets, expected = (
+            torch.tensor(array, device=device) for array in (held_out.train_labels[rows], held_out.labels)
+        )
+        with found.part(f"{prefix}probe_accuracy"):
+            found.add(f"{prefix}probe", linear_accuracy(features[0], targets, features[1], expected))
+        with found.part(f"{prefix}knn_accuracy", f"{prefix}knn200_accuracy"):
+            for name, accuracy in knn_accuracies(features[0], targets, features[1], expected).items():
+                found.add(f"{prefix}{name}", accuracy)
 
-    with found.part(*_accuracies_of(""), "neighbours.png"):
+    with found.part(*accuracies_of(""), "neighbours.png"):
         features = embedded_by(encoder)
         with found.part("neighbours.png"):
-            write_whole(directory / "neighbours.png", neighbours(train, features[0], test, features[1]))
-        with found.part(*ACCURACIES if labels is None else _accuracies_of("")):
-            probe("", features)
-    if labels is None:
+            shown = nearest_rows(features[0], features[1][:_QUERIES], _SHOWN).cpu().numpy()
+            found.neighbours = train[shown]
+        with found.part(*accuracies_of("") if labelled else ACCURACIES):
+            classify("", features)
+    if not labelled:
         return
-    with found.part(*_accuracies_of("untrained_")):
-        probe("untrained_", embedded_by(untrained()))
-    with found.part(*_accuracies_of("pixel_")):
-        probe("pixel_", pixel_features(train, test))
+    with found.part(*accuracies_of("untrained_")):
+        classify("untrained_", embedded_by(untrained()))
+    with found.part(*accuracies_of("pixel_")):
+        small = [shrunk(torch.tensor(images)).to(device) for images in (train, held_out.images)]
+        classify("pixel_", pixel_features(small[0], small[1]))
 
 
-def _accuracies_of(prefix: str) -> tuple[str, str]:
-    return f"{prefix}probe_accuracy", f"{prefix}knn_accuracy"
-
-
-def _readable(
-    images: NDArray[np.uint8] | ImageFiles, count: int, found: Evaluation
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The first ``count`` images and their rows, without files that cannot be decoded."""
+def _readable(images: Images | ImageFiles, limit: int, found: Evaluation) -> tuple[Images, NDArray[np.int64]]:
+    """The first ``limit`` images and their rows, without files that cannot be decoded."""
+    bytes_each = int(np.prod(images.shape[1:]))
+    count = min(limit, len(images), max(_MOST_BYTES // bytes_each, 1))
     rows = np.arange(count)
     if not isinstance(images, ImageFiles):
         return images[:count], rows

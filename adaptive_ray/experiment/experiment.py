@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray
 import torch
 from rich.console import Console
 
@@ -23,6 +24,7 @@ from adaptive_ray.errors import (
     storage_problem,
 )
 from adaptive_ray.experiment.background_tracker import BackgroundTracker
+from adaptive_ray.experiment.evaluation_task import EvaluationTask
 from adaptive_ray.experiment.prepared import Prepared
 from adaptive_ray.experiment.results import Winner, judge
 from adaptive_ray.experiment.trials import Trials
@@ -219,14 +221,24 @@ class Experiment:
                 trials.retry_failed()
                 callback.write_decisions()
             try:
-                trials.run(self.data.training, callback, progress.phase)
+                images = ray.put(self.data.training)
+                trials.run(images, callback, progress.phase)
             except PlacementError as error:
                 raise PlacementError(f"{error}. Make room; then resume with: {resume}") from None
             winner = trials.winner()
             trained = Winner.saved(winner, directory, self.data, settings[winner.key])
-        progress.phase("evaluating the encoder on held-out images")
-        explored = round(scheduler.series.explored)
-        result = judge(trained, directory, self.data, config, budget=plan.budget, explored=explored)
+            progress.phase("evaluating the encoder on held-out images")
+            task = EvaluationTask.like(layout.winner, nodes, trained.reports[-1].seconds)
+            result = judge(
+                trained,
+                directory,
+                self.data,
+                lambda held_out: task.run(
+                    trained.encoder, trained.settings, images, held_out, config.evaluation.images
+                ),
+                budget=plan.budget,
+                explored=round(scheduler.series.explored),
+            )
         if self.dataset_clusters is not None and self.dataset_clusters.known is not None:
             result["clusters"] = self.dataset_clusters.known.m
         result["restarts"] = [dataclasses.asdict(restart) for restart in scheduler.series.restarts]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.datasets.dataset import Dataset
 from adaptive_ray.encoders import save_encoder
+from adaptive_ray.experiment.evaluate import Evaluation, HeldOut
+from adaptive_ray.run_directory.atomic_write import write_whole
 from adaptive_ray.run_directory.directory import RunDirectory
 from schedulers import Candidate
 from trainables.report import TrainingReport
 from trainables.settings import TrainSettings
 from trainables.simclr import Encoder
-from trainables.training.loop import initial_encoder, load_ema_encoder
+from trainables.training.loop import load_ema_encoder
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,12 @@ class Winner:
 
 
 def judge(
-    winner: Winner, directory: RunDirectory, data: Dataset, config: ExperimentConfig, budget: int, explored: int
+    winner: Winner,
+    directory: RunDirectory,
+    data: Dataset,
+    evaluate: Callable[[HeldOut], Evaluation],
+    budget: int,
+    explored: int,
 ) -> dict[str, Any]:
     """Evaluates the encoder of the winner and returns the content of ``result.json``.
 
@@ -64,23 +71,15 @@ def judge(
         winner: The winner.
         directory: Directory of the run; plots are written to it.
         data: Training and test images.
-        config: Configuration of the run.
+        evaluate: Evaluates the encoder on held-out images.
         budget: Budget in samples.
         explored: Samples spent on losing candidates.
 
     Returns:
         All entries except the run time. Missing accuracies are None; ``unavailable`` holds the reasons.
     """
-    from adaptive_ray.experiment.evaluate import (
-        evaluate,  # matplotlib and scikit-learn: not before the encoder is saved
-    )
-
-    def untrained() -> Encoder:
-        return initial_encoder(winner.settings, data.training)
-
-    found = evaluate(
-        winner.encoder, untrained, data, config.probe_images, winner.reports, budget=budget, directory=directory.path
-    )
+    found = evaluate(HeldOut(data.test_images, data.labels, data.test_labels))
+    write_plots(found, winner.reports, data, budget, directory.path)
     first, last = winner.reports[0], winner.reports[-1]
     return {
         "winner": winner.key,
@@ -95,6 +94,23 @@ def judge(
         "samples_explored": explored,
         "unavailable": found.unavailable,
     }
+
+
+def write_plots(
+    found: Evaluation, reports: Sequence[TrainingReport], data: Dataset, budget: int, directory: Path
+) -> None:
+    """Writes ``neighbours.png`` and, with sample weights, ``weights.png``. Errors are added to ``found``."""
+    if found.neighbours is not None:
+        with found.part("neighbours.png"):
+            from adaptive_ray.report.curves import neighbours  # matplotlib: not before the encoder is saved
+
+            queries = data.test_images[: len(found.neighbours)]
+            write_whole(directory / "neighbours.png", neighbours(queries, found.neighbours))
+    with found.part("weights.png"):
+        from adaptive_ray.report.methods import weighted_images, weighted_reports
+
+        if (weighted := weighted_reports(reports)) is not None:
+            write_whole(directory / "weights.png", weighted_images(data.training.images, *weighted, budget))
 
 
 def _mostly_used(reports: Sequence[TrainingReport]) -> Candidate:

@@ -22,7 +22,6 @@ from adaptive_ray.run_directory.checkpoints import Checkpoints
 from adaptive_ray.run_directory.directory import RunDirectory, describe
 from adaptive_ray.run_directory.history import History
 from schedulers import Candidate, LossExtrapolationScheduler, Race
-from trainables.data import TrainingData
 from trainables.on_ray.failures import RETRIES
 from trainables.on_ray.trial import run_trial
 from trainables.report import TrainingReport
@@ -100,11 +99,11 @@ class Trials:
         """Retries failed candidates from their last checkpoints."""
         self.scheduler.series.retry(self.scheduler.series.failed)
 
-    def run(self, data: TrainingData, callback: RunCallback, say: Callable[[str], None]) -> None:
+    def run(self, data: ray.ObjectRef, callback: RunCallback, say: Callable[[str], None]) -> None:
         """Trains the candidates that are not pruned, until the winner has spent the budget.
 
         Args:
-            data: Training and reference images.
+            data: Reference to ``TrainingData`` in the object store.
             callback: Writes the reports.
             say: Receives a message for each candidate that is resumed from an earlier checkpoint than its last.
 
@@ -132,7 +131,7 @@ class Trials:
         storage = self._directory.path / "train"
         attempt = len(list(storage.glob("tune-*")))
         trainable = tune.with_parameters(
-            run_trial, settings=self._settings, data=[ray.put(data)], storage=str(storage), clusters=self._clusters
+            run_trial, settings=self._settings, data=[data], storage=str(storage), clusters=self._clusters
         )
         tuner = tune.Tuner(
             tune.with_resources(trainable, _DRIVER),

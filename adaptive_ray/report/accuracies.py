@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: Probes and the representations that they are trained on: entries of ``result.json``, which may be None.
-PROBES = {"probe": "linear probe", "knn": "20 nearest neighbours"}
+#: Classifiers and the representations that they are trained on: entries of ``result.json``, which may be None.
+PROBES = {"probe": "linear classifier", "knn": "20 nearest neighbours", "knn200": "200 nearest neighbours"}
 REPRESENTATIONS = {"": "trained", "untrained_": "untrained", "pixel_": "raw pixels"}
 ACCURACIES = tuple(f"{prefix}{probe}_accuracy" for probe in PROBES for prefix in REPRESENTATIONS)
+
+
+def accuracies_of(prefix: str) -> tuple[str, ...]:
+    """The entries of ``result.json`` for one representation, a key of ``REPRESENTATIONS``."""
+    return tuple(f"{prefix}{probe}_accuracy" for probe in PROBES)
 
 
 def percent(share: float | None) -> str:
@@ -17,9 +22,12 @@ def percent(share: float | None) -> str:
 
 
 def accuracy_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
-    """One row per probe: its name and the accuracy for each representation."""
+    """One row per classifier: its name and the accuracy for each representation; with many classes also its top-5."""
     for probe, title in PROBES.items():
-        yield [title, *(percent(result[f"{prefix}{probe}_accuracy"]) for prefix in REPRESENTATIONS)]
+        for suffix, kind in (("", ""), ("_top5", ", top-5")):
+            names = [f"{prefix}{probe}{suffix}_accuracy" for prefix in REPRESENTATIONS]
+            if not suffix or any(name in result for name in names):
+                yield [f"{title}{kind}", *(percent(result.get(name)) for name in names)]
 
 
 def reference_loss(result: Mapping[str, Any]) -> str:

@@ -12,12 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from adaptive_ray.report.accuracies import REPRESENTATIONS, percent
+from adaptive_ray.report.accuracies import PROBES, REPRESENTATIONS, percent
 from schedulers import Candidate, Forecast
 from trainables.report import METRICS
 
 #: Colour-blind safe palette of Okabe & Ito, without yellow.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444")
+#: Colours of the classifiers.
+_BARS = (_COLOURS[0], _COLOURS[4], _COLOURS[2])
 #: matplotlib settings of all plots.
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # keep text as text
@@ -106,14 +108,13 @@ def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
 def accuracies(result: Mapping[str, Any]) -> str:
     """Plots probe accuracies of trained encoder, untrained encoder and raw pixels. Returns SVG."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.5, 2.6), layout="constrained")
+        figure = Figure(figsize=(7.5, 3.2), layout="constrained")
         axes = figure.subplots()
         names = ("trained encoder", "untrained encoder", "raw pixels")
-        for offset, probe, colour in ((0.2, "probe", _COLOURS[0]), (-0.2, "knn", _COLOURS[4])):
-            shares = [result[f"{prefix}{probe}_accuracy"] for prefix in REPRESENTATIONS]
-            places = np.arange(3)[::-1] + offset
+        for offset, (probe, title), colour in zip((0.27, 0, -0.27), PROBES.items(), _BARS, strict=True):
+            shares = [result.get(f"{prefix}{probe}_accuracy") for prefix in REPRESENTATIONS]
             values = [100 * (share or 0) for share in shares]
-            bars = axes.barh(places, values, 0.36, color=colour, label={"probe": "linear probe", "knn": "20-NN"}[probe])
+            bars = axes.barh(np.arange(3)[::-1] + offset, values, 0.25, color=colour, label=title)
             axes.bar_label(bars, labels=[percent(share) for share in shares], padding=4, fontsize=9)
         axes.set_yticks(np.arange(3)[::-1], names)
         axes.set_xlim(0, 112)
@@ -123,26 +124,14 @@ def accuracies(result: Mapping[str, Any]) -> str:
         return svg(figure)
 
 
-def neighbours(
-    train: Any, train_features: Any, test: Any, test_features: Any, *, rows: int = 6, shown: int = 8
-) -> bytes:
-    """Plots held-out images with their nearest training images by cosine similarity. Returns PNG.
-
-    Args:
-        train: Training images, uint8 [n, C, H, W]; features [n, d].
-        test: Held-out images, uint8 [m, C, H, W]; features [m, d]. The first ``rows`` are shown.
-    """
-
-    def unit(features: Any) -> Any:
-        return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-
-    rows = min(rows, len(test))
-    nearest = np.argsort(-unit(test_features[:rows]) @ unit(train_features).T, axis=1)[:, :shown]
+def neighbours(queries: Any, nearest: Any) -> bytes:
+    """Plots held-out images, uint8 [r, C, H, W], with their nearest training images [r, k, C, H, W]. Returns PNG."""
+    rows, shown = nearest.shape[:2]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=((shown + 1) * 0.8 + 0.3, rows * 0.8 + 0.3), layout="constrained", dpi=110)
         grid = figure.subplots(rows, shown + 1, squeeze=False, width_ratios=[1.25, *[1] * shown])
         for row in range(rows):
-            for column, image in enumerate([test[row], *train[nearest[row]]]):
+            for column, image in enumerate([queries[row], *nearest[row]]):
                 axes = grid[row][column]
                 axes.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
                 axes.set_axis_off()

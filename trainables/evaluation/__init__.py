@@ -1,1 +1,1 @@
-"""Evaluates representations: ``reference`` during training, ``probe`` afterwards (imports scikit-learn)."""
+"""Evaluates representations: ``reference`` and ``monitor`` during training, ``probe`` afterwards."""

@@ -93,10 +93,13 @@ def train(
     return run.state.ema.encoder
 
 
-def initial_encoder(settings: TrainSettings, data: TrainingData) -> Encoder:
-    """Returns the untrained encoder that ``train`` starts from, with the batch statistics of the reference views."""
+def initial_encoder(settings: TrainSettings, data: TrainingData, *, pretrained: bool = True) -> Encoder:
+    """Returns the encoder that ``train`` starts from, with the batch statistics of the reference views.
+
+    Without ``pretrained``, its weights are random, even if the settings name pretrained ones.
+    """
     cpu = torch.device("cpu")
-    model = initial_model(settings, data, cpu)
+    model = initial_model(settings, data, cpu, pretrained=pretrained)
     augment = Augment(data.images.shape[2], settings.augment)
     reference = ReferenceSet(data.reference, augment, temperature=settings.temperature, seed=settings.seed, device=cpu)
     reference.measure(model)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainables.evaluation.probe import ProbeScores, pixel_features, probe
+from trainables.evaluation.probe import ProbeScores, probe
 
 
 def clusters(n: int, classes: int = 4, d: int = 8, spread: float = 0.1, seed: int = 0):  # type: ignore[no-untyped-def]
@@ -15,7 +15,7 @@ def clusters(n: int, classes: int = 4, d: int = 8, spread: float = 0.1, seed: in
 
 
 def test_separable_clusters_are_classified() -> None:
-    assert probe(*clusters(200), *clusters(100, seed=1)) == ProbeScores(linear=1.0, knn=1.0)
+    assert probe(*clusters(200), *clusters(100, seed=1)) == ProbeScores(linear=1.0, knn=1.0, knn200=1.0)
 
 
 def test_random_labels_are_near_chance() -> None:
@@ -25,22 +25,24 @@ def test_random_labels_are_near_chance() -> None:
     scores = probe(features[:600], labels[:600], features[600:], labels[600:])
     assert scores.linear == pytest.approx(0.25, abs=0.07)  # 4 standard deviations
     assert scores.knn == pytest.approx(0.25, abs=0.07)
+    assert scores.knn200 == pytest.approx(0.25, abs=0.07)
 
 
 def test_scores_are_fractions_of_the_test_images() -> None:
     features, labels = clusters(200)
     test, test_labels = clusters(100, seed=1)
     test_labels[:30] = (test_labels[:30] + 1) % 4
-    assert probe(features, labels, test, test_labels) == ProbeScores(linear=0.7, knn=0.7)
+    assert probe(features, labels, test, test_labels) == ProbeScores(linear=0.7, knn=0.7, knn200=0.7)
 
 
 def test_neighbours_are_found_by_cosine_similarity() -> None:
     features, labels = clusters(200, spread=0.3)
     test, test_labels = clusters(200, spread=0.3, seed=1)
     lengths = np.random.default_rng(2).uniform(0.01, 100, (200, 1)).astype(np.float32)
-    plain = probe(features, labels, test, test_labels).knn
-    assert 0.5 < plain < 1
-    assert probe(features * lengths, labels, test * lengths[::-1], test_labels).knn == pytest.approx(plain, abs=0.011)
+    plain = probe(features, labels, test, test_labels)
+    scaled = probe(features * lengths, labels, test * lengths[::-1], test_labels)
+    assert 0.5 < plain.knn < 1
+    assert (scaled.knn, scaled.knn200) == pytest.approx((plain.knn, plain.knn200), abs=0.011)
 
 
 def test_the_linear_probe_is_invariant_to_scale() -> None:
@@ -63,22 +65,3 @@ def test_twenty_neighbours_vote() -> None:
 
 def test_works_with_fewer_than_twenty_images() -> None:
     assert probe(*clusters(12), *clusters(30, seed=1)).knn == 1.0
-
-
-def test_pixels_are_projected_on_the_training_images_components() -> None:
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (300, 3, 8, 8), dtype=np.uint8)
-    train, test = pixel_features(images[:200], images[200:])
-    assert train.shape == (200, 128)
-    assert test.shape == (100, 128)
-    assert np.abs(train.mean(0)).max() < 1e-5  # centred where they were fitted
-    assert (np.diff(train.var(0)) < 1e-3).all()  # the first holds the most
-    again, _ = pixel_features(images[:200], images[200:])
-    assert np.array_equal(train, again)
-
-
-def test_few_small_images_keep_all_components() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), dtype=np.uint8)
-    train, test = pixel_features(images[:30], images[30:])
-    assert train.shape == (30, 16)
-    assert test.shape == (20, 16)

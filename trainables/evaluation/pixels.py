@@ -1,0 +1,40 @@
+"""Principal components of raw pixels, the simplest representation to compare with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Principal components. With all 3,072 values of a small colour image a classifier is ten times slower and less
+#: accurate (27 % instead of 32 % on 2,048 images of CIFAR-10).
+COMPONENTS = 128
+#: Maximum height and width; larger images are averaged down to it.
+SIDE = 32
+#: Additional directions and iterations of the randomised decomposition (Halko et al. 2011, algorithm 4.4).
+_EXTRA, _ITERATIONS = 10, 4
+
+
+def shrunk(images: Tensor) -> Tensor:
+    """Averages uint8 images [n, C, H, W] to at most 32 x 32 pixels."""
+    if images.shape[2] <= SIDE:
+        return images
+    return F.adaptive_avg_pool2d(images.float(), SIDE).round().to(torch.uint8)
+
+
+def pixel_features(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Projects uint8 images [n, C, H, W] and [m, C, H, W] on the principal components of the first: [n, d] and [m, d].
+
+    Deterministic on the CPU; random numbers are drawn from a generator of its own.
+    """
+    rows, others = (shrunk(images).flatten(1).float() / 255 for images in (train, test))
+    mean = rows.mean(0)
+    rows, others = rows - mean, others - mean
+    count = min(COMPONENTS, *rows.shape)
+    directions = min(count + _EXTRA, *rows.shape)
+    random = torch.randn(rows.shape[1], directions, generator=torch.Generator().manual_seed(0))
+    basis = torch.linalg.qr(rows @ random.to(rows.device)).Q
+    for _ in range(_ITERATIONS):
+        basis = torch.linalg.qr(rows @ torch.linalg.qr(rows.T @ basis).Q).Q
+    components = torch.linalg.svd(basis.T @ rows, full_matrices=False).Vh[:count]
+    return rows @ components.T, others @ components.T
