@@ -74,7 +74,7 @@ def embed(
     if not missing:
         return
     done = len(images) - sum(rows.stop - rows.start for rows in missing)
-    with _pool(name, input_size, count) as actors, _failures():
+    with _pool(name, input_size, count) as actors:
         shared = [ray.put(images)]
         waiting = iter(missing)
         running: dict[Any, tuple[slice, Any]] = {}
@@ -89,7 +89,13 @@ def embed(
         while running:
             (ready,), _ = ray.wait(list(running), num_returns=1)
             rows, actor = running.pop(ready)
-            file.write(rows, ray.get(ready))
+            try:
+                file.write(rows, ray.get(ready))
+            except RayTaskError as error:
+                raise UserError(str(error.cause).splitlines()[0]) from None
+            except RayActorError as error:
+                reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+                raise AdaptiveRayError(f"an embedding process died {_RETRIES + 1} times: {reason}") from None
             give(actor)
             done += rows.stop - rows.start
             report(done, len(images), len(actors))
@@ -136,14 +142,3 @@ def _pool(name: str, input_size: int, count: int | None) -> Iterator[list[Any]]:
         ]
     finally:
         remove_placement_group(group)  # also stops the actors
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    except RayTaskError as error:
-        raise UserError(str(error.cause).splitlines()[0]) from None
-    except RayActorError as error:
-        reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
-        raise AdaptiveRayError(f"an embedding process died {_RETRIES + 1} times: {reason}") from None

@@ -125,7 +125,9 @@ def _test(folder: Path, tree: Tree, training: Part, notes: list[str], skipped: S
         return _ordered(folder, tree, classes=False)
     known, counts = set(training.classes), _counts(tree)
     if not known & counts.keys():
-        skipped.add(f"images in {where}, which has no class of the training images", [where], _total(tree))
+        skipped.add(
+            f"images in {where}, which has no class of the training images", [where], sum(map(len, tree.values()))
+        )
         notes.append("test images are sampled from the training images")
         return None
     strange = {parts: names for parts, names in tree.items() if names and (not parts or parts[0] not in known)}
@@ -142,10 +144,6 @@ def _counts(tree: Tree) -> Counter[str]:
         if parts and names:
             counts[parts[0]] += len(names)
     return counts
-
-
-def _total(tree: Tree) -> int:
-    return sum(map(len, tree.values()))
 
 
 def _below(tree: Tree, top: str) -> Tree:

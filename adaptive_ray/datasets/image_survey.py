@@ -143,14 +143,14 @@ def _value_range(deep: str, paths: Sequence[str], given: Range | None) -> tuple[
     images = f"{len(paths):,} images with more than 8 bits ({deep})"
     if given is not None:
         return given, f"{images}: black = {given[0]:,g}, white = {given[1]:,g} (dataset.value_range)"
-    sample = _spread(paths, _SAMPLE)
-    some = [found for found in _in_threads(_values_of, sample) if found is not None and len(found)]
+    some = [found for found in _sampled(paths, _values_of) if len(found)]
     if not some:
         return (0, 1) if deep == "floats" else (0, 65535), f"{images}; no sample could be decoded"
     pool = np.concatenate(some)
     least, most = float(pool.min()), float(pool.max())
     low, high = _whole_value_range(deep, least, most)
-    text = f"{images}: black = {low:,g}, white = {high:,g}; values of {len(sample)} samples: {least:,g} to {most:,g}"
+    count = min(len(paths), _SAMPLE)
+    text = f"{images}: black = {low:,g}, white = {high:,g}; values of {count} samples: {least:,g} to {most:,g}"
     dark, bright = (float(value) for value in np.percentile(pool, (0.1, 99.9)))
     if bright - dark < _USED * (high - low) and bright > dark:
         text += f"; 99.8 % are in {dark:,g} to {bright:,g}: try dataset.value_range=[{dark:g},{bright:g}]"
@@ -170,13 +170,9 @@ def _whole_value_range(deep: str, least: float, most: float) -> Range:
     return least, most if most > least else least + 1
 
 
-def _values_of(path: str) -> NDArray[np.float64] | None:
-    """A sample of an image's values with minimum and maximum; None if it cannot be decoded."""
-    try:
-        with open_image(path) as image:
-            numbers = values(image).ravel()
-    except UnreadableImageError:  # reported when the image is decoded
-        return None
+def _values_of(image: Image.Image) -> NDArray[np.float64]:
+    """A sample of an image's values with minimum and maximum."""
+    numbers = values(image).ravel()
     if numbers.dtype.kind == "f":
         numbers = numbers[np.isfinite(numbers)]
     extremes = [numbers.min(), numbers.max()] if len(numbers) else []
@@ -185,18 +181,23 @@ def _values_of(path: str) -> NDArray[np.float64] | None:
 
 def _sixteen_bit_colour(paths: Sequence[str]) -> str:
     text = f"{len(paths):,} images of 16 bits per channel: the upper 8 bits are used"
-    most = max((most for most in _in_threads(_brightest, _spread(paths, _SAMPLE)) if most is not None), default=255)
+    most = max(_sampled(paths, lambda image: int(np.asarray(image.convert("RGB")).max())), default=255)
     if most < _USED * 255:
         text += f"; they are at most {most} of 255 and will look black: save them with 8 bits per channel"
     return text
 
 
-def _brightest(path: str) -> int | None:
-    try:
-        with open_image(path) as image:
-            return int(np.asarray(image.convert("RGB")).max())
-    except UnreadableImageError:  # reported when the image is decoded
-        return None
+def _sampled(paths: Sequence[str], function: Callable[[Image.Image], Out]) -> list[Out]:
+    """Applies a function to a sample of the images, except those that cannot be decoded, which are reported later."""
+
+    def attempt(path: str) -> Out | None:
+        try:
+            with open_image(path) as image:
+                return function(image)
+        except UnreadableImageError:
+            return None
+
+    return [result for result in _in_threads(attempt, _spread(paths, _SAMPLE)) if result is not None]
 
 
 def _spread(paths: Sequence[str], count: int) -> Sequence[str]:

@@ -42,7 +42,7 @@ class Playback:
             self.trials[key], self.reported[key] = trial, 0
             self.scheduler.on_trial_add(self, trial)
         budget = self.sweep.budget(self.axis)
-        ends = {key: int(np.sum(run.time(self.axis) <= budget)) for key, run in self.sweep.by_key.items()}
+        ends = self.sweep.counts(self.axis)
         turn = np.random.default_rng((self.sweep.seed, len(ends))).permutation(len(ends))
         first = dict(zip(self.trials, turn.tolist(), strict=True))
         for _ in range(_MAX_ROUNDS):

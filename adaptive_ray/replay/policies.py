@@ -86,8 +86,7 @@ def random_choice(sweep: Sweep, axis: Axis) -> Outcome:
 def full_sweep(sweep: Sweep, axis: Axis) -> Outcome:
     """Trains all candidates to the end; the lowest reference loss wins."""
     losses = sweep.final_losses(axis)
-    everything = {key: _until(sweep, axis, key, sweep.budget(axis)) for key in losses}
-    return Outcome(min(losses, key=losses.__getitem__), everything, 0.0)
+    return Outcome(min(losses, key=losses.__getitem__), sweep.counts(axis), 0.0)
 
 
 def ray_scheduler(sweep: Sweep, axis: Axis, *, name: str) -> Outcome:
@@ -130,10 +129,5 @@ POLICIES: dict[str, Policy] = {
 }
 
 
-def _until(sweep: Sweep, axis: Axis, key: str, until: float) -> int:
-    """Returns the number of reports of a candidate up to a point of the axis."""
-    return int(np.sum(sweep.by_key[key].time(axis) <= until))
-
-
 def _trained_to_the_end(reports: dict[str, int], chosen: str, sweep: Sweep, axis: Axis) -> dict[str, int]:
-    return {**reports, chosen: _until(sweep, axis, chosen, sweep.budget(axis))}
+    return {**reports, chosen: sweep.counts(axis)[chosen]}

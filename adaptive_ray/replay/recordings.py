@@ -67,6 +67,10 @@ class Recording(BaseModel):
         """Samples per second over the whole run."""
         return self.samples[-1] / self.seconds[-1]
 
+    def count(self, axis: Axis, until: float) -> int:
+        """Returns the number of reports up to a point of the axis."""
+        return int(np.sum(self.time(axis) <= until))
+
     def loss_at(self, axis: Axis, at: float) -> float:
         """Returns the reference loss at a point of the axis, interpolated."""
         return float(np.interp(at, self.time(axis), self.reference_loss))
@@ -88,6 +92,10 @@ class Sweep:
     def budget(self, axis: Axis) -> float:
         """Returns the samples or seconds that every recording reaches."""
         return float(min(run.time(axis)[-1] for run in self.runs))
+
+    def counts(self, axis: Axis) -> dict[str, int]:
+        """Returns the number of reports of each candidate within the budget."""
+        return {run.key: run.count(axis, self.budget(axis)) for run in self.runs}
 
     def check(self, axis: Axis) -> None:
         """Raises ``UserError`` if a candidate has no report within the budget."""

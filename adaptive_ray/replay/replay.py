@@ -73,7 +73,7 @@ def _row(policy: str, outcome: Outcome, sweep: Sweep, axis: Axis) -> Row:
 
 def _spent(outcome: Outcome, sweep: Sweep, axis: Axis, unit: Axis) -> float:
     """Returns the total cost of all candidates in units of a full run (mean over the candidates)."""
-    ends = [run.time(unit)[run.time(axis) <= sweep.budget(axis)][-1] for run in sweep.runs]
+    ends = [sweep.by_key[key].time(unit)[count - 1] for key, count in sweep.counts(axis).items()]
     spent = sum(sweep.by_key[key].time(unit)[count - 1] for key, count in outcome.reports.items() if count)
     return float(spent / np.mean(ends))
 
@@ -101,7 +101,7 @@ def forecast_rows(sweeps: Sequence[Sweep]) -> list[Row]:
             errors, scores = [], []
             for sweep in sweeps:
                 budget, forecaster = sweep.budget("samples"), PREDICTORS[name]()
-                known = {run.key: int(np.sum(run.time("samples") <= fraction * budget)) for run in sweep.runs}
+                known = {run.key: run.count("samples", fraction * budget) for run in sweep.runs}
                 forecaster.fit(
                     {r.key: (r.samples[: known[r.key]], r.reference_loss[: known[r.key]]) for r in sweep.runs},
                     dict.fromkeys(known, budget),
