@@ -66,10 +66,11 @@ def run(
     console = _console()
     with console.status("loading"):
         from adaptive_ray.config.loading import load_config
-        from adaptive_ray.experiment.experiment import Experiment, open_run
+        from adaptive_ray.experiment.experiment import Experiment
         from adaptive_ray.ray_cluster.address import check_address
         from adaptive_ray.report.terminal import print_lines
         from adaptive_ray.run_directory.directory import RunDirectory
+        from adaptive_ray.run_directory.inputs import open_run
 
         check_address(address)  # before loading data and creating the directory
         if resume is not None:
@@ -148,9 +149,8 @@ def cluster(
     ),
 ) -> None:
     """Count the clusters of the training images and suggest a batch size."""
-    for option, file in (("--json", json_file), ("--html", page)):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise UserError(f"{option} {file}: {file.parent} does not exist; create it first")
+    _check_parent("--json", json_file)
+    _check_parent("--html", page)
     console = _console()
     with console.status("loading"):
         from adaptive_ray.clusters.command import count
@@ -184,8 +184,7 @@ def replay(
     """Replay policies on recorded runs and compare their choices and costs."""
     if axis not in ("samples", "seconds"):
         raise UserError(f"--axis {axis}: use samples or seconds")
-    if json_file is not None and not json_file.parent.is_dir():
-        raise UserError(f"--json {json_file}: {json_file.parent} does not exist; create it first")
+    _check_parent("--json", json_file)
     console = _console()
     with console.status("replaying"):
         from adaptive_ray.replay import recordings, replay
@@ -214,9 +213,15 @@ def version() -> None:
     _console().print(__version__, highlight=False)
 
 
+def _check_parent(option: str, file: Path | None) -> None:
+    if file is not None and not file.absolute().parent.is_dir():
+        raise UserError(f"{option} {file}: {file.parent} does not exist; create it first")
+
+
 def _show(console: Console, directory: Any, result: dict[str, Any], settings: Any) -> None:
     from adaptive_ray.report.accuracies import REPRESENTATIONS, accuracy_rows, missing, reference_loss
     from adaptive_ray.report.decisions import decision_table, format_restart, last_decisions
+    from adaptive_ray.report.terminal import print_lines
     from schedulers import Candidate
 
     console.print()
@@ -231,20 +236,17 @@ def _show(console: Console, directory: Any, result: dict[str, Any], settings: An
         table.add_row(*row)
     console.print(table)
     console.print(f"\n{reference_loss(result)}", highlight=False)
-    for line in missing(result):
-        console.print(f"- {line}", soft_wrap=True, highlight=False, markup=False, style="yellow")
+    print_lines(console, (f"- {line}" for line in missing(result)), "yellow")
     console.print(
         f"exploration: {100 * result['explore_fraction']:.0f} % of the budget "
         f"({result['samples_explored']:,} of {result['budget']:,} samples) · total time: {result['seconds']:.0f} s",
         highlight=False,
     )
-    for restart in result.get("restarts", []):
-        console.print(f"batch size {format_restart(**restart)}", highlight=False, markup=False, soft_wrap=True)
+    print_lines(console, (f"batch size {format_restart(**restart)}" for restart in result.get("restarts", [])))
     lines = {"results": directory.path, "report": directory.path / "report.html"}
     if settings.tracking.enabled and settings.tracking.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
         lines["MLflow"] = f"mlflow ui --backend-store-uri sqlite:///{directory.path.parent / 'mlflow.db'}"
-    for title, text in lines.items():
-        console.print(f"{title}: {text}", soft_wrap=True, highlight=False, markup=False)
+    print_lines(console, (f"{title}: {text}" for title, text in lines.items()))
 
 
 def _console() -> Console:

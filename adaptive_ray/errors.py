@@ -17,15 +17,7 @@ _STORAGE = {
 
 
 class AdaptiveRayError(Exception):
-    """Base class of all exceptions of this package; exit code 1.
-
-    ├── UserError           invalid input, found before work starts; exit code 2
-    ├── NoSurvivorError     every candidate of the race failed
-    ├── WinnerFailedError   the winner failed after the race
-    ├── PlacementError      the cluster cannot place the workers
-    ├── StorageError        the disk is full, a directory is not writable, or the output was closed
-    └── InterruptedRunError the run was interrupted by a signal; exit code 128 + signal number
-    """
+    """Base class of all exceptions of this package."""
 
     exit_code = 1
 
@@ -53,16 +45,16 @@ class StorageError(AdaptiveRayError):
 
 
 class InterruptedRunError(AdaptiveRayError):
-    """The run was interrupted. The message holds the command that resumes it.
-
-    Args:
-        message: Error message.
-        exit_code: 130 after Ctrl-C, 143 after SIGTERM.
-    """
+    """The run was interrupted. The message holds the command that resumes it; the exit code is 128 + the signal's."""
 
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or the error's type if it is empty."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def storage_problem(error: BaseException) -> str | None:

@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal
 
+from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.ray_cluster.signals import ended_once
+from adaptive_ray.run_directory.directory import RunDirectory
 
 if TYPE_CHECKING:
     from adaptive_ray.experiment.mlflow_tracking import Tracker
 
 
 class BackgroundTracker:
-    """Opens the tracker of a run in another thread while Ray starts, since that takes seconds.
+    """Opens the tracker of a run in another thread while Ray starts, since that takes seconds."""
 
-    Args:
-        pool: Executor.
-        opened: Opens and returns the tracker; returns None if tracking is disabled.
-    """
-
-    def __init__(self, pool: Executor, opened: Callable[[], Tracker | None]) -> None:
-        self._pool, self._opened = pool, opened
+    def __init__(self, pool: Executor, directory: RunDirectory) -> None:
+        self._pool, self._directory = pool, directory
         self._opening: Future[Tracker | None] | None = None
 
-    def open(self) -> None:
-        """Starts opening the tracker, if not done yet."""
-        self._opening = self._opening or self._pool.submit(self._opened)
+    def open(self, config: ExperimentConfig) -> None:
+        """Starts opening the tracker of a run whose batch sizes are known, if not done yet."""
+        self._opening = self._opening or self._pool.submit(self._opened, config)
 
     def tracker(self) -> Tracker | None:
-        """Waits for the tracker and returns it; raises the error if it cannot be opened."""
-        self.open()
-        assert self._opening is not None
+        """Waits for the tracker and returns it; None if tracking is disabled.
+
+        Raises:
+            UserError: It cannot be opened.
+        """
+        assert self._opening is not None, "call open() first"
         return self._opening.result()
+
+    def _opened(self, config: ExperimentConfig) -> Tracker | None:
+        if not config.tracking.enabled:
+            return None
+        from adaptive_ray.experiment.mlflow_tracking import Tracker  # mlflow takes seconds to import
+
+        return Tracker(config, self._directory)
 
     @contextmanager
     def ended(self) -> Iterator[None]:

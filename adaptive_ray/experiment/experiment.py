@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -21,9 +19,12 @@ from adaptive_ray.errors import (
     PlacementError,
     StorageError,
     UserError,
+    first_line,
     storage_problem,
 )
+from adaptive_ray.experiment.artifacts import write_results
 from adaptive_ray.experiment.background_tracker import BackgroundTracker
+from adaptive_ray.experiment.cluster_step import count_clusters, serve_clusters
 from adaptive_ray.experiment.evaluation_task import EvaluationTask
 from adaptive_ray.experiment.prepared import Prepared
 from adaptive_ray.experiment.results import Winner, judge
@@ -31,24 +32,19 @@ from adaptive_ray.experiment.trials import Trials
 from adaptive_ray.experiment.tune_callback import RunCallback
 from adaptive_ray.ray_cluster.address import cluster_address
 from adaptive_ray.ray_cluster.cluster import cluster
-from adaptive_ray.ray_cluster.layout import Layout, laid_out
-from adaptive_ray.ray_cluster.nodes import Node, free_nodes, this_machine
+from adaptive_ray.ray_cluster.nodes import free_nodes, this_machine
 from adaptive_ray.ray_cluster.signals import exit_code, listening
 from adaptive_ray.report.terminal import Progress
 from adaptive_ray.run_directory.directory import RunDirectory
 from adaptive_ray.run_directory.history import History
-from adaptive_ray.run_directory.inputs import check_data, check_settings
+from adaptive_ray.run_directory.inputs import check_data, check_unfinished
 from adaptive_ray.run_directory.lock import locked
 from trainables.simclr import build_encoder
 from trainables.simclr.losses import loss_named
-from trainables.training.micro_batch import training_bytes
 
 if TYPE_CHECKING:
     from adaptive_ray.clusters.counting import Clustering
     from adaptive_ray.clusters.dataset_clusters import DatasetClusters
-
-#: Minimum micro-batch for which memory is counted if micro_batch is auto.
-_FEW_IMAGES = 32
 
 
 class Experiment:
@@ -88,9 +84,8 @@ class Experiment:
             config = config.with_clusters(found.m)
             updates = images_per_update(config, found, self.dataset_clusters.reduced)
         plan = Plan.of(config, len(self.data.training.images), updates)
-        alone = cluster_address(self.address) is None
-        layout = Layout.of(config, [this_machine()], self._training_bytes(config)) if alone else None
-        return Prepared(config, plan, layout)
+        local = cluster_address(self.address) is None
+        return Prepared.of(config, plan, self._encoder, self.data.shape, local=local)
 
     @property
     def plan(self) -> Plan:
@@ -115,22 +110,6 @@ class Experiment:
         except ValueError as error:
             raise UserError(f"simclr.encoder: {error}") from None
 
-    def _training_bytes(self, config: ExperimentConfig) -> int:
-        """Returns the minimum memory of a worker's training."""
-        micro_batch = config.simclr.micro_batch
-        images = _FEW_IMAGES if micro_batch == "auto" else micro_batch
-        share = max(candidate.batch_size for candidate in config.choices) // config.trial.workers
-        return training_bytes(self._encoder, self.data.shape, min(images, max(share, 1)))
-
-    def _layout(self, config: ExperimentConfig, directory: RunDirectory, nodes: list[Node]) -> Layout:
-        """Returns the workers and their resources; a resumed run keeps its layout if the resources are free."""
-        before = directory.path / "layout.json"
-        written = Layout.read(directory.read_json(before.name)) if before.exists() else None
-        again = free_nodes if cluster_address(self.address) else None
-        layout = laid_out(config, nodes, self._training_bytes(config), before=written, again=again)
-        directory.write_json(before.name, dataclasses.asdict(layout))
-        return layout
-
     def check_loss(self) -> None:
         """Imports a custom loss before Ray starts.
 
@@ -140,14 +119,14 @@ class Experiment:
         try:
             loss_named(self.config.simclr.loss)
         except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"simclr.loss: {reason}; install its package, or add its folder to PYTHONPATH") from None
+            advice = "install its package, or add its folder to PYTHONPATH"
+            raise UserError(f"simclr.loss: {first_line(error)}; {advice}") from None
 
     def run(self, directory: RunDirectory, console: Console, *, retry_failed: bool = False) -> dict[str, Any]:
         """Starts the run, or resumes it from ``directory``, and writes the results there.
 
         Args:
-            directory: Directory of the run.
+            directory: A new directory, or that of an unfinished run.
             console: Shows the progress.
             retry_failed: Whether to retry candidates that failed in an earlier session.
 
@@ -155,13 +134,7 @@ class Experiment:
             The content of ``result.json``.
 
         Raises:
-            UserError: The cluster or MLflow cannot be used as configured, another process writes to ``directory``, or
-                the run was started on other images.
-            PlacementError: The cluster has no free resources for the workers.
-            NoSurvivorError: Every candidate failed.
-            WinnerFailedError: The winner failed after the race.
-            StorageError: The disk is full, or a folder cannot be written to.
-            InterruptedRunError: The run was interrupted by a signal.
+            AdaptiveRayError: Its subclasses say why the run failed or was interrupted.
         """
         self.check_loss()
         resume = f"adaptive-ray run --resume {directory.path}"
@@ -174,10 +147,10 @@ class Experiment:
             ):
                 if warning:
                     progress.phase(warning)
-                _check_unfinished(directory)  # since another process may have held the lock until now
+                check_unfinished(directory)  # since another process may have held the lock until now
                 check_data(directory, self.data)
                 history = History(directory.path / "events.jsonl")
-                tracking = BackgroundTracker(pool, partial(self._open_tracker, directory))
+                tracking = BackgroundTracker(pool, directory)
                 with tracking.ended():
                     return self._run(directory, history, progress, tracking, resume, retry_failed=retry_failed)
         except KeyboardInterrupt:
@@ -202,17 +175,21 @@ class Experiment:
     ) -> dict[str, Any]:
         progress.phase("starting Ray and MLflow")
         if self.prepared is not None:
-            tracking.open()
+            tracking.open(self.prepared.config)
         # MLflow's runs are closed before Ray is shut down: a stopped job has three seconds.
         with cluster(self.address), tracking.ended():
             nodes = free_nodes() if cluster_address(self.address) else [this_machine()]
-            prepared, clusters = self._clusters(directory, progress)
-            config, plan = prepared.config, prepared.plan
-            tracking.open()
+            prepared, clusters = self.prepared, None
+            if self.dataset_clusters is not None:
+                found = count_clusters(self.dataset_clusters, self.config, self.data, directory, progress)
+                prepared = self.prepare(found)
+                clusters = serve_clusters(self.dataset_clusters, found, prepared.config, progress)
+            assert prepared is not None
+            config, plan, settings = prepared.config, prepared.plan, prepared.settings()
+            tracking.open(config)
             progress.plan = plan
-            layout = self._layout(config, directory, nodes)
+            layout = prepared.place(directory, nodes)
             tracker = tracking.tracker()
-            settings = {candidate.key: prepared.settings(candidate) for candidate in plan.candidates}
             trials = Trials(config, plan, settings, layout, directory, history, clusters)
             scheduler = trials.scheduler
             progress.phase(_phase(config, plan))
@@ -243,61 +220,8 @@ class Experiment:
             result["clusters"] = self.dataset_clusters.known.m
         result["restarts"] = [dataclasses.asdict(restart) for restart in scheduler.series.restarts]
         result["seconds"] = round(history.seconds, 1)
-        self._write(trained.key, result, directory, tracker)
+        write_results(directory, result, tracker)
         return result
-
-    def _clusters(self, directory: RunDirectory, progress: Progress) -> tuple[Prepared, dict[str, Any] | None]:
-        """Counts the clusters if the run needs them, plans with them, and starts the actor that serves them.
-
-        Returns:
-            The plan, and what workers need; see ``train_worker``.
-        """
-        if self.dataset_clusters is None:
-            assert self.prepared is not None
-            return self.prepared, None
-        from adaptive_ray.clusters.consequences import remarks
-
-        self.dataset_clusters.embed(progress.embedded)
-        if self.dataset_clusters.known is None:
-            progress.phase(f"counting the clusters of {len(self.data.training.images):,} images")
-        found = self.dataset_clusters.clustering()
-        prepared = self.prepare(found)
-        config = prepared.config
-        sizes = ", ".join(candidate.key for candidate in config.choices)
-        progress.phase(f"{found.m} clusters ({found.method}); batch sizes: {sizes}")
-        for remark in remarks(config, found.sizes):
-            progress.phase(remark)
-        wanted = config.known_of_images
-        known = {"service": self.dataset_clusters.service(config.sampling), "wanted": wanted} if wanted else None
-        page = directory.path / "clusters.html"
-        if not page.exists():
-            summary = self.dataset_clusters.present(page, self.data.name, self.config.alpha_m)
-            directory.write_json("clusters.json", summary)
-        return prepared, known
-
-    def _open_tracker(self, directory: RunDirectory) -> Any:
-        if not self.config.tracking.enabled:
-            return None
-        from adaptive_ray.experiment.mlflow_tracking import (
-            Tracker,  # mlflow takes seconds to import, and no worker needs it
-        )
-
-        return Tracker(self.config, directory)
-
-    def _write(self, winner: str, result: dict[str, Any], directory: RunDirectory, tracker: Any) -> None:
-        from adaptive_ray.experiment.evaluate import reason
-        from adaptive_ray.report.page import write_report
-
-        directory.write_json("curves.json", directory.curves())
-        directory.write_json("result.json", result)
-        try:
-            write_report(directory)
-        except Exception as error:  # the results are written; `adaptive-ray report` can retry
-            result["unavailable"]["report.html"] = reason(error)
-            directory.write_json("result.json", result)
-        if tracker is not None:
-            tracker.finished(winner, result, directory.reports_of(winner))
-            tracker.artifacts(directory, [name for name in ARTIFACTS if (directory.path / name).exists()])
 
 
 def _phase(config: ExperimentConfig, plan: Plan) -> str:
@@ -307,36 +231,3 @@ def _phase(config: ExperimentConfig, plan: Plan) -> str:
         "rotate": f"one run: batch sizes {sizes} in turns",
         "none": f"one run: batch size {sizes}",
     }[config.explore if len(plan.candidates) > 1 else "none"]
-
-
-#: Files that are logged to MLflow as artifacts, if they exist.
-ARTIFACTS = (
-    "result.json",
-    "config.yaml",
-    "events.jsonl",
-    "decisions.jsonl",
-    "swaps.jsonl",
-    "curves.json",
-    "report.html",
-    "encoder.safetensors",
-    "encoder.json",
-    "clusters.json",
-    "clusters.html",
-)
-
-
-def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:
-    """Opens an unfinished run to resume it.
-
-    Raises:
-        UserError: There is no run at ``path``, it is finished, or its settings were changed.
-    """
-    directory = RunDirectory.open(path)
-    _check_unfinished(directory)
-    # The run may have been moved; features are stored beside it.
-    return directory, check_settings(directory).model_copy(update={"runs_dir": directory.path.parent})
-
-
-def _check_unfinished(directory: RunDirectory) -> None:
-    if (directory.path / "result.json").exists():
-        raise UserError(f"{directory.path} is already finished; nothing to resume")

@@ -32,10 +32,7 @@ _TIMEOUT = 120
 def open_experiment(uri: str, name: str, runs_dir: Path) -> tuple[MlflowClient, str]:
     """Returns a client and the ID of the experiment, which is created if it does not exist.
 
-    Args:
-        uri: Tracking URI of a database or a server.
-        name: Name of the experiment.
-        runs_dir: Directory of the artifacts of a local database.
+    Artifacts of a local database are stored in ``runs_dir``.
 
     Raises:
         UserError: The store cannot be opened, or the experiment was deleted.

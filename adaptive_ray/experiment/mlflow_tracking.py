@@ -25,6 +25,7 @@ from adaptive_ray.experiment.mlflow_store import first_reason, open_experiment, 
 from adaptive_ray.ray_cluster.signals import held_back
 from adaptive_ray.report.accuracies import missing, percent, reference_loss
 from adaptive_ray.run_directory.directory import RunDirectory
+from adaptive_ray.run_directory.inputs import flat
 from schedulers import Candidate
 from trainables.report import LOGGED, TrainingReport
 
@@ -93,7 +94,7 @@ class Tracker:
     def _create_runs(self, config: ExperimentConfig, directory: RunDirectory) -> None:
         name = directory.name
         self.run_id = self._create_run(name, _SOURCE | {"adaptive_ray": "experiment"})
-        settings = _flatten(config.model_dump(mode="json", exclude={"tracking"}, exclude_none=True))
+        settings = flat(config.model_dump(mode="json", exclude={"tracking"}, exclude_none=True))
         self._client.log_batch(self.run_id, params=[Param(key, str(value)[:500]) for key, value in settings])
         for candidate in config.choices:
             tags = _SOURCE | {"adaptive_ray": "candidate", MLFLOW_PARENT_RUN_ID: self.run_id}
@@ -195,13 +196,3 @@ class Tracker:
             self._failed = True
             return False
         return True
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat += _flatten(value, f"{prefix}{key}.")
-        else:
-            flat.append((prefix + key, value))
-    return flat

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.plan import Plan
-from adaptive_ray.ray_cluster.layout import Layout
+from adaptive_ray.ray_cluster.layout import Layout, laid_out
+from adaptive_ray.ray_cluster.nodes import Node, free_nodes, this_machine
+from adaptive_ray.run_directory.directory import RunDirectory
 from schedulers import Candidate
 from trainables.settings import TrainSettings
+from trainables.simclr import Encoder
+from trainables.training.micro_batch import training_bytes
+
+#: Minimum micro-batch for which memory is counted if micro_batch is auto.
+_FEW_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -18,15 +27,48 @@ class Prepared:
     Args:
         config: With the batch sizes and images per update that follow from the clusters.
         plan: Samples, steps and reports of the run.
+        memory: Minimum bytes of a worker's training.
         layout: Workers and their resources on this machine; None: the run joins a cluster.
     """
 
     config: ExperimentConfig
     plan: Plan
+    memory: int
     layout: Layout | None
 
-    def settings(self, candidate: Candidate) -> TrainSettings:
-        """Returns the settings that a candidate trains with; its policy within the run is set when it trains alone."""
+    @classmethod
+    def of(
+        cls, config: ExperimentConfig, plan: Plan, encoder: Encoder, shape: tuple[int, int, int], *, local: bool
+    ) -> Prepared:
+        """Computes the memory for images of ``shape`` (C, H, W) and, if the run is local, the layout.
+
+        Raises:
+            UserError: This machine lacks the resources.
+        """
+        micro_batch = config.simclr.micro_batch
+        images = _FEW_IMAGES if micro_batch == "auto" else micro_batch
+        shard = max(candidate.batch_size for candidate in config.choices) // config.trial.workers
+        memory = training_bytes(encoder, shape, min(images, max(shard, 1)))
+        return cls(config, plan, memory, Layout.of(config, [this_machine()], memory) if local else None)
+
+    def place(self, directory: RunDirectory, nodes: Sequence[Node]) -> Layout:
+        """Divides the free resources and writes the layout. A resumed run keeps its layout if they suffice.
+
+        Raises:
+            UserError: The resources are insufficient; in a cluster, still so after 30 seconds.
+        """
+        file = directory.path / "layout.json"
+        before = Layout.read(directory.read_json(file.name)) if file.exists() else None
+        again = None if self.layout is not None else free_nodes
+        layout = laid_out(self.config, nodes, self.memory, before=before, again=again)
+        directory.write_json(file.name, dataclasses.asdict(layout))
+        return layout
+
+    def settings(self) -> dict[str, TrainSettings]:
+        """Returns the settings of each candidate by its key; a policy is added when a candidate trains alone."""
+        return {candidate.key: self._settings(candidate) for candidate in self.plan.candidates}
+
+    def _settings(self, candidate: Candidate) -> TrainSettings:
         return TrainSettings(
             **dict(self.config.simclr),
             batch_size=candidate.batch_size,

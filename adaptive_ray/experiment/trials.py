@@ -34,13 +34,10 @@ _DRIVER = {"CPU": 0, "memory": 1 << 20}
 class Trials:
     """The trials of an experiment that remain to be trained.
 
+    Races continue from ``history``, and training after the reports in ``directory``.
+
     Args:
-        config: Configuration of the run.
-        plan: Plan of the run.
         settings: Settings of each candidate, by its key.
-        layout: Workers and their resources.
-        directory: Directory of the run; training continues after the reports there.
-        history: History of the run; the races continue from it.
         clusters: Source of the dataset clusters for workers; see ``train_worker``.
 
     Raises:

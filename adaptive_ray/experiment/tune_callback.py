@@ -47,11 +47,10 @@ class RunCallback(tune.Callback):  # type: ignore[misc]
         if self._tracker is not None:
             self._tracker.report(candidate, report)
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_recover(self, *_: Any, **__: Any) -> None:
         self.write_decisions()
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.write_decisions()
+    on_trial_error = on_trial_recover
 
     def write_decisions(self) -> None:
         """Writes and shows new decisions and restarts."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 from ray.exceptions import RayError
 
-from adaptive_ray.errors import UserError
+from adaptive_ray.errors import UserError, first_line
 from adaptive_ray.ray_cluster.private_directory import is_private
 from adaptive_ray.ray_cluster.ray_compat import (
     GetClusterIdRequest,
@@ -80,8 +80,3 @@ def _cause(error: grpc.RpcError) -> str:
     if "HTTP/2" in details or code is not grpc.StatusCode.UNAVAILABLE:
         return f"another service listens on this port; {_HINT}"
     return f"{details.rpartition(': ')[2].rstrip('].')}; {_HINT}"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error message, or the error's type if it is empty."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -10,8 +10,8 @@ from functools import partialmethod
 import ray
 from ray.exceptions import RayError
 
-from adaptive_ray.errors import UserError
-from adaptive_ray.ray_cluster.address import check_address, cluster_address, first_line
+from adaptive_ray.errors import UserError, first_line
+from adaptive_ray.ray_cluster.address import check_address, cluster_address
 from adaptive_ray.ray_cluster.own_packages import ROOT, imports_from
 from adaptive_ray.ray_cluster.placement_groups import release_places
 from adaptive_ray.ray_cluster.private_directory import private_directory

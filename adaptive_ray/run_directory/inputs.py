@@ -22,16 +22,27 @@ from trainables.batches import ImageFiles
 INPUTS_FILE = "inputs.json"
 #: Settings that may change before a run resumes, since no loss depends on them.
 _CHANGEABLE = (
-    "name",
-    "runs_dir",
-    "tracking",
-    "dataset.root",
-    "dataset.download",
-    "dataset.decoder_threads",
-    "clusters.cache_dir",
-    "clusters.actors",
-    "race.max_concurrent",
-)
+    "name.", "runs_dir.", "tracking.", "dataset.root.", "dataset.download.", "dataset.decoder_threads.",
+    "clusters.cache_dir.", "clusters.actors.", "race.max_concurrent.",
+)  # fmt: skip
+
+
+def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:
+    """Opens an unfinished run to resume it.
+
+    Raises:
+        UserError: There is no run at ``path``, it is finished, or its settings were changed.
+    """
+    directory = RunDirectory.open(path)
+    check_unfinished(directory)
+    # The run may have been moved; features are stored beside it.
+    return directory, check_settings(directory).model_copy(update={"runs_dir": directory.path.parent})
+
+
+def check_unfinished(directory: RunDirectory) -> None:
+    """Raises ``UserError`` if the run has results."""
+    if (directory.path / "result.json").exists():
+        raise UserError(f"{directory.path} is already finished; nothing to resume")
 
 
 def check_settings(directory: RunDirectory) -> ExperimentConfig:
@@ -44,11 +55,11 @@ def check_settings(directory: RunDirectory) -> ExperimentConfig:
     if not (directory.path / INPUTS_FILE).exists():
         return config  # interrupted before the data were loaded
     started = parse_config(directory.read_json(INPUTS_FILE)["settings"], source=str(directory.path / INPUTS_FILE))
-    then, now = dict(_settings(started)), dict(_settings(config))
+    then, now = (dict(flat(each.model_dump(mode="json"))) for each in (started, config))
     changed = [
         f"{name} = {json.dumps(now.get(name))} (was {json.dumps(then.get(name))})"
         for name in then | now
-        if then.get(name) != now.get(name)
+        if then.get(name) != now.get(name) and not f"{name}.".startswith(_CHANGEABLE)
     ]
     if changed:
         raise UserError(
@@ -108,16 +119,11 @@ def _images(images: NDArray[np.uint8] | ImageFiles, labels: NDArray[np.int64] | 
     return {"count": len(images), "of": kind, "digest": digest.hexdigest()}
 
 
-def _settings(config: ExperimentConfig) -> Iterator[tuple[str, Any]]:
-    return _flat(config.model_dump(mode="json"), "")
-
-
-def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields nested settings by their dotted names, for example ``dataset.root``."""
     for key, value in settings.items():
-        if prefix + key in _CHANGEABLE:
-            continue
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

@@ -30,8 +30,9 @@ def test_candidates_from_clusters_take_turns_in_one_run_with_stratified_batches(
     methods = ("accumulation={until: information, alpha: 1.8}", "sample_weights={mode: batch, centres: strata}")
     sizes = "candidates={from_clusters: {alpha: 4}, multipliers: [1, 2]}"
     directory, said = run(
-        tmp_path, "explore=rotate", sizes, *clusters, *methods, "budget.samples=4096", "race.window.samples=512"
-    )
+        tmp_path, "explore=rotate", "tracking.enabled=true", sizes, *clusters, *methods, "budget.samples=4096",
+        "race.window.samples=512",
+    )  # fmt: skip
     assert "8 clusters (fixed); batch sizes: 32, 64" in said
     found = directory.read_json("clusters.json")
     assert (found["m"], sum(found["sizes"]), found["suggested_batch_size"]) == (8, 1024, 32)
@@ -42,6 +43,7 @@ def test_candidates_from_clusters_take_turns_in_one_run_with_stratified_batches(
     swaps = directory.swaps()
     assert [swap["candidate"] for swap in swaps[:4]] == ["32", "64"] * 2
     assert all(set(swap["rates"]) == {"32", "64"} for swap in swaps[2:])
+    assert set(directory.read_json("mlflow.json")["candidates"]) == {"32", "64"}  # that follow from the clusters
     assert "batch size 32 swapped to 64: turn 2 of the first 4" in said
     result = directory.read_json("result.json")
     assert (result["winner"], result["samples_explored"], result["clusters"]) == ("32", 0, 8)

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from adaptive_ray.config.loading import load_config
 from adaptive_ray.experiment.experiment import Experiment
 from adaptive_ray.run_directory.directory import RunDirectory
-from schedulers import Candidate
 from trainables.training.checkpoint import CHECKPOINT_FILE
 from trainables.training.loop import train
 
@@ -76,7 +75,7 @@ def test_it_is_interrupted_moved_and_its_newest_checkpoint_is_cut(tmp_path: Path
     losses: list[float] = []
     experiment = Experiment(load_config(QUICKSTART, ONE))
     assert experiment.prepared is not None
-    alone = experiment.prepared.settings(Candidate(64))
+    alone = experiment.prepared.settings()["64"]
     threads = torch.get_num_threads()
     assert experiment.prepared.layout is not None
     torch.set_num_threads(experiment.prepared.layout.winner.threads)

@@ -17,9 +17,9 @@ from rich.console import Console
 from adaptive_ray.config.loading import load_config
 from adaptive_ray.datasets.dataset import Dataset, load_dataset
 from adaptive_ray.errors import UserError
-from adaptive_ray.experiment.experiment import Experiment, open_run
+from adaptive_ray.experiment.experiment import Experiment
 from adaptive_ray.run_directory.directory import RunDirectory
-from adaptive_ray.run_directory.inputs import INPUTS_FILE, check_data, check_settings
+from adaptive_ray.run_directory.inputs import INPUTS_FILE, check_data, check_settings, open_run
 from adaptive_ray.run_directory.lock import locked
 from trainables.batches import ImageFiles
 from trainables.data import TrainingData
