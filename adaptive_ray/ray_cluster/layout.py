@@ -51,17 +51,11 @@ class Workers:
 
 @dataclass(frozen=True)
 class Layout:
-    """Workers of the candidates in the race and of the winner.
-
-    Args:
-        race: Workers per candidate.
-        winner: Workers of the winner.
-        concurrent: Number of candidates that train concurrently.
-    """
+    """Workers of each candidate in the race and of the winner."""
 
     race: Workers
     winner: Workers
-    concurrent: int
+    concurrent: int  # number of candidates that train concurrently
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> Layout:
@@ -78,13 +72,11 @@ class Layout:
         permits; the others wait. ``race.max_concurrent`` overrides this.
 
         Args:
-            config: Configuration of the run.
-            nodes: Free resources.
             training: Minimum memory in bytes of a worker's training on a CPU.
             before: Layout of the run to resume; kept if the resources are free.
 
         Raises:
-            UserError: The resources are insufficient.
+            UserError: The resources of ``nodes`` are insufficient.
         """
         on_gpu = any(node.gpus >= 1 for node in nodes)
         if config.trial.use_gpu is True and not on_gpu:
@@ -134,12 +126,7 @@ def laid_out(
 ) -> Layout:
     """Calls ``Layout.of``, and retries for up to 30 seconds while other jobs release resources.
 
-    Args:
-        config, nodes, training, before: See ``Layout.of``.
-        again: Returns the resources that are free now; None: do not retry.
-
-    Raises:
-        UserError: The resources are insufficient.
+    ``again`` returns the resources that are free now; None: do not retry.
     """
     deadline = time.monotonic() + (_TIMEOUT if again is not None else 0)
     while True:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import ray
-from ray import ObjectRef
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -73,15 +73,12 @@ def free_nodes() -> list[Node]:
         for key, node in nodes.items()
     }
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_TIMEOUT)
-    return [node for reference in answered if (node := _with_memory(asked[reference], reference)) is not None]
-
-
-def _with_memory(node: Node, reference: ObjectRef) -> Node | None:
-    """Limits the memory to what the node's task measured; None: the node died."""
-    try:
-        return replace(node, memory=min(node.memory, ray.get(reference)))
-    except RayError:
-        return None
+    found = []
+    for reference in answered:
+        node = asked[reference]
+        with suppress(RayError):  # the node died
+            found.append(replace(node, memory=min(node.memory, ray.get(reference))))
+    return found
 
 
 def described(nodes: Iterable[Node]) -> str:

@@ -137,9 +137,7 @@ def neighbours(queries: Any, nearest: Any) -> bytes:
                 axes.set_axis_off()
         grid[0][0].set_title("held out", fontsize=9)
         grid[0][1].set_title("nearest in training", fontsize=9, loc="left")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        return buffer.getvalue()
+        return png(figure)
 
 
 def colours(count: int) -> list[str]:
@@ -174,6 +172,13 @@ def samples_axis(axes: Axes) -> None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value else "0"))
     axes.set_xlabel(METRICS["samples_seen"].title)
+
+
+def png(figure: Figure) -> bytes:
+    """Returns a figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def svg(figure: Figure) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from adaptive_ray.report.curves import STYLE, colours, samples_axis, svg
+from adaptive_ray.report.curves import STYLE, colours, png, samples_axis, svg
 from trainables.report import METRICS, TrainingReport
 
 
@@ -42,8 +41,7 @@ def weighted_images(images: Any, first: TrainingReport, last: TrainingReport, bu
 
     Args:
         images: uint8 [n, C, H, W] or files.
-        first: An early report with ``weighted``.
-        last: A late report.
+        first, last: An early and a late report with ``weighted``.
         budget: Budget in samples.
     """
     names = {"most": "highest", "least": "lowest"}
@@ -61,9 +59,7 @@ def weighted_images(images: Any, first: TrainingReport, last: TrainingReport, bu
             share = min(report.samples_seen / budget, 1.0)
             text = f"{names[kind]} weights\nat {100 * share:.0f} %\nof the run"
             line[0].text(-0.2, 0.5, text, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        return buffer.getvalue()
+        return png(figure)
 
 
 def weighted_reports(reports: Sequence[TrainingReport]) -> tuple[TrainingReport, TrainingReport] | None:

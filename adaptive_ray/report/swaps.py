@@ -26,9 +26,7 @@ def swap_picture(reports: Sequence[TrainingReport], decisions: Sequence[Mapping[
 def swap_figure(reports: Sequence[TrainingReport], decisions: Sequence[Mapping[str, Any]]) -> Figure:
     """Plots losses with their forecasts, forecast deviations and the candidate in use.
 
-    Args:
-        reports: Reports of one run.
-        decisions: ``SwapDecision.as_dict()`` of the same run, at least one.
+    ``decisions`` are at least one ``SwapDecision.as_dict()`` of the same run.
     """
     figure = Figure(figsize=(11, 6), layout="constrained")
     losses, deviations, course = figure.subplots(3, 1, sharex=True, height_ratios=[2.4, 1, 1])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,13 +33,6 @@ class _Snapshot:
     @property
     def winner(self) -> Decision | None:
         return next((standing for standing in self.standings if standing.state is State.WON), None)
-
-    def with_report(self, standings: Sequence[Decision], candidate: str, report: TrainingReport) -> _Snapshot:
-        return _Snapshot(tuple(standings), {**self.last, candidate: report})
-
-    def with_decision(self, decision: Decision) -> _Snapshot:
-        standings = (decision if standing.key == decision.key else standing for standing in self.standings)
-        return _Snapshot(tuple(standings), self.last)
 
 
 class Progress:
@@ -72,7 +65,7 @@ class Progress:
         """Shows the current phase of the run."""
         self._phase = text
         if not self._live:
-            self._console.print(f"[{self._elapsed()}] {text}", markup=False, highlight=False, soft_wrap=True)
+            self._print(text)
 
     def embedded(self, done: int, total: int, actors: int) -> None:
         """Shows how many images are embedded; in a log, once per 10 %."""
@@ -88,36 +81,32 @@ class Progress:
 
     def report(self, race: Race, candidate: str, report: TrainingReport) -> None:
         """Shows the report of a candidate."""
-        self._shown = self._shown.with_report(race.standings(), candidate, report)
+        self._shown = _Snapshot(tuple(race.standings()), {**self._shown.last, candidate: report})
         if self._shown.winner is not None and self._phase.startswith("race"):
             self._phase = f"winner's training: batch size {self._shown.winner.key} continues"
         if self._live:
             return
         standing = next(s for s in self._shown.standings if s.key == candidate)
-        self._console.print(
-            f"[{self._elapsed()}] batch size {report.candidate}: {report.samples_seen:,} of {self.plan.budget:,} "
-            f"samples, reference loss {format_number(report.reference_loss)}, "
-            f"forecast {format_forecast(standing.forecast)}, {report.images_per_second:,.0f} images/s, "
-            f"{self._time_left(self._shown)} left",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+        self._print(
+            f"batch size {report.candidate}: {report.samples_seen:,} of {self.plan.budget:,} samples, reference loss "
+            f"{format_number(report.reference_loss)}, forecast {format_forecast(standing.forecast)}, "
+            f"{report.images_per_second:,.0f} images/s, {self._time_left(self._shown)} left"
         )
 
     def decided(self, decision: Decision) -> None:
         """Shows a decision of the race."""
-        self._shown = self._shown.with_decision(decision)
+        standings = (decision if standing.key == decision.key else standing for standing in self._shown.standings)
+        self._shown = replace(self._shown, standings=tuple(standings))
         if decision.state is State.WAITING:
             return
         if decision.state is State.RACING:
             self._phase = "race: candidates in parallel"
-        text = f"[{self._elapsed()}] batch size {decision.key} {decision.state.value}: {decision.reason}"
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True, style=STATE_COLOURS[decision.state])
+        text = f"batch size {decision.key} {decision.state.value}: {decision.reason}"
+        self._print(text, STATE_COLOURS[decision.state])
 
     def restarted(self, restart: Restart) -> None:
         """Shows that a candidate was restarted."""
-        text = f"[{self._elapsed()}] batch size {format_restart(restart.candidate, restart.samples, restart.reason)}"
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True, style="yellow")
+        self._print(f"batch size {format_restart(restart.candidate, restart.samples, restart.reason)}", "yellow")
 
     def swapped(self, decision: Mapping[str, Any]) -> None:
         """Shows a decision to swap the candidate within a run."""
@@ -125,9 +114,10 @@ class Progress:
             return
         words = {"swap": "swapped to", "return": "returned to", "confirm": "confirmed:"}[decision["action"]]
         chosen = "" if decision["action"] == "confirm" else f" {decision['chosen']}:"
-        text = f"{decision['candidate']} {words}{chosen} {decision['reason']}"
-        text = f"[{self._elapsed()}] batch size {text}"
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True, style="magenta")
+        self._print(f"batch size {decision['candidate']} {words}{chosen} {decision['reason']}", "magenta")
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        print_lines(self._console, [f"[{self._elapsed()}] {text}"], style)
 
     def _elapsed(self) -> str:
         return _clock(time.monotonic() - self._started)
@@ -169,10 +159,10 @@ class Progress:
         return Group(head, table, Text(f"{self._time_left(shown)} of training left", style="dim"))
 
 
-def print_lines(console: Console, lines: Iterable[str]) -> None:
+def print_lines(console: Console, lines: Iterable[str], style: str | None = None) -> None:
     """Prints lines without markup or wrapping."""
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True, style=style)
 
 
 def _clock(seconds: float) -> str:

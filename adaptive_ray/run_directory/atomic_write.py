@@ -1,4 +1,4 @@
-"""Writes files atomically: readers see either the old or the new content, even after a crash."""
+"""Writes files so that a crash leaves either the old or the new content, or whole lines."""
 
 from __future__ import annotations
 
@@ -33,3 +33,15 @@ def write_whole(file: Path, content: str | bytes) -> None:
     """Creates or replaces ``file`` atomically. Text is encoded as UTF-8."""
     with replaced(file) as new:
         new.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def append_line(file: Path, line: str) -> None:
+    """Appends a line and flushes it to disk. If a crash has truncated the last line, the new one begins after it."""
+    with file.open("a+b") as lines:
+        torn = False
+        if lines.tell():
+            lines.seek(-1, os.SEEK_END)
+            torn = lines.read(1) != b"\n"
+        lines.write(("\n" * torn + line + "\n").encode())
+        lines.flush()
+        os.fsync(lines.fileno())

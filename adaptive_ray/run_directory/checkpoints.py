@@ -108,7 +108,7 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
             obsolete.update(_checkpoints_in(kept[-1].parent))
         kept[:] = [*kept, checkpoint][-_KEPT:]
         for each in obsolete.difference(kept):
-            _delete(each)
+            shutil.rmtree(each, ignore_errors=True)
 
     def delete_unnamed(self) -> None:
         """Deletes checkpoints without a report, which workers saved just before they were stopped.
@@ -119,7 +119,7 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
         for run in (self._directory.path / "train").glob("*"):
             for checkpoint in itertools.chain(_checkpoints_in(run), run.glob(f"{UNFINISHED}*")):
                 if checkpoint not in kept:
-                    _delete(checkpoint)
+                    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _checkpoints_in(train_run: Path) -> Iterator[Path]:
@@ -133,7 +133,3 @@ def _flush(file: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _delete(checkpoint: Path) -> None:
-    shutil.rmtree(checkpoint, ignore_errors=True)

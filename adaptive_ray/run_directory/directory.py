@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.loading import dump_config, load_config
 from adaptive_ray.errors import UserError
-from adaptive_ray.run_directory.atomic_write import write_whole
+from adaptive_ray.run_directory.atomic_write import append_line, write_whole
 from schedulers import Decision
 from trainables.report import CURVE_COLUMNS, TrainingReport
 
@@ -122,14 +121,7 @@ class RunDirectory:
         return list({entry["samples"]: entry for entry in self._lines("swaps.jsonl")}.values())
 
     def _append(self, name: str, entry: Mapping[str, Any]) -> None:
-        with (self.path / name).open("a+b") as file:
-            torn = False
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                torn = file.read(1) != b"\n"
-            file.write(("\n" * torn + json.dumps(_plain(entry)) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path / name, json.dumps(_plain(entry)))
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         file = self.path / name

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
 from adaptive_ray.errors import UserError
+from adaptive_ray.run_directory.atomic_write import append_line
 from schedulers.events import Event, from_json, to_json
 
 
 class History:
     """Reads and appends ``events.jsonl``. Each event is flushed to disk before it takes effect.
 
-    Each line also holds the total run time of all sessions (``elapsed``). A truncated last line is removed.
-
-    Args:
-        file: Path; created by the first event.
+    Each line also holds the total run time of all sessions (``elapsed``). A truncated last line is removed. The file is
+    created by the first event.
 
     Raises:
         UserError: A line is corrupt.
@@ -51,8 +49,5 @@ class History:
 
     def append(self, event: Event) -> None:
         """Appends an event and flushes it to disk."""
-        line = json.dumps({**to_json(event), "elapsed": round(self.seconds, 3)}, allow_nan=False) + "\n"
-        with self._file.open("ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        entry = {**to_json(event), "elapsed": round(self.seconds, 3)}
+        append_line(self._file, json.dumps(entry, allow_nan=False))

@@ -6,7 +6,8 @@ number of workers, and the network could tell which images share a worker (He et
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,6 +58,16 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
     outputs = [model(batch) for batch in batches]
     model.eval()
     return outputs
+
+
+@contextmanager
+def buffers_restored(model: nn.Module) -> Iterator[None]:
+    """Restores the buffers of a model, such as running statistics, after a block that is not training."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    yield
+    with torch.no_grad():
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.copy_(value)
 
 
 class _Normalise(torch.autograd.Function):

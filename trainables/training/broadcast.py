@@ -13,11 +13,7 @@ Value = TypeVar("Value")
 def broadcast_from_rank0(value: Value | None, device: torch.device) -> Value:
     """Returns rank 0's ``value`` on every worker, because values computed by each may differ by rounding.
 
-    All workers must call it at the same step.
-
-    Args:
-        value: A picklable object on rank 0; ignored on other ranks.
-        device: Device of the communication backend.
+    All workers must call it at the same step, with the device of the communication backend.
     """
     if dist.is_initialized() and dist.get_world_size() > 1:
         values = [value]

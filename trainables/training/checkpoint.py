@@ -43,11 +43,7 @@ def save_checkpoint(state: Mapping[str, Any], directory: Path) -> None:
 
 @contextmanager
 def new_directory(parent: Path | None) -> Iterator[Path]:
-    """Yields a new directory for a checkpoint and removes it afterwards, unless it was moved.
-
-    Args:
-        parent: Existing parent directory; None: the system's temporary directory.
-    """
+    """Yields a new directory in ``parent`` (None: the system's temporary directory); removes it unless it was moved."""
     if parent is None:
         with tempfile.TemporaryDirectory() as directory:
             yield Path(directory)

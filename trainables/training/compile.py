@@ -11,11 +11,7 @@ from torch import Tensor
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Returns ``function`` compiled with static shapes. If compilation fails, it warns once and runs ``function``.
-
-    Args:
-        function: Function or module that maps tensors to a tensor.
-    """
+    """Returns ``function`` compiled with static shapes. If compilation fails, it warns once and runs ``function``."""
     fast: Callable[..., Tensor] | None = torch.compile(function, dynamic=False)
 
     def call(*args: Any) -> Tensor:

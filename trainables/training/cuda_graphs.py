@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from trainables.simclr.batchnorm import buffers_restored
+
 #: Steps before a capture, so that compilers, libraries and allocators are initialised.
 _WARM_UPS = 3
 
@@ -63,24 +65,21 @@ class CudaGraphs:
         for p in self._model.parameters():
             if p.grad is None:
                 p.grad = torch.zeros_like(p)  # all graphs add to the same tensors
-        before = [buffer.clone() for buffer in self._model.buffers()]
-        try:
-            with torch.cuda.device(images.device), _garbage_collection_off():
-                graph = _Graph(self._step, images, packed, rows, self._context)
-                self._graphs[len(images), rows is not None] = graph
-        except RuntimeError as error:
-            if "out of memory" not in str(error):
-                raise RuntimeError(
-                    f"a step with {len(images)} images cannot be captured as a CUDA graph ({error}); "
-                    "set accelerate: none"
-                ) from error
-            self._graphs.clear()
-            self._possible = False
-            warnings.warn("training without CUDA graphs: GPU memory does not suffice for them", stacklevel=2)
-        with torch.no_grad():
-            for buffer, value in zip(self._model.buffers(), before, strict=True):
-                buffer.copy_(value)
-            torch._foreach_zero_([p.grad for p in self._model.parameters() if p.grad is not None])
+        with buffers_restored(self._model):
+            try:
+                with torch.cuda.device(images.device), _garbage_collection_off():
+                    graph = _Graph(self._step, images, packed, rows, self._context)
+                    self._graphs[len(images), rows is not None] = graph
+            except RuntimeError as error:
+                if "out of memory" not in str(error):
+                    raise RuntimeError(
+                        f"a step with {len(images)} images cannot be captured as a CUDA graph ({error}); "
+                        "set accelerate: none"
+                    ) from error
+                self._graphs.clear()
+                self._possible = False
+                warnings.warn("training without CUDA graphs: GPU memory does not suffice for them", stacklevel=2)
+        self._model.zero_grad(set_to_none=False)
 
 
 class _CaptureContext:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trainables.simclr.batchnorm import buffers_restored
 from trainables.simclr.gradcache import cached_backward
 from trainables.training.compile import compiled
 from trainables.training.cuda_graphs import CudaGraphs
@@ -22,11 +23,8 @@ class ContrastiveGradients:
 
     Args:
         network: Maps views to projections; wrapped in ``DistributedDataParallel`` with several workers.
-        loader: Loader of the batches.
         loss: See ``ContrastiveLoss``; its temperature is set.
-        weights: Weights of the images in the loss.
         micro_batch: Images of one worker in the network at once.
-        autocast: Autocast context of the forward pass.
         capture: Whether to replay whole batches as CUDA graphs. Needs a single worker, a loss that does not
             synchronise with the device, and no sample weights.
     """
@@ -90,14 +88,10 @@ class ContrastiveGradients:
 
     def _rehearse(self, positions: Sequence[int], batch_size: int) -> None:
         """Computes gradients and discards them; buffers and random number generators are restored."""
-        device, buffers = self._loader.device, list(self._network.buffers())
-        before = [buffer.clone() for buffer in buffers]
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        devices = [self._loader.device] if self._loader.device.type == "cuda" else []
+        with buffers_restored(self._network), torch.random.fork_rng(devices=devices):
             self.add(positions, batch_size, np.ones(len(positions)), 0.0)
-        with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
-            torch._foreach_zero_([p.grad for p in self._network.parameters() if p.grad is not None])
+        self._network.zero_grad(set_to_none=False)  # graphs add to these tensors
 
     def add(self, positions: Sequence[int], batch_size: int, weights: NDArray[np.float64], progress: float) -> Tensor:
         """Adds the gradient of the weighted sum of the batches' losses, with all of them as each other's negatives.

@@ -64,12 +64,6 @@ class Loader:
     """Loads the batch at any position of the sample stream, at any batch size.
 
     Order and augmentation depend on the seed and the position only, not on the number of workers.
-
-    Args:
-        data: Training images.
-        augment: Augmentation that makes the views.
-        seed: Seed of order and augmentation.
-        device: Device of the views.
     """
 
     def __init__(self, data: TrainingData, augment: Augment, seed: int, device: torch.device) -> None:

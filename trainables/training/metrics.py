@@ -16,30 +16,19 @@ from trainables.training.step import TrainStep
 
 @dataclass(frozen=True)
 class Interval:
-    """The training between two reports.
-
-    Args:
-        updates: Updates that were made.
-        mean_loss: Mean of their losses, in nats.
-        images: Images seen over all workers.
-        seconds: Duration of the training, without compilation.
-        data_wait: Share of ``seconds`` in which this worker waited for images.
-    """
+    """The training between two reports."""
 
     updates: list[Update]
-    mean_loss: float
-    images: int
-    seconds: float
-    data_wait: float
+    mean_loss: float  # in nats
+    images: int  # seen over all workers
+    seconds: float  # without compilation
+    data_wait: float  # fraction of the time in which this worker waited for images
 
 
 def training_report(step: TrainStep, interval: Interval, reference: Mapping[str, Any]) -> TrainingReport:
-    """Returns the report of ``interval``. Throughput is in images (not views) over all workers.
+    """Returns the report of ``interval``, with what ``ReferenceSet.measure`` returned after it.
 
-    Args:
-        step: The step, after the interval.
-        interval: The training since the last report.
-        reference: What ``ReferenceSet.measure`` returned.
+    Throughput is in images (not views) over all workers.
     """
     state, budget, size = step.state, step.state.settings.budget, step.state.candidate.batch_size
     batches = [len(update.weights) for update in interval.updates]

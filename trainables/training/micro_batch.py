@@ -8,12 +8,13 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainables.simclr.batchnorm import GlobalBatchNorm2d
+from trainables.simclr.batchnorm import GlobalBatchNorm2d, buffers_restored
 from trainables.training.host_memory import MemoryTakenError, free_memory
 from trainables.training.memory_limits import MARGIN, allotted_memory
 
@@ -48,8 +49,6 @@ def largest_micro_batch(
             and its buffers restored.
         view_shape: C, H, W.
         limit: Size of the largest shard.
-        device: Device of the model.
-        autocast: Autocast context of the forward pass.
         memory: See ``allotted_memory``.
 
     Raises:
@@ -58,24 +57,34 @@ def largest_micro_batch(
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     allowed = (1 - MARGIN) * allotted_memory(device, memory) - _STATE * weights
-    before = [buffer.clone() for buffer in model.buffers()]
+
+    def step(size: int) -> None:
+        views = torch.zeros(2 * size, *view_shape, device=device).contiguous(memory_format=torch.channels_last)
+        with autocast:
+            projections = model(views)
+        projections.sum().backward()
+
+    def fits(size: int) -> bool:
+        if device.type == "cuda":
+            return _fits_on_gpu(partial(step, size), model, device, allowed)
+        needed = _BACKWARD * kept_bytes(model, torch.empty(2 * size, *view_shape, device="meta"), autocast)
+        if needed <= allowed:
+            _wait_for(free_memory, needed, "this machine's memory")
+        return needed <= allowed
+
     norms = [module for module in model.modules() if isinstance(module, GlobalBatchNorm2d)]
     for norm in norms:
         norm.alone = True  # workers may test different sizes
-    fits = _fits_on_gpu if device.type == "cuda" else _fits_on_cpu
     taken: MemoryTakenError | None = None
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with buffers_restored(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         size = limit
         try:
-            while size and not fits(model, view_shape, size, device, autocast, allowed):
+            while size and not fits(size):
                 size = 0 if size <= 2 else max(2, math.ceil(size / 2))
         except MemoryTakenError as error:
             taken, size = error, -1
     for norm in norms:
         norm.alone = False
-    with torch.no_grad():
-        for buffer, value in zip(model.buffers(), before, strict=True):
-            buffer.copy_(value)
     model.zero_grad(set_to_none=True)
     if dist.is_initialized():
         smallest = torch.tensor(size, device=device)
@@ -91,19 +100,15 @@ def largest_micro_batch(
     return size
 
 
-def _fits_on_gpu(
-    model: nn.Module,
-    view_shape: tuple[int, int, int],
-    size: int,
-    device: torch.device,
-    autocast: AbstractContextManager[object],
-    allowed: float,
-) -> bool:
+def _fits_on_gpu(step: Callable[[], None], model: nn.Module, device: torch.device, allowed: float) -> bool:
     """Runs a step. If memory is exhausted because other processes use it, waits and tries again."""
     name = f"GPU {device.index or 0} ({torch.cuda.get_device_name(device)})"
     while True:
+        torch.cuda.reset_peak_memory_stats(device)
+        start = torch.cuda.memory_allocated(device)
         try:
-            return _peak_on_gpu(model, view_shape, size, device, autocast) <= allowed
+            step()
+            return torch.cuda.max_memory_allocated(device) - start <= allowed
         except torch.OutOfMemoryError:
             pass  # leaving the handler frees the tensors that the error refers to
         finally:
@@ -113,37 +118,6 @@ def _fits_on_gpu(
         if torch.cuda.mem_get_info(device)[0] >= allowed:
             return False
         _wait_for(lambda: torch.cuda.mem_get_info(device)[0], allowed, name)
-
-
-def _peak_on_gpu(
-    model: nn.Module,
-    view_shape: tuple[int, int, int],
-    size: int,
-    device: torch.device,
-    autocast: AbstractContextManager[object],
-) -> int:
-    torch.cuda.reset_peak_memory_stats(device)
-    start = torch.cuda.memory_allocated(device)
-    views = torch.zeros(2 * size, *view_shape, device=device).contiguous(memory_format=torch.channels_last)
-    with autocast:
-        projections = model(views)
-    projections.sum().backward()
-    return torch.cuda.max_memory_allocated(device) - start
-
-
-def _fits_on_cpu(
-    model: nn.Module,
-    view_shape: tuple[int, int, int],
-    size: int,
-    device: torch.device,
-    autocast: AbstractContextManager[object],
-    allowed: float,
-) -> bool:
-    needed = _BACKWARD * kept_bytes(model, torch.empty(2 * size, *view_shape, device="meta"), autocast)
-    if needed > allowed:
-        return False
-    _wait_for(free_memory, needed, "this machine's memory")
-    return True
 
 
 def _wait_for(free: Callable[[], int], needed: float, where: str) -> None:

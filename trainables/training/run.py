@@ -25,15 +25,8 @@ _COMPILING_PAYS = 300
 class Run:
     """Trains one candidate between reports.
 
-    Args:
-        settings: Settings of the run.
-        data: Training and reference images.
-        device: Device to train on.
-        resumed: Whether ``load`` follows, so that pretrained weights need not be loaded.
-        memory: Bytes that the run may use on the CPU; see ``allotted_memory``.
-
-    Raises:
-        MemoryError: Not even the smallest micro-batch fits, or other processes use the memory of this run.
+    Arguments and errors are those of ``train``. ``resumed``: ``load`` follows, so that pretrained weights need not be
+    loaded.
     """
 
     def __init__(

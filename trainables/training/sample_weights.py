@@ -29,11 +29,6 @@ _EACH = 4
 class SampleWeights:
     """Computes the weights of a batch's images in the loss.
 
-    Args:
-        settings: Settings of the weights.
-        data: Training data, with centrality or strata if the settings need them.
-        device: Device of the run.
-
     Raises:
         ValueError: ``data`` lacks centrality or strata that the settings need.
     """

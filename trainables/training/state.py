@@ -19,11 +19,8 @@ from trainables.training.swapping import Swapping
 class TrainState:
     """Holds everything that training changes. ``state_dict`` is what a checkpoint keeps of it.
 
-    Args:
-        settings: Settings of the run.
-        data: Training images; only their number and shape are used.
-        device: Device of the model.
-        pretrained: Whether to load pretrained weights; False if ``load_state_dict`` follows.
+    Of ``data``, only the number and the shape of the images are used. ``pretrained`` weights need not be loaded if
+    ``load_state_dict`` follows.
     """
 
     def __init__(

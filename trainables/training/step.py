@@ -28,14 +28,9 @@ from trainables.training.state import TrainState
 class TrainStep:
     """Makes updates of a run's state.
 
-    Args:
-        state: State that the updates change.
-        data: Training images.
-        device: Device of the model.
-        memory: Bytes that the run may use on the CPU; see ``allotted_memory``.
+    Arguments and errors are those of ``train``.
 
     Raises:
-        MemoryError: Not even the smallest micro-batch fits, or other processes use the memory of this run.
         ValueError: ``alpha`` of adaptive accumulation is never reached.
     """
 

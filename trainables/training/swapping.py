@@ -15,11 +15,7 @@ from trainables.settings import SwapSettings
 class Swapping:
     """Holds a run's policy and saves it with checkpoints.
 
-    Args:
-        settings: Settings of the policy.
-        first: Candidate that the run starts with.
-        budget: Budget of the run, in samples.
-        epoch: Number of training images.
+    The run starts with ``first``. ``budget`` is in samples; ``epoch`` is the number of training images.
     """
 
     def __init__(self, settings: SwapSettings, first: Candidate, *, budget: int, epoch: int) -> None:
