@@ -17,7 +17,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from adaptive_ray import __version__
 from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, UserError, storage_problem
@@ -101,16 +101,16 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     print_lines(console, experiment.data.summary)
     p = experiment.plan
     channels, height, width = experiment.data.shape
-    table = Table(title=f"{settings.dataset.name}: {p.epoch:,} training images, {channels} x {height} x {width}")
     races = len(p.trials) > 1
-    titles = ("batch size", "race steps", "total steps", "learning rate")
-    for title in titles if races else ("batch size", "steps", "learning rate"):
-        table.add_column(title, justify="right")
+    titles = ("batch size", *(("race steps", "total steps") if races else ("steps",)), "learning rate")
+    table = Table(
+        *(Column(title, justify="right") for title in titles),
+        title=f"{settings.dataset.name}: {p.epoch:,} training images, {channels} x {height} x {width}",
+    )
     about = ""
     if settings.accumulation is not None:  # measured if the clusters are known, else a bound
-        about = (
-            "about " if experiment.dataset_clusters is not None and experiment.dataset_clusters.known else "at most "
-        )
+        clusters = experiment.dataset_clusters
+        about = "about " if clusters is not None and clusters.known else "at most "
     for candidate in p.candidates:
         images = p.updates[candidate]
         rate = settings.simclr.optimizer.learning_rate_at(settings.simclr.optimizer.warmup, images)
@@ -228,10 +228,8 @@ def _show(console: Console, directory: Any, result: dict[str, Any], settings: An
     console.print(decision_table(last_decisions(directory.decisions())))
     chosen = Candidate(result["chosen_batch_size"], result["chosen_accumulation"])
     console.print(f"\n[bold green]chosen batch size: {chosen.key}[/]\n", highlight=False)
-    table = Table(box=None, padding=(0, 3, 0, 0))
-    table.add_column("held-out accuracy")
-    for title in REPRESENTATIONS.values():
-        table.add_column(title, justify="right")
+    columns = (Column(title, justify="right") for title in REPRESENTATIONS.values())
+    table = Table("held-out accuracy", *columns, box=None, padding=(0, 3, 0, 0))
     for row in accuracy_rows(result):
         table.add_row(*row)
     console.print(table)

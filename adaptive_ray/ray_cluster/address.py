@@ -30,13 +30,9 @@ def cluster_address(address: str | None) -> str | None:
 
 
 def check_address(address: str | None) -> None:
-    """Checks that the cluster answers and has a node on this machine. Takes at most 20 seconds.
+    """Raises ``UserError`` if the cluster does not answer or has no node on this machine. Takes at most 20 seconds.
 
-    Args:
-        address: ``HOST:PORT`` of the head's GCS, or ``auto``; None: ``RAY_ADDRESS``, if set.
-
-    Raises:
-        UserError: The cluster cannot be used from this machine.
+    ``address`` is ``HOST:PORT`` of the head's GCS, or ``auto``; None: ``RAY_ADDRESS``, if set.
     """
     address = cluster_address(address)
     if address is None:

@@ -47,30 +47,23 @@ def cluster(address: str | None) -> AbstractContextManager[None]:
 
 @contextmanager
 def started(cpus: float, gpus: float = 0) -> Iterator[None]:
-    """Starts a cluster that is private to this process, with its own files and ports.
-
-    Raises:
-        UserError: It cannot be started.
-    """
+    """Starts a cluster that is private to this process, with its own files and ports."""
     # Most processes of a race are idle; without this Ray warns that there are too few cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     with private_directory():
         try:
-            try:
-                with _agent_on_any_port(), _own_signal_handlers(), held_back():
-                    ray.init(
-                        address="local",
-                        num_cpus=int(cpus),
-                        num_gpus=int(gpus),
-                        include_dashboard=True,
-                        dashboard_host="127.0.0.1",
-                        dashboard_port=0,  # any free port: the default is left to `ray start`
-                        runtime_env=_runtime_environment(_LOCAL),
-                        log_to_driver=False,
-                        logging_level="ERROR",
-                    )
-            except (OSError, ValueError, RuntimeError, RayError) as error:
-                raise UserError(f"Ray cannot be started on this machine: {first_line(error)}") from None
+            with _agent_on_any_port():
+                _connect(
+                    "Ray cannot be started on this machine",
+                    address="local",
+                    num_cpus=int(cpus),
+                    num_gpus=int(gpus),
+                    include_dashboard=True,
+                    dashboard_host="127.0.0.1",
+                    dashboard_port=0,  # any free port: the default is left to `ray start`
+                    runtime_env=_runtime_environment(_LOCAL),
+                    logging_level="ERROR",
+                )
             with ended_once():
                 yield
         finally:
@@ -79,18 +72,12 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
 
 @contextmanager
 def joined(address: str) -> Iterator[None]:
-    """Joins a running cluster.
-
-    Raises:
-        UserError: The cluster cannot be reached.
-    """
+    """Joins a running cluster."""
     check_address(address)
     try:
-        try:
-            with _own_signal_handlers(), held_back():
-                ray.init(address=address, runtime_env=_runtime_environment({}), log_to_driver=False)
-        except (OSError, ValueError, RuntimeError, RayError) as error:
-            raise UserError(f"the Ray cluster at {address} cannot be joined: {first_line(error)}") from None
+        _connect(
+            f"the Ray cluster at {address} cannot be joined", address=address, runtime_env=_runtime_environment({})
+        )
         with ended_once():
             yield
     finally:
@@ -100,6 +87,15 @@ def joined(address: str) -> Iterator[None]:
                     release_places()
         finally:
             _shut_down()
+
+
+def _connect(problem: str, **arguments: object) -> None:
+    """Calls ``ray.init``; an error becomes a ``UserError`` that begins with ``problem``."""
+    try:
+        with _own_signal_handlers(), held_back():
+            ray.init(**arguments, log_to_driver=False)
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        raise UserError(f"{problem}: {first_line(error)}") from None
 
 
 def _shut_down() -> None:

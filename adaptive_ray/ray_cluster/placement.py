@@ -34,11 +34,7 @@ class PlacementWatch(tune.Callback):  # type: ignore[misc]
         return {}  # Tune pickles callbacks; each session creates its own
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Checks pending placement groups once a second.
-
-        Raises:
-            PlacementError: Workers were pending too long.
-        """
+        """Checks placement groups once a second. Raises ``PlacementError`` if they were pending too long."""
         now = time.monotonic()
         if now - self._looked < _EVERY:
             return
@@ -56,10 +52,6 @@ class PlacementWatch(tune.Callback):  # type: ignore[misc]
             self._taken = f"batch size {trial.config['candidate']}: {error}"
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Stops the experiment before the trial restarts. Only this hook may raise: Tune wraps errors of others.
-
-        Raises:
-            PlacementError: Other processes use the memory of this run.
-        """
+        """Raises ``PlacementError`` before the trial restarts. Only this hook may: Tune wraps errors of others."""
         if self._taken is not None:
             raise PlacementError(self._taken)

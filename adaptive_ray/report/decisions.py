@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from schedulers import Forecast, State
@@ -43,11 +43,11 @@ def decision_rows(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, str]
 
 def decision_table(decisions: Sequence[Mapping[str, Any]]) -> Table:
     """Formats decisions as a table for the console, the winner first."""
-    table = Table(title="Candidates", title_justify="left", title_style="bold")
-    for index, row in enumerate(decision_rows(decisions)):
-        if index == 0:
-            for title in row:
-                table.add_column(title, justify="left" if title in ("state", "reason") else "right")
+    rows = decision_rows(decisions)
+    titles = rows[0] if rows else ()
+    columns = (Column(title, justify="left" if title in ("state", "reason") else "right") for title in titles)
+    table = Table(*columns, title="Candidates", title_justify="left", title_style="bold")
+    for row in rows:
         state = State(row["state"])
         table.add_row(*list(row.values())[:-2], Text(state.value, style=STATE_COLOURS[state]), Text(row["reason"]))
     return table

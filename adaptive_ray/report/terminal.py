@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from adaptive_ray.config.plan import Plan
@@ -141,9 +141,9 @@ class Progress:
         head = Spinner("dots", Text(f" {self._elapsed()}  {self._phase}", style="bold"))
         if not shown.standings:
             return Group(head)
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for title in ("batch size", "samples", "", "reference loss", "forecast (80 %)", "images/s", ""):
-            table.add_column(title, justify="left" if title == "" else "right")
+        titles = ("batch size", "samples", "", "reference loss", "forecast (80 %)", "images/s", "")
+        columns = (Column(title, justify="right" if title else "left") for title in titles)
+        table = Table(*columns, box=None, padding=(0, 2, 0, 0))
         for standing in shown.standings:
             report = shown.last.get(str(standing.key))
             seen = report.samples_seen if report else 0

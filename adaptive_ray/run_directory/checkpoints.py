@@ -88,18 +88,15 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
             self._error = error  # Tune would log a traceback here
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Stops the run if a trial cannot be restarted.
-
-        Raises:
-            UserError: Its checkpoint is corrupt and there is no other.
-        """
+        """Raises ``UserError`` if a trial cannot be restarted: its checkpoint is corrupt and there is no other."""
         if self._error is not None:
             raise self._error
 
     def reported(self, candidate: str, checkpoint: Path) -> None:
         """Registers the checkpoint of a written report and deletes older ones."""
         try:
-            _flush(checkpoint / CHECKPOINT_FILE)
+            with (checkpoint / CHECKPOINT_FILE).open("rb") as file:
+                os.fsync(file.fileno())
         except FileNotFoundError:
             return  # it was deleted: keep older ones
         kept = self._kept.setdefault(candidate, [])
@@ -124,12 +121,3 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
 
 def _checkpoints_in(train_run: Path) -> Iterator[Path]:
     return (path for path in train_run.glob("checkpoint_*") if path.is_dir())
-
-
-def _flush(file: Path) -> None:
-    """Flushes a file to disk."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

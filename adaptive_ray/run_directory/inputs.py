@@ -46,11 +46,7 @@ def check_unfinished(directory: RunDirectory) -> None:
 
 
 def check_settings(directory: RunDirectory) -> ExperimentConfig:
-    """Reads the settings of a run to resume and checks that they are unchanged.
-
-    Raises:
-        UserError: They were changed or are invalid.
-    """
+    """Reads the settings of a run to resume. Raises ``UserError`` if they were changed or are invalid."""
     config = directory.config()
     if not (directory.path / INPUTS_FILE).exists():
         return config  # interrupted before the data were loaded
@@ -70,11 +66,7 @@ def check_settings(directory: RunDirectory) -> ExperimentConfig:
 
 
 def check_data(directory: RunDirectory, data: Dataset) -> None:
-    """Records the settings and data of a new run; checks that the data of a resumed run are unchanged.
-
-    Raises:
-        UserError: The data changed.
-    """
+    """Records the settings and data of a new run. Raises ``UserError`` if the data of a resumed run changed."""
     root = directory.config().dataset.root
     now = {
         "training images": _images(data.training.images, data.labels, root),

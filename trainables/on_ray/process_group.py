@@ -54,13 +54,9 @@ class _ProcessGroup(Backend):  # type: ignore[misc]
 
 @dataclass
 class ProcessGroupConfig(BackendConfig):  # type: ignore[misc]
-    """Backend of ``DataParallelTrainer`` that initialises the default process group if there are several workers.
+    """Backend of ``DataParallelTrainer`` that initialises the default process group if there are several workers."""
 
-    Args:
-        gpus: Whether workers have GPUs: NCCL is used, else Gloo.
-    """
-
-    gpus: bool
+    gpus: bool  # use NCCL, not Gloo
 
     @property
     def backend_cls(self) -> type[Backend]:

@@ -76,11 +76,7 @@ def _train(config: dict[str, Any]) -> None:
 
 
 def _storage() -> Path:
-    """Returns the directory of this Ray Train run.
-
-    Raises:
-        RuntimeError: It does not exist on this node.
-    """
+    """Returns the directory of this Ray Train run. Raises ``RuntimeError`` if it does not exist on this node."""
     storage = Path(ray.train.get_context().get_storage().experiment_fs_path)
     if not storage.is_dir():
         raise RuntimeError(
