@@ -27,11 +27,7 @@ class BackgroundTracker:
         self._opening = self._opening or self._pool.submit(self._opened, config)
 
     def tracker(self) -> Tracker | None:
-        """Waits for the tracker and returns it; None if tracking is disabled.
-
-        Raises:
-            UserError: It cannot be opened.
-        """
+        """Waits for the tracker and returns it, or raises why it cannot be opened; None if tracking is disabled."""
         assert self._opening is not None, "call open() first"
         return self._opening.result()
 

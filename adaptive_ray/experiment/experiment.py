@@ -89,11 +89,7 @@ class Experiment:
 
     @property
     def plan(self) -> Plan:
-        """Samples, steps and reports of the run.
-
-        Raises:
-            UserError: Batch sizes follow from clusters that have not been counted yet.
-        """
+        """Samples, steps and reports of the run. Raises ``UserError`` if the batch sizes are not known yet."""
         if self.prepared is None:
             raise UserError(
                 "the batch size follows from clusters that have not been counted yet; "
@@ -111,11 +107,7 @@ class Experiment:
             raise UserError(f"simclr.encoder: {error}") from None
 
     def check_loss(self) -> None:
-        """Imports a custom loss before Ray starts.
-
-        Raises:
-            UserError: The loss cannot be imported.
-        """
+        """Imports a custom loss before Ray starts. Raises ``UserError`` if it cannot be imported."""
         try:
             loss_named(self.config.simclr.loss)
         except ValueError as error:

@@ -57,24 +57,20 @@ class Tracker:
         self.uri = config.tracking.uri or default
         self._client, self.experiment_id = open_experiment(self.uri, config.tracking.experiment, runs_dir)
         try:
-            if file.exists():
-                known = directory.read_json(file.name)
-                is_copy = known.get("run", directory.name) != directory.name  # do not log to the runs of the original
-                if not is_copy and self._continue(known):
-                    return
-            self._create_runs(config, directory)
-        except MlflowException as error:
+            if not (file.exists() and self._continue(directory.read_json(file.name), directory.name)):
+                self._create_runs(config, directory)
+                runs = {"run": directory.name, "parent": self.run_id, "candidates": self._children}
+                directory.write_json(file.name, runs)
+        except (MlflowException, OSError) as error:
             self.end("FAILED")
+            if isinstance(error, OSError):
+                raise
             raise UserError(unusable(self.uri, error)) from None
-        try:
-            runs = {"run": directory.name, "parent": self.run_id, "candidates": self._children}
-            directory.write_json(file.name, runs)
-        except OSError:
-            self.end("FAILED")
-            raise
 
-    def _continue(self, known: Mapping[str, Any]) -> bool:
-        """Reopens the runs of an earlier session. Returns False if one of them no longer exists."""
+    def _continue(self, known: Mapping[str, Any], name: str) -> bool:
+        """Reopens the runs of an earlier session. Returns False if one no longer exists or they are of another run."""
+        if known.get("run", name) != name:
+            return False  # the directory is a copy
         runs = []
         for run_id in [*known["candidates"].values(), known["parent"]]:
             try:

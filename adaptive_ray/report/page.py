@@ -20,11 +20,7 @@ from schedulers import Candidate
 
 
 def write_report(directory: RunDirectory) -> Path:
-    """Writes ``report.html`` from the files of a finished run.
-
-    Raises:
-        UserError: The run is not finished.
-    """
+    """Writes ``report.html`` from the files of a finished run. Raises ``UserError`` if the run is not finished."""
     result, curves = directory.read_json("result.json"), directory.read_json("curves.json")
     config, decisions = directory.config(), directory.decisions()
     winner, swaps = result["winner"], directory.swaps()

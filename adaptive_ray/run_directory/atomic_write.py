@@ -10,11 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def replaced(file: Path) -> Iterator[Path]:
-    """Yields a temporary path; on exit, flushes it to disk and replaces ``file``.
-
-    Raises:
-        OSError: It cannot be written. The temporary file is removed.
-    """
+    """Yields a temporary path; on exit, flushes it to disk and replaces ``file``. It is removed after an error."""
     new = file.with_name(f".{file.name}.new")
     try:
         yield new

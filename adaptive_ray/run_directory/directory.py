@@ -33,11 +33,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, config: ExperimentConfig, name: str) -> RunDirectory:
-        """Creates ``runs_dir/name`` and writes the configuration.
-
-        Raises:
-            UserError: It already exists or cannot be created.
-        """
+        """Creates ``runs_dir/name`` and writes the configuration. Raises ``UserError`` if it exists or on errors."""
         directory = cls(config.runs_dir / name)
         try:
             directory.path.mkdir(parents=True)
@@ -54,11 +50,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """Opens the directory of an existing run.
-
-        Raises:
-            UserError: It is not the directory of a run.
-        """
+        """Opens the directory of an existing run. Raises ``UserError`` if it is none."""
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path}: not a run directory (config.yaml is missing)")
         return cls(path)
@@ -74,8 +66,7 @@ class RunDirectory:
     # --- appended files -----------------------------------------------------------------------------------------
 
     def append_report(self, candidate: str, report: TrainingReport) -> None:
-        """Appends a report without its decision. ``checkpoint_path`` is stored relative to the directory, which may be
-        moved."""
+        """Appends a report without its decision; ``checkpoint_path`` becomes relative: the directory may be moved."""
         entry = {"candidate": candidate, **report.to_dict()}
         entry.pop("decision", None)  # it is in swaps.jsonl
         if (path := entry.get("checkpoint_path")) and Path(path).is_relative_to(self.path):
@@ -138,11 +129,7 @@ class RunDirectory:
         write_whole(self.path / name, json.dumps(_plain(content), indent=1) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """Reads a JSON file.
-
-        Raises:
-            UserError: The file does not exist, since the run is not finished, or is corrupt.
-        """
+        """Reads a JSON file. Raises ``UserError`` if it does not exist, as the run is not finished, or is corrupt."""
         file = self.path / name
         if not file.exists():
             raise UserError(
@@ -177,10 +164,8 @@ def _first_time(reports: Iterable[TrainingReport]) -> list[TrainingReport]:
 def describe(decision: Decision) -> dict[str, Any]:
     """Converts a decision to an entry of ``decisions.jsonl``."""
     entry = dataclasses.asdict(decision)
-    entry["candidate"] = entry.pop("key")
-    entry["forecast"] = {"mean": decision.forecast.mean, "std": decision.forecast.std}
-    entry["path"] = [[samples, forecast.mean, forecast.std] for samples, forecast in decision.path]
-    return {"candidate": entry.pop("candidate"), **entry}
+    path = [[samples, *forecast] for samples, forecast in decision.path]
+    return {"candidate": entry.pop("key"), **entry, "forecast": decision.forecast._asdict(), "path": path}
 
 
 def _plain(value: Any) -> Any:

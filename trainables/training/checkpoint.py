@@ -25,11 +25,7 @@ class CheckpointError(OSError):
 
 
 def save_checkpoint(state: Mapping[str, Any], directory: Path) -> None:
-    """Writes ``state`` (tensors, numbers, text and containers of them) into an existing directory.
-
-    Raises:
-        OSError: The file cannot be written, for instance because the disk is full.
-    """
+    """Writes ``state`` (tensors, numbers, text and containers of them) into an existing directory."""
     import torch
 
     try:

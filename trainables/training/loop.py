@@ -107,11 +107,7 @@ def initial_encoder(settings: TrainSettings, data: TrainingData, *, pretrained: 
 
 
 def load_ema_encoder(settings: TrainSettings, channels: int, image_size: int, checkpoint: str | Path) -> Encoder:
-    """Returns the encoder of a checkpoint directory with EMA weights, in evaluation mode, on the CPU.
-
-    Raises:
-        CheckpointError: The checkpoint is missing or corrupt.
-    """
+    """Returns the EMA encoder of a checkpoint directory in evaluation mode, on the CPU; see ``load_checkpoint``."""
     model = SimCLR(settings.encoder, channels, image_size=image_size, pretrained=False)
     state = load_checkpoint(Path(checkpoint), torch.device("cpu"))
     model.load_state_dict(state["ema"])

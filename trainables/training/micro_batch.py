@@ -121,11 +121,7 @@ def _fits_on_gpu(step: Callable[[], None], model: nn.Module, device: torch.devic
 
 
 def _wait_for(free: Callable[[], int], needed: float, where: str) -> None:
-    """Waits until ``needed`` bytes are free.
-
-    Raises:
-        MemoryTakenError: They are not free in time.
-    """
+    """Waits until ``needed`` bytes are free. Raises ``MemoryTakenError`` if they are not free in time."""
     deadline = time.monotonic() + _PATIENCE
     while free() < needed:
         if time.monotonic() > deadline:

@@ -102,11 +102,7 @@ class Run:
         save_checkpoint({**self.state.state_dict(), **self._layout(), **micro_batch}, directory)
 
     def load(self, directory: Path) -> None:
-        """Resumes from a checkpoint; see ``TrainState.load_state_dict``.
-
-        Raises:
-            CheckpointError: The checkpoint is missing or corrupt.
-        """
+        """Resumes from a checkpoint; see ``load_checkpoint`` and ``TrainState.load_state_dict``."""
         saved, gradients = load_checkpoint(directory, self.step.loader.device), self.step.gradients
         self.state.load_state_dict(saved)
         if all(saved[name] == value for name, value in self._layout().items()):
