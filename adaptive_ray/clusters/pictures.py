@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from adaptive_ray.report.curves import STYLE, colours, svg
+from adaptive_ray.report.curves import STYLE, colours, png, svg
 
 #: Points on the map, and how many of them are shown as thumbnails.
 _DOTS, _THUMBNAILS = 1_500, 250
@@ -62,7 +61,7 @@ def cluster_map(images: Any, features: NDArray[Any], labels: NDArray[np.int64], 
                 zorder=5,
             )
         axes.set_axis_off()
-        return _png(figure)
+        return png(figure)
 
 
 def cluster_sizes(sizes: NDArray[np.int64]) -> str:
@@ -128,7 +127,7 @@ def examples(images: Any, labels: NDArray[np.int64], centrality: NDArray[np.floa
             axes.text(-0.25 * pitch, (cluster + 0.5) * pitch, str(cluster + 1), ha="right", va="center", fontsize=11)
         axes.text(0, -0.1 * pitch, "centre", fontsize=10)
         axes.text(edge, -0.1 * pitch, "edge", fontsize=10)
-        return _png(figure)
+        return png(figure)
 
 
 def _without_overlap(places: NDArray[Any], generator: np.random.Generator) -> list[int]:
@@ -144,9 +143,3 @@ def _without_overlap(places: NDArray[Any], generator: np.random.Generator) -> li
 def _shown(images: Any, index: int) -> NDArray[np.uint8]:
     image: NDArray[np.uint8] = images[np.array([index])][0]  # files are indexed by arrays only
     return image.transpose(1, 2, 0).squeeze()
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

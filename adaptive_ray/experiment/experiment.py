@@ -72,11 +72,7 @@ class Experiment:
         self.prepared = self.prepare(known) if known is not None or not config.sized_by_clusters else None
 
     def prepare(self, found: Clustering | None) -> Prepared:
-        """Plans the run with the batch sizes and images per update that follow from the clusters.
-
-        Raises:
-            UserError: The plan does not fit the data or this machine.
-        """
+        """Plans the run with the batch sizes and images per update that follow from the clusters."""
         config, updates = self.config, None
         if found is not None and self.dataset_clusters is not None:
             from adaptive_ray.clusters.consequences import images_per_update

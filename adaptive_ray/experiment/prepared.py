@@ -11,7 +11,6 @@ from adaptive_ray.config.plan import Plan
 from adaptive_ray.ray_cluster.layout import Layout, laid_out
 from adaptive_ray.ray_cluster.nodes import Node, free_nodes, this_machine
 from adaptive_ray.run_directory.directory import RunDirectory
-from schedulers import Candidate
 from trainables.settings import TrainSettings
 from trainables.simclr import Encoder
 from trainables.training.micro_batch import training_bytes
@@ -40,11 +39,7 @@ class Prepared:
     def of(
         cls, config: ExperimentConfig, plan: Plan, encoder: Encoder, shape: tuple[int, int, int], *, local: bool
     ) -> Prepared:
-        """Computes the memory for images of ``shape`` (C, H, W) and, if the run is local, the layout.
-
-        Raises:
-            UserError: This machine lacks the resources.
-        """
+        """Computes the memory for images of ``shape`` (C, H, W) and, if the run is local, the layout."""
         micro_batch = config.simclr.micro_batch
         images = _FEW_IMAGES if micro_batch == "auto" else micro_batch
         shard = max(candidate.batch_size for candidate in config.choices) // config.trial.workers
@@ -52,11 +47,7 @@ class Prepared:
         return cls(config, plan, memory, Layout.of(config, [this_machine()], memory) if local else None)
 
     def place(self, directory: RunDirectory, nodes: Sequence[Node]) -> Layout:
-        """Divides the free resources and writes the layout. A resumed run keeps its layout if they suffice.
-
-        Raises:
-            UserError: The resources are insufficient; in a cluster, still so after 30 seconds.
-        """
+        """Divides the free resources and writes the layout; see ``laid_out``. A resumed run keeps its layout if it can."""
         file = directory.path / "layout.json"
         before = Layout.read(directory.read_json(file.name)) if file.exists() else None
         again = None if self.layout is not None else free_nodes
@@ -66,16 +57,15 @@ class Prepared:
 
     def settings(self) -> dict[str, TrainSettings]:
         """Returns the settings of each candidate by its key; a policy is added when a candidate trains alone."""
-        return {candidate.key: self._settings(candidate) for candidate in self.plan.candidates}
-
-    def _settings(self, candidate: Candidate) -> TrainSettings:
-        return TrainSettings(
+        common = {
             **dict(self.config.simclr),
-            batch_size=candidate.batch_size,
-            accumulation=candidate.accumulation,
-            budget=self.plan.budget,
-            evaluate_every=self.plan.evaluate_every,
-            seed=self.config.seed,
-            information=self.config.accumulation,
-            sample_weights=self.config.sample_weights,
-        )
+            "budget": self.plan.budget,
+            "evaluate_every": self.plan.evaluate_every,
+            "seed": self.config.seed,
+            "information": self.config.accumulation,
+            "sample_weights": self.config.sample_weights,
+        }
+        return {
+            c.key: TrainSettings(batch_size=c.batch_size, accumulation=c.accumulation, **common)
+            for c in self.plan.candidates
+        }

@@ -6,6 +6,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,9 @@ class CudaGraphs:
     def __init__(self, step: Step, model: nn.Module) -> None:
         self._step, self._model = step, model
         self._graphs: dict[tuple[int, bool], _Graph] = {}
-        self._context = _CaptureContext(next(model.parameters()).device)
+        # All graphs of a run share a pool, because one is replayed at a time. Runs must not share a stream: cuBLAS
+        # frees the stream's workspace with the first of its graphs that is freed.
+        self._stream, self._pool = torch.cuda.Stream(next(model.parameters()).device), torch.cuda.graph_pool_handle()
         self._possible = True
 
     def __call__(self, images: Tensor, packed: Tensor, weight: float, rows: Tensor | None = None) -> Tensor:
@@ -68,7 +71,7 @@ class CudaGraphs:
         with buffers_restored(self._model):
             try:
                 with torch.cuda.device(images.device), _garbage_collection_off():
-                    graph = _Graph(self._step, images, packed, rows, self._context)
+                    graph = _Graph(self._step, images, packed, rows, self._stream, self._pool)
                     self._graphs[len(images), rows is not None] = graph
             except RuntimeError as error:
                 if "out of memory" not in str(error):
@@ -82,34 +85,23 @@ class CudaGraphs:
         self._model.zero_grad(set_to_none=False)
 
 
-class _CaptureContext:
-    """The stream and the memory pool that all graphs of a run share.
-
-    One pool suffices, because one graph is replayed at a time. Runs must not share a stream: cuBLAS frees the stream's
-    workspace with the first of its graphs that is freed.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.stream, self.memory = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
-
-
 class _Graph:
     def __init__(
-        self, step: Step, images: Tensor, packed: Tensor, rows: Tensor | None, context: _CaptureContext
+        self, step: Step, images: Tensor, packed: Tensor, rows: Tensor | None, stream: torch.cuda.Stream, pool: Any
     ) -> None:
         self.images, self.packed = images.clone(), packed.to(images.device)
         self.rows = None if rows is None else rows.clone()
         self.weight = torch.ones((), device=images.device)
-        context.stream.wait_stream(torch.cuda.current_stream())
+        stream.wait_stream(torch.cuda.current_stream())
         try:
-            with torch.cuda.stream(context.stream):
+            with torch.cuda.stream(stream):
                 for _ in range(_WARM_UPS):
                     step(self.images, self.packed, self.weight, self.rows)
         finally:
-            torch.cuda.current_stream().wait_stream(context.stream)
+            torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         # Other threads, such as NCCL's watchdog, may use CUDA during the capture.
-        with torch.cuda.graph(self.graph, context.memory, context.stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, pool, stream, capture_error_mode="thread_local"):
             self.loss = step(self.images, self.packed, self.weight, self.rows)
 
 
