@@ -47,7 +47,7 @@ class Prepared:
         return cls(config, plan, memory, Layout.of(config, [this_machine()], memory) if local else None)
 
     def place(self, directory: RunDirectory, nodes: Sequence[Node]) -> Layout:
-        """Divides the free resources and writes the layout; see ``laid_out``. A resumed run keeps its layout if it can."""
+        """Divides the free resources and writes the layout; see ``laid_out``. A resumed run keeps its own."""
         file = directory.path / "layout.json"
         before = Layout.read(directory.read_json(file.name)) if file.exists() else None
         again = None if self.layout is not None else free_nodes
