@@ -383,13 +383,13 @@ class TestMain:
     def test_a_signal_ends_it_as_an_interruption(
         self, command: Command, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
     ) -> None:
-        from adaptive_ray.config import experiment
+        from adaptive_ray.config import loading
 
         def uncaught(*_: Any) -> None:
             raise RuntimeError("main() does not listen to the signal")
 
         signal.signal(number, uncaught)
-        monkeypatch.setattr(experiment, "load_config", lambda *_: signal.raise_signal(number))
+        monkeypatch.setattr(loading, "load_config", lambda *_: signal.raise_signal(number))
         assert command("plan", QUICKSTART) == Answer(128 + number, "", "adaptive-ray: interrupted\n")
 
 

@@ -469,7 +469,7 @@ class TestUnreachable:
         """With MLflow's default retries, each call takes four minutes."""
         code = (
             "import sys, pathlib\n"
-            "from adaptive_ray.config.experiment import load_config\n"
+            "from adaptive_ray.config.loading import load_config\n"
             "from adaptive_ray.run_directory.directory import RunDirectory\n"
             "from adaptive_ray.experiment.mlflow_tracking import Tracker\n"
             "config = load_config(pathlib.Path(sys.argv[1]), sys.argv[2:])\n"
