@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.plan import Plan
-from adaptive_ray.ray_cluster.layout import Layout, laid_out
+from adaptive_ray.errors import UserError
+from adaptive_ray.ray_cluster.layout import Layout
 from adaptive_ray.ray_cluster.nodes import Node, free_nodes, this_machine
 from adaptive_ray.run_directory.directory import RunDirectory
 from trainables.settings import TrainSettings
@@ -17,6 +19,8 @@ from trainables.training.micro_batch import training_bytes
 
 #: Minimum micro-batch for which memory is counted if micro_batch is auto.
 _FEW_IMAGES = 32
+#: Timeout in seconds for resources that other jobs are releasing.
+_TIMEOUT = 30
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,24 @@ class Prepared:
         return cls(config, plan, memory, Layout.of(config, [this_machine()], memory) if local else None)
 
     def place(self, directory: RunDirectory, nodes: Sequence[Node]) -> Layout:
-        """Divides the free resources and writes the layout; see ``laid_out``. A resumed run keeps its own."""
+        """Divides the free resources and writes the layout. A resumed run keeps its layout if they suffice.
+
+        In a cluster, it retries for up to 30 seconds while other jobs release resources.
+        """
         file = directory.path / "layout.json"
         before = Layout.read(directory.read_json(file.name)) if file.exists() else None
-        again = None if self.layout is not None else free_nodes
-        layout = laid_out(self.config, nodes, self.memory, before=before, again=again)
+        deadline = time.monotonic() + (0 if self.layout is not None else _TIMEOUT)
+        while True:
+            last = time.monotonic() >= deadline
+            try:
+                layout = Layout.of(self.config, nodes, self.memory, before=before)
+                if last or before is None or (layout.race, layout.winner) == (before.race, before.winner):
+                    break
+            except UserError:
+                if last:
+                    raise
+            time.sleep(1)
+            nodes = free_nodes()
         directory.write_json(file.name, dataclasses.asdict(layout))
         return layout
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +14,6 @@ from trainables.training.memory_limits import MARGIN
 
 #: Maximum number of workers per core and per GPU; more candidates wait until these finish.
 _PER_CORE, _PER_GPU = 2, 4
-#: Timeout in seconds for resources that other jobs are releasing.
-_TIMEOUT = 30
 #: Memory in bytes of a candidate's processes besides its workers: the trial, and Ray Train's controller, queue and
 #: barrier. 545 MB were measured with Ray 2.60 on Linux, when Ray Train also started its placement group cleaner.
 _CANDIDATE = 550 << 20
@@ -114,33 +111,6 @@ class Layout:
         if replace(winner, memory=race.memory) == race:  # do not restart the winner for more memory alone
             winner = race
         return cls(race, winner, concurrent)
-
-
-def laid_out(
-    config: ExperimentConfig,
-    nodes: Sequence[Node],
-    training: int,
-    *,
-    before: Layout | None = None,
-    again: Callable[[], Sequence[Node]] | None = None,
-) -> Layout:
-    """Calls ``Layout.of``, and retries for up to 30 seconds while other jobs release resources.
-
-    ``again`` returns the resources that are free now; None: do not retry.
-    """
-    deadline = time.monotonic() + (_TIMEOUT if again is not None else 0)
-    while True:
-        try:
-            layout = Layout.of(config, nodes, training, before=before)
-        except UserError:
-            if again is None or time.monotonic() > deadline:
-                raise
-        else:
-            as_before = before is None or (layout.race, layout.winner) == (before.race, before.winner)
-            if as_before or again is None or time.monotonic() > deadline:
-                return layout
-        time.sleep(1)
-        nodes = again()
 
 
 def _sized(config: ExperimentConfig, nodes: Sequence[Node], *, on_gpu: bool, sharing: int = 1) -> Workers:
