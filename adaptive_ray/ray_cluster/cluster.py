@@ -20,7 +20,7 @@ from adaptive_ray.ray_cluster.signals import ended_once, held_back, taken_over_a
 from trainables.training.memory_limits import KEEP_MEMORY
 
 #: Interval in seconds at which Ray Train's controller polls reports of workers (default: 2).
-_POLL_SECONDS = "0.2"
+_POLLING = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 #: A local cluster loses no nodes, so the preemption watcher is not needed.
 _LOCAL = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
@@ -119,9 +119,8 @@ def _shut_down() -> None:
 
 
 def _runtime_environment(variables: dict[str, str]) -> dict[str, object]:
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = _POLL_SECONDS
-    polling = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": _POLL_SECONDS}
-    return {"env_vars": {**polling, **KEEP_MEMORY, **variables}, "worker_process_setup_hook": imports_from(ROOT)}
+    os.environ.update(_POLLING)
+    return {"env_vars": {**_POLLING, **KEEP_MEMORY, **variables}, "worker_process_setup_hook": imports_from(ROOT)}
 
 
 @contextmanager
