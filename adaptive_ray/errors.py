@@ -7,12 +7,8 @@ import os
 
 #: Errors of disks, directories or output streams.
 _STORAGE = {
-    getattr(errno, name)
-    for name in (
-        "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOENT", "ENOTDIR", "EISDIR",
-        "EPIPE", "EMFILE", "ENFILE",
-    )
-    if hasattr(errno, name)
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EPIPE, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: Seconds after which a signal also interrupts a protected block or a shutdown.
 TIMEOUT = 30.0
@@ -38,7 +38,7 @@ def listen() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             # Keep an ignored SIGHUP (`nohup`). Handle SIGINT even if ignored, as in background jobs of a shell.
-            if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _interrupt)
 
 

@@ -147,10 +147,7 @@ def colours(count: int) -> list[str]:
 
 def _course(curve: Mapping[str, Any]) -> list[Candidate]:
     """The candidate of a run at its start and at each report."""
-    first = Candidate.from_dict(curve)
-    unchanged = [None] * len(curve["samples"])
-    sizes, counts = curve.get("batch_sizes", unchanged), curve.get("accumulations", unchanged)
-    return [first, *(Candidate(size, count or 1) if size else first for size, count in zip(sizes, counts, strict=True))]
+    return [Candidate.from_dict(curve), *map(Candidate, curve["batch_sizes"], curve["accumulations"])]
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

@@ -82,7 +82,8 @@ def train(
         run.load(Path(resume_from))
     with closing(run.step.loader):
         while run.state.samples < settings.budget:
-            run.train_until(min(_next_evaluation(run.state.samples, settings.evaluate_every), settings.budget))
+            evaluations = run.state.samples // settings.evaluate_every
+            run.train_until(min((evaluations + 1) * settings.evaluate_every, settings.budget))
             evaluated = run.choose(run.evaluate() if run.step.loader.rank == 0 else None)
             if evaluated is None:
                 report({"samples_seen": run.state.samples})
@@ -112,7 +113,3 @@ def load_ema_encoder(settings: TrainSettings, channels: int, image_size: int, ch
     state = load_checkpoint(Path(checkpoint), torch.device("cpu"))
     model.load_state_dict(state["ema"])
     return model.encoder.eval()
-
-
-def _next_evaluation(samples: int, every: int) -> int:
-    return (samples // every + 1) * every

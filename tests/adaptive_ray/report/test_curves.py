@@ -14,6 +14,7 @@ from PIL import Image
 from adaptive_ray.report import curves as pictures
 from adaptive_ray.run_directory.directory import describe
 from schedulers import PREDICTORS, Race
+from trainables.report import CURVE_COLUMNS
 
 BUDGET, WINDOW, EVERY = 16_384, 4096, 512
 RATE = {"32": 1.0, "64": 1.6, "128": 0.8}
@@ -27,7 +28,7 @@ def raced(keys: tuple[str, ...] = ("32", "64", "128"), **settings: Any) -> tuple
     """Curves and decisions of a run; the winner trains to the end of the budget."""
     race = Race(keys, budget=BUDGET, window=WINDOW, **settings)
     curves: dict[str, Any] = {
-        key: {"batch_size": int(key), "samples": [], "reference_loss": [], "train_loss": []} for key in keys
+        key: {"batch_size": int(key)} | {name: [] for name in CURVE_COLUMNS.values()} for key in keys
     }
     decisions = []
     for samples in range(EVERY, BUDGET + 1, EVERY):
@@ -35,6 +36,8 @@ def raced(keys: tuple[str, ...] = ("32", "64", "128"), **settings: Any) -> tuple
             if race.state(key) == "pruned" or (samples > WINDOW and not race.over):
                 continue
             curves[key]["samples"].append(samples)
+            curves[key]["batch_sizes"].append(int(key))
+            curves[key]["accumulations"].append(1)
             curves[key]["reference_loss"].append(loss(key, samples))
             curves[key]["train_loss"].append(loss(key, samples) + math.log(int(key)))
             decisions += [describe(decision) for decision in race.report(key, samples, loss(key, samples))]
@@ -126,7 +129,9 @@ class TestBatchSizes:
 
     def test_one_size_with_and_without_accumulation_are_two_rows(self) -> None:
         curves, decisions = raced(("32", "64"))
-        curves["64x2"] = curves.pop("32") | {"batch_size": 64, "accumulation": 2}
+        curve = curves.pop("32")
+        columns = {"batch_sizes": [64] * len(curve["samples"]), "accumulations": [2] * len(curve["samples"])}
+        curves["64x2"] = curve | {"batch_size": 64, "accumulation": 2, **columns}
         root, text = parsed(pictures.batch_sizes(curves, decisions, "64"))
         rows = [element.text for element in root.iter() if element.text in ("64", "64x2")]
         assert rows == ["64", "64x2"]
