@@ -82,7 +82,10 @@ def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 2.6), layout="constrained")
         axes = figure.subplots()
-        courses = {key: _course(curve) for key, curve in curves.items()}
+        courses = {  # the candidate of a run at its start and at each report
+            key: [Candidate.from_dict(curve), *map(Candidate, curve["batch_sizes"], curve["accumulations"])]
+            for key, curve in curves.items()
+        }
         used = sorted({candidate for course in courses.values() for candidate in course})
         keys = [candidate.key for candidate in used]
         place = {key: row for row, key in enumerate(keys)}
@@ -143,11 +146,6 @@ def neighbours(queries: Any, nearest: Any) -> bytes:
 def colours(count: int) -> list[str]:
     """One colour per line; they repeat after seven."""
     return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
-
-
-def _course(curve: Mapping[str, Any]) -> list[Candidate]:
-    """The candidate of a run at its start and at each report."""
-    return [Candidate.from_dict(curve), *map(Candidate, curve["batch_sizes"], curve["accumulations"])]
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

@@ -52,7 +52,7 @@ class Run:
     def train_until(self, samples: int) -> None:
         """Trains until ``samples`` have been seen. The last step may exceed them by less than an update's images."""
         state, step, feed = self.state, self.step, self.step.loader.feed
-        if self._is_long():
+        if (state.settings.budget - state.samples) * state.seconds / max(state.samples, 1) > _COMPILING_PAYS:
             step.compile()
         seen = state.samples
         started = time.perf_counter()
@@ -65,10 +65,6 @@ class Run:
         seconds = time.perf_counter() - started
         state.seconds += seconds
         self._interval = Interval(updates, mean_loss, state.samples - seen, seconds, (feed.waited - waited) / seconds)
-
-    def _is_long(self) -> bool:
-        state = self.state
-        return (state.settings.budget - state.samples) * state.seconds / max(state.samples, 1) > _COMPILING_PAYS
 
     def evaluate(self) -> TrainingReport:
         """Reports the training since the last report and the EMA model's measures on the reference set."""
