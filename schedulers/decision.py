@@ -49,3 +49,8 @@ class Decision:
     throughput: float
     throughput_alone: float = math.nan
     path: tuple[tuple[float, Forecast], ...] = ()
+
+    @property
+    def measured_throughput(self) -> float:
+        """The throughput alone if it was measured, else that of the race."""
+        return self.throughput_alone if math.isfinite(self.throughput_alone) else self.throughput

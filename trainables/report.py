@@ -49,6 +49,11 @@ class TrainingReport:
     images_per_second: Annotated[float, Metric("images/s", "throughput", column="images_per_second", logged=True)] = (
         math.nan
     )
+    images_per_second_alone: Annotated[
+        float | None, Metric("images/s", "throughput alone", column="images_per_second_alone", logged=True)
+    ] = None
+    #: Whether a winner continues with the workers that it has.
+    in_place: bool | None = None
     data_wait: Annotated[float, Metric("", "fraction of time waiting for data", logged=True)] = math.nan
     reference_loss: Annotated[float, Metric("nats", "reference loss", column="reference_loss", logged=True)] = math.nan
     alignment: Annotated[float, Metric("", "alignment", column="alignment", logged=True)] = math.nan

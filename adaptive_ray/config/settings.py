@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field, field_validator, model_va
 from pydantic_core import PydanticCustomError
 
 from schedulers import PREDICTORS
-from schedulers.race import PRUNE_BELOW
+from schedulers.race import PRUNE_BELOW, TOLERANCE
 from trainables.settings import DeviationSettings, Settings
 
 
@@ -105,6 +105,13 @@ class RaceSettings(Settings):
     prune_below: float = Field(
         PRUNE_BELOW, ge=0, lt=1, description="prune a candidate whose probability of finishing best is below this"
     )
+    tolerance: float = Field(
+        TOLERANCE,
+        ge=0,
+        lt=1,
+        description="candidates are equal if their forecasts differ by at most this fraction of the decrease in loss; "
+        "the fastest of them wins",
+    )
     predictor: str = Field("joint", description="forecaster of the loss curves: joint, per_curve or last_value")
 
     rerace: Literal["never", "on_deviation"] | Points = Field(
@@ -125,8 +132,10 @@ class TrialSettings(Settings):
     """Workers of one candidate in the race."""
 
     workers: int = Field(1, ge=1, description="Ray Train workers per candidate; each batch is sharded over them")
-    cpus_per_worker: float = Field(
-        1, gt=0, description="CPU cores per worker; fewer if the candidates need more than are available"
+    cpus_per_worker: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto",
+        description="CPU cores per worker; auto: one beside a GPU, otherwise all of its node; fewer if the candidates "
+        "need more than are available",
     )
     use_gpu: Literal["auto"] | bool = Field(
         "auto", description="whether each worker uses a GPU; auto: if the cluster has any"
@@ -136,7 +145,11 @@ class TrialSettings(Settings):
 class WinnerSettings(Settings):
     """Workers of the winner after the race."""
 
-    workers: AutoOrCount = Field("auto", description="Ray Train workers; auto: as many as the cluster can place")
+    workers: AutoOrCount = Field(
+        "auto",
+        description="Ray Train workers; auto: one per GPU of the cluster if that saves several times what a restart "
+        "costs, otherwise those of the race",
+    )
 
 
 class WinnerSwapSettings(DeviationSettings):

@@ -15,8 +15,9 @@ from ray import tune
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.errors import NoSurvivorError, UserError, WinnerFailedError
+from adaptive_ray.experiment.race_control import RaceControl
 from adaptive_ray.experiment.tune_callback import RunCallback
-from adaptive_ray.ray_cluster.layout import Layout, Workers
+from adaptive_ray.ray_cluster.layout import Layout
 from adaptive_ray.ray_cluster.placement import PlacementWatch
 from adaptive_ray.run_directory.checkpoints import Checkpoints
 from adaptive_ray.run_directory.directory import RunDirectory, describe
@@ -62,6 +63,7 @@ class Trials:
                 f"{directory.path} has reports but no events.jsonl: it was made by an earlier version, or the file was "
                 "deleted; it cannot be resumed, so start a new run"
             )
+        self._control = RaceControl(config, plan, layout, directory.reports())
         self.scheduler = self._scheduler(history)
         directory.write_decisions(map(describe, self.scheduler.decisions))  # they follow from the events
 
@@ -71,14 +73,17 @@ class Trials:
             "reference_loss",
             "min",
             seconds_attr="seconds",
+            throughput_attr="images_per_second_alone",
             budget=plan.budget,
             window=plan.window,
             prune_below=config.race.prune_below,
+            tolerance=config.race.tolerance,
             predictor=config.race.predictor,
             rerace=plan.rerace,
             patience=config.swap.patience,
             threshold=config.swap.threshold,
-            winner_config={**_resources(self._layout.winner), "swap": self._swap()},
+            winner_config={**self._control.winner_config(), "swap": self._swap()},
+            reset_config=self._control.reset_config,
         )
         scheduler.set_state({"events": history.events})
         scheduler.series.record = history.append
@@ -128,7 +133,12 @@ class Trials:
         storage = self._directory.path / "train"
         attempt = len(list(storage.glob("tune-*")))
         trainable = tune.with_parameters(
-            run_trial, settings=self._settings, data=[data], storage=str(storage), clusters=self._clusters
+            run_trial,
+            settings=self._settings,
+            data=[data],
+            storage=str(storage),
+            clusters=self._clusters,
+            race=None if alone else self._control.start(series, keys),
         )
         tuner = tune.Tuner(
             tune.with_resources(trainable, _DRIVER),
@@ -137,13 +147,13 @@ class Trials:
                 "resume_from": tune.sample_from(lambda spec: paths.get(spec.config.candidate)),
                 "run_tag": "start",
                 "swap": self._swap() if alone else None,
-                **_resources(self._layout.winner if alone else self._layout.race),
+                **(self._layout.winner if alone else self._layout.race).trial_config(),
             },
             tune_config=tune.TuneConfig(scheduler=self.scheduler, max_concurrent_trials=self._layout.concurrent),
             run_config=tune.RunConfig(
                 name=f"tune-{attempt}",
                 storage_path=str(storage),
-                callbacks=[callback, checkpoints, PlacementWatch()],
+                callbacks=[callback, checkpoints, PlacementWatch(), self._control],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 verbose=0,
             ),
@@ -173,12 +183,6 @@ class Trials:
         return Candidate.parse(str(race.winner))
 
 
-def _resources(workers: Workers) -> dict[str, Any]:
-    """Returns the entries of a trial's configuration for its workers and their resources."""
-    own = {"cpus": workers.cpus, "gpus": workers.gpus, "threads": workers.threads, "memory": workers.memory}
-    return {"workers": workers.count, **own}
-
-
 def _swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = None) -> SwapSettings:
     """Returns a trial's policy within its run, with the rates and throughputs that were measured in ``race``."""
     standings = race.standings() if race is not None else []
@@ -188,6 +192,6 @@ def _swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = Non
         patience=config.swap.patience,
         threshold=config.swap.threshold,
         rates={str(s.key): s.log_rate for s in standings if s.log_rate is not None},
-        throughputs={str(s.key): s.throughput for s in standings if math.isfinite(s.throughput)},
+        throughputs={str(s.key): s.measured_throughput for s in standings if math.isfinite(s.measured_throughput)},
         turn=plan.turn,
     )

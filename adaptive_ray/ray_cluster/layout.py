@@ -41,6 +41,11 @@ class Workers:
         """Memory in bytes of each worker's processes besides training."""
         return (_WORKER_ON_GPU if self.gpus else _WORKER) + _CANDIDATE // self.count
 
+    def trial_config(self) -> dict[str, Any]:
+        """Returns the entries of a trial's configuration; see ``trainables.on_ray.trial.run_trial``."""
+        each = {"cpus": self.cpus, "gpus": self.gpus, "threads": self.threads, "memory": self.memory}
+        return {"workers": self.count, **each}
+
     def on(self, node: Node) -> int:
         """How many workers fit on a node, by cores and GPUs."""
         return node.holds(self.cpus, self.gpus)
@@ -81,14 +86,15 @@ class Layout:
                 f"trial.use_gpu = true, but no GPU is available: {described(nodes)}; set it to false or add one"
             )
         on_gpu = on_gpu and config.trial.use_gpu is not False
-        whole = _sized(config, nodes, on_gpu=on_gpu)
-        winner = replace(whole, count=_winner_workers(config, whole, nodes))
         per_trial, wanted = config.trial.workers, config.race.max_concurrent
+        whole = _sized(config, nodes, on_gpu=on_gpu)
+        winner = _winner(config, whole, nodes, on_gpu=on_gpu)
         most = len(config.choices) if config.explore == "race" else 1
         most = most if wanted == "auto" else min(wanted, most)
         sharing = math.ceil(per_trial * most / sum(map(whole.on, nodes)))
         if wanted == "auto":
-            sharing = min(sharing, _PER_GPU if on_gpu else _PER_CORE)
+            cores = whole.cpus if config.trial.cpus_per_worker == "auto" else 1
+            sharing = min(sharing, _PER_GPU if on_gpu else max(int(_PER_CORE * cores), 1))
         if on_gpu and per_trial > 1:
             sharing = 1  # NCCL refuses two workers of one run on a GPU
         race = _sized(config, nodes, on_gpu=on_gpu, sharing=sharing)
@@ -107,39 +113,63 @@ class Layout:
                 )
         concurrent = min(sum(slots) // per_trial, most)
         race = _with_memory(race, nodes, slots, concurrent * per_trial)
-        winner = _with_memory(winner, nodes, list(map(whole.on, nodes)), winner.count)
-        if replace(winner, memory=race.memory) == race:  # do not restart the winner for more memory alone
-            winner = race
+        winner = _with_memory(winner, nodes, list(map(winner.on, nodes)), winner.count)
         return cls(race, winner, concurrent)
 
 
-def _sized(config: ExperimentConfig, nodes: Sequence[Node], *, on_gpu: bool, sharing: int = 1) -> Workers:
-    """Workers of a candidate, where ``sharing`` workers share a GPU or the cores of one."""
-    cpus, gpus = config.trial.cpus_per_worker, 0.0
+def _sized(
+    config: ExperimentConfig, nodes: Sequence[Node], *, on_gpu: bool, workers: int | None = None, sharing: int = 1
+) -> Workers:
+    """Returns workers that use whole devices; a ``sharing``-th of each if workers share a GPU or the cores of one.
+
+    Args:
+        config: Configuration of the run.
+        nodes: Free resources.
+        on_gpu: Whether each worker uses a GPU.
+        workers: Number of workers; None: those of a candidate.
+        sharing: Number of workers that share a device.
+    """
+    count = config.trial.workers if workers is None else workers
+    wanted = config.trial.cpus_per_worker
     if on_gpu:
         cores = [node.cpus / int(node.gpus) for node in nodes if node.gpus >= 1 and node.cpus > 0]
-        cpus, gpus = min([cpus * sharing, *cores]) if cores else 0.0, 1.0
-    return Workers(config.trial.workers, _rounded(cpus / sharing), _rounded(gpus / sharing))
+        cpus, gpus = min([(1 if wanted == "auto" else wanted) * sharing, *cores]) if cores else 0.0, 1.0
+    else:
+        cpus, gpus = _cores(nodes, count) if wanted == "auto" else wanted, 0.0
+    return Workers(count, _rounded(cpus / sharing), _rounded(gpus / sharing))
 
 
-def _winner_workers(config: ExperimentConfig, whole: Workers, nodes: Sequence[Node]) -> int:
-    """Number of workers of the winner; checks that the configured numbers of workers can be placed."""
-    available = sum(map(whole.on, nodes))
-    size = f"{whole.gpus:g} GPU" if whole.gpus else f"{whole.cpus:g} CPU cores"
+def _cores(nodes: Sequence[Node], workers: int) -> float:
+    """Returns the most cores that each of ``workers`` workers can have; at least 1, even if they do not fit then."""
+    sizes = sorted({node.cpus / count for node in nodes for count in range(1, workers + 1)}, reverse=True)
+    fitting = (size for size in sizes if sum(node.holds(size, 0) for node in nodes) >= workers)
+    return max(next(fitting, 1.0), 1.0)
+
+
+def _winner(config: ExperimentConfig, whole: Workers, nodes: Sequence[Node], *, on_gpu: bool) -> Workers:
+    """Returns the workers of the winner; checks that the configured numbers of workers can be placed.
+
+    On CPUs, ``auto`` is the number of the race: one worker with all cores is faster than several workers.
+    """
+    wanted, per_trial = config.winner.workers, config.trial.workers
+    auto = sum(map(whole.on, nodes)) if on_gpu else per_trial
+    count = auto if wanted == "auto" else wanted
+    winner = whole if count == per_trial else _sized(config, nodes, on_gpu=on_gpu, workers=count)
     smallest = min(candidate.batch_size for candidate in config.choices)
-    winner = available if config.winner.workers == "auto" else config.winner.workers
-    for name, wanted in (("trial.workers", config.trial.workers), ("winner.workers", winner)):
-        if not 1 <= wanted <= available:
+    for name, workers in (("trial.workers", whole), ("winner.workers", winner)):
+        available = sum(map(workers.on, nodes))
+        if not 1 <= workers.count <= available:
+            size = f"{workers.gpus:g} GPU" if workers.gpus else f"{workers.cpus:g} CPU cores"
             raise UserError(
-                f"{name} = {wanted}: only {available} workers of {size} can be placed; available: "
+                f"{name} = {workers.count}: only {available} workers of {size} can be placed; available: "
                 f"{described(nodes)}; lower it, wait, or join a larger cluster with --address"
             )
-        if wanted > smallest and (name == "trial.workers" or config.winner.workers != "auto"):
+        if workers.count > smallest and (name == "trial.workers" or wanted != "auto"):
             raise UserError(
-                f"{name} = {wanted}: batch size {smallest} has fewer images than workers; "
+                f"{name} = {workers.count}: batch size {smallest} has fewer images than workers; "
                 f"lower it or use larger batch sizes"
             )
-    return min(winner, smallest)
+    return replace(winner, count=min(count, smallest))
 
 
 def _with_memory(workers: Workers, nodes: Sequence[Node], slots: Sequence[int], most: int) -> Workers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -13,6 +13,9 @@ from schedulers.tune import trials
 from schedulers.tune.ray_compat import TuneController, set_trial_status
 from schedulers.tune.trial_config import WinnerConfig
 
+#: See ``LossExtrapolationScheduler``.
+ResetConfig = Callable[[Trial, Mapping[str, Any]], bool]
+
 
 class RaceTrials:
     """A race series with the trial of each candidate.
@@ -21,10 +24,17 @@ class RaceTrials:
         settings: The arguments of ``RaceSeries``.
         winner_config: See ``WinnerConfig``.
         time_attr: The entry of a result with the samples seen.
+        reset_config: See ``LossExtrapolationScheduler``.
     """
 
-    def __init__(self, settings: Mapping[str, Any], winner_config: Mapping[str, Any] | None, time_attr: str) -> None:
-        self._settings, self._time_attr = settings, time_attr
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        winner_config: Mapping[str, Any] | None,
+        time_attr: str,
+        reset_config: ResetConfig | None = None,
+    ) -> None:
+        self._settings, self._time_attr, self._reset_config = settings, time_attr, reset_config
         self.series = RaceSeries(**settings)
         self.configs = WinnerConfig(winner_config)
         self.by_key: dict[Hashable, Trial] = {}
@@ -72,7 +82,10 @@ class RaceTrials:
             controller.search_alg.on_trial_complete(trial.trial_id, error=failed)
 
     def stop_pruned(self, controller: TuneController, but: Trial | None = None) -> None:
-        """Stops or pauses the pruned trials, except ``but``, which the caller handles."""
+        """Stops or pauses the pruned trials, and continues a winner that waited; ``but`` is handled by the caller."""
+        winner = self.by_key.get(self.series.race.winner)
+        if winner is not None and winner is not but and winner.status == Trial.RUNNING:
+            self._continue_waiting(controller, winner)
         for key, trial in list(self.by_key.items()):
             if trial is but or trial.is_finished() or self.series.state(key) is not State.PRUNED:
                 continue
@@ -81,6 +94,31 @@ class RaceTrials:
                 controller.stop_trial(trial)
             elif trial.status == Trial.RUNNING:
                 trials.pause_pruned(controller, trial)
+
+    def continues(self, winner: Trial, key: Hashable) -> bool:
+        """Returns whether the winner, which is running, has taken over the entries of a winner in place."""
+        required = self.configs.required(key, self.series)
+        if self._reset_config is None or not self._reset_config(winner, required):
+            return False
+        self.configs.apply(winner, key, self.series)
+        return True
+
+    def keeps_waiting(self, key: Hashable) -> bool:
+        """Returns whether a trial that has spent the window keeps its resources, because no other trial needs them."""
+        series = self.series
+        if self._reset_config is None or series.state(key) is not State.WAITING or len(series.races) > 1:
+            return False
+        racing = [other for other in series.race.alive if series.state(other) is State.RACING]
+        return all(other in self.by_key and self.by_key[other].status == Trial.RUNNING for other in racing)
+
+    def _continue_waiting(self, controller: TuneController, winner: Trial) -> None:
+        """Continues a winner that has spent the window and reports no more until it knows of the decision."""
+        series, key = self.series, self.series.race.winner
+        if self._reset_config is None or len(series.races) > 1 or self.configs.is_applied(winner, key, series):
+            return
+        waited = series.race.spent(key) >= series.race.window
+        if not self.continues(winner, key) and waited:
+            trials.pause(controller, winner, winner.last_result, trials.weights_at(winner, self._time_attr))
 
     def next_paused(self) -> Trial | None:
         """Returns the next paused trial that may run, ready to start; None if there is none."""

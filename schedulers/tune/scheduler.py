@@ -15,7 +15,7 @@ from schedulers.race_series import RaceSeries
 from schedulers.rerace import Rerace
 from schedulers.tune import ray_compat, trials
 from schedulers.tune.metrics import ResultReader
-from schedulers.tune.race_trials import RaceTrials
+from schedulers.tune.race_trials import RaceTrials, ResetConfig
 from schedulers.tune.ray_compat import TuneController
 from schedulers.tune.restore import RestoreCallback
 
@@ -71,6 +71,9 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         threshold: How far they must lie above it, in standard deviations of the forecast.
         winner_config: Entries of the winner's configuration to replace when it continues (such as the number of
             workers). A callable is called with the race that was won.
+        reset_config: Called with the winner's trial and these entries while it runs; returns whether it continues with
+            them in place, like ``Trainable.reset_config``. Otherwise it is restarted. With it, a trial that has spent
+            the window keeps running, if no other trial needs its resources: it must wait for the decision itself.
         candidate_attr: The configuration entry that names a trial's candidate; by default the trial's id is used.
 
     Raises:
@@ -97,6 +100,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         patience: int = PATIENCE,
         threshold: float = THRESHOLD,
         winner_config: Mapping[str, Any] | None = None,
+        reset_config: ResetConfig | None = None,
         candidate_attr: str = "candidate",
     ) -> None:
         super().__init__()
@@ -104,7 +108,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
             raise ValueError(f"mode {mode!r} is unknown: use 'min' or 'max'")
         self._reader_settings = (metric, mode, time_attr, seconds_attr, throughput_attr, axis)
         self._candidate_attr = candidate_attr
-        self._winner_config = winner_config
+        self._winner_config, self._reset_config = winner_config, reset_config
         self._settings: dict[str, Any] = {
             "budget": budget, "window": window, "axis": axis, "prune_below": prune_below, "tolerance": tolerance,
             "predictor": predictor, "min_reports": min_reports, "rerace": rerace, "rerace_window": rerace_window,
@@ -116,7 +120,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         #: The last result of every candidate of an earlier ``Tuner``, for the trials of a new one.
         self.last_results: Mapping[Hashable, Mapping[str, Any]] = {}
         self._reader = ResultReader(*self._reader_settings)
-        self._trials = RaceTrials(self._settings, self._winner_config, self._reader.time_attr)
+        self._trials = RaceTrials(self._settings, self._winner_config, self._reader.time_attr, self._reset_config)
 
     @property
     def series(self) -> RaceSeries:
@@ -205,6 +209,8 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         forks = key == series.source and bool(series.unforked) and samples >= self.race.start
         restarts = state is State.WON and not self._trials.configs.is_applied(trial, key, series)
         if not (state is State.WAITING or forks or restarts) or not trials.can_be_resumed(trial, result):
+            return _CONTINUE
+        if (restarts and not forks and self._trials.continues(trial, key)) or self._trials.keeps_waiting(key):
             return _CONTINUE
         if state is State.WAITING:  # it no longer counts against max_concurrent_trials
             tune_controller.search_alg.on_trial_complete(trial.trial_id, result=result)

@@ -30,13 +30,13 @@ class WinnerConfig:
     def is_applied(self, trial: Trial, key: Hashable, series: RaceSeries) -> bool:
         """Returns whether a trial has the entries that its state requires."""
         current = {name: value for name, value in trial.config.items() if name in self._entries}
-        return current == self._required(key, series)
+        return current == self.required(key, series)
 
     def apply(self, trial: Trial, key: Hashable, series: RaceSeries) -> None:
-        """Sets the entries that the state of a trial requires. The trial must not be running."""
+        """Sets the entries that the state of a trial requires, for its next start."""
         if not self.is_applied(trial, key, series):
             rest = {name: value for name, value in trial.config.items() if name not in self._entries}
-            trial.set_config({**rest, **self._required(key, series)})
+            trial.set_config({**rest, **self.required(key, series)})
 
     def resolve(self, series: RaceSeries) -> None:
         """Calls the callable entries once the current race has a winner: its forecasts change as it continues."""
@@ -56,7 +56,8 @@ class WinnerConfig:
         """Restores the result of ``get_state``. ``resolve`` must then be called after every event."""
         self._original, self._resolved = dict(state["own"]), {}
 
-    def _required(self, key: Hashable, series: RaceSeries) -> dict[str, Any]:
+    def required(self, key: Hashable, series: RaceSeries) -> dict[str, Any]:
+        """Returns the entries that the state of a trial requires."""
         if series.state(key) is not State.WON:
             return self._original[key]
         self.resolve(series)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from ray import ObjectRef, tune
 
 from trainables.on_ray.failures import RETRIES, RetryLostWorkers, Workers, as_failure
 from trainables.on_ray.process_group import ProcessGroupConfig, train_in_worker
+from trainables.on_ray.race_terms import RaceTerms
 from trainables.on_ray.ray_compat import (
     DataParallelTrainer,
     DatasetsCallback,
@@ -28,6 +31,7 @@ def run_trial(
     data: list[ObjectRef],
     storage: str,
     clusters: dict[str, Any] | None = None,
+    race: RaceTerms | None = None,
 ) -> None:
     """Trains one candidate in a Ray Train run and reports to Ray Tune.
 
@@ -43,6 +47,7 @@ def run_trial(
         data: One reference to ``TrainingData`` (in a list, so that Ray passes the reference and not the data).
         storage: Directory of runs and checkpoints that all nodes can reach. Checkpoints are not deleted here.
         clusters: See ``trainables.on_ray.worker.train_worker``.
+        race: Terms of the race; None: the candidate trains alone.
 
     Raises:
         NoRetryError: The run failed and would fail again; the message is the cause.
@@ -58,6 +63,8 @@ def run_trial(
             "settings": settings[config["candidate"]].with_swap(config.get("swap")),
             "data": data[0],
             "clusters": clusters,
+            "candidate": config["candidate"],
+            "race": None if race is None else dataclasses.replace(race, started=time.time()),
             "threads": config["threads"],
             "gpus": config["gpus"],
             "memory": config.get("memory"),

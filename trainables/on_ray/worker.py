@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from trainables.batches import EpochOrder
 from trainables.on_ray.process_group import PeerLostError
+from trainables.on_ray.turns import Turns
 from trainables.training.loop import train
 from trainables.training.memory_limits import share_gpu
 
@@ -32,9 +33,11 @@ def train_worker(config: dict[str, Any]) -> None:
         config: ``settings`` (``TrainSettings``), ``data`` (reference to ``TrainingData`` in the object store),
             ``threads`` (CPU threads), ``gpus`` (fraction of a GPU), ``memory`` (bytes that it may use on the CPU, or
             None), ``resume_from`` (path of a checkpoint, or None), ``clusters`` (None, or the actor that serves the
-            dataset clusters as ``service`` and the fields of ``TrainingData`` to fetch from it as ``wanted``).
+            dataset clusters as ``service`` and the fields of ``TrainingData`` to fetch from it as ``wanted``),
+            ``candidate`` (its key), ``race`` (``RaceTerms``, or None).
 
     Raises:
+        DeviceBusyError: Another candidate kept the device, so that the throughput could not be measured.
         PeerLostError: The connection to another worker was lost.
     """
     try:
@@ -52,21 +55,35 @@ def _train(config: dict[str, Any]) -> None:
 
     storage = _storage()
 
+    data, device = ray.get(config["data"]), ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        share_gpu(device, config["gpus"])  # trials on the same GPU share its memory
+    turns = Turns(config["race"], config["candidate"], device) if config["race"] is not None else None
+
     def report(metrics: dict[str, Any], checkpoint: str | None = None) -> None:
+        if turns is not None and turns.measurement is not None:
+            measured = turns.measurement
+            metrics |= {"images_per_second_alone": measured.throughput, "in_place": measured.in_place}
         if checkpoint is None:
             ray.train.report(metrics)
         else:
             written = ray.train.Checkpoint.from_directory(checkpoint)
             ray.train.report(metrics, written, checkpoint_upload_fn=partial(_named, storage))
+        if turns is not None:
+            turns.after_report(metrics["samples_seen"])
 
-    data, device = ray.get(config["data"]), ray.train.torch.get_device()
     if config["clusters"] is not None:
         data = replace(data, **told_by(**config["clusters"]))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        share_gpu(device, config["gpus"])  # trials on the same GPU share its memory
     train_from = partial(
-        train, config["settings"], data, report, device=device, memory=config["memory"], checkpoints=storage
+        train,
+        config["settings"],
+        data,
+        report,
+        device=device,
+        memory=config["memory"],
+        checkpoints=storage,
+        on_ready=turns.begin if turns is not None else None,
     )
     if start is None:
         train_from()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +43,7 @@ def train(
     device: torch.device | None = None,
     memory: int | None = None,
     checkpoints: Path | None = None,
+    on_ready: Callable[[Run], None] | None = None,
 ) -> Encoder:
     """Trains one candidate, or with ``settings.swap`` several in turn, until the budget is used.
 
@@ -58,6 +59,7 @@ def train(
         device: Device to train on; None: the current GPU, or the CPU without one.
         memory: Bytes that the run may use on the CPU; None: a fraction of the total memory, by this process's threads.
         checkpoints: Directory in which checkpoints are written; None: the system's temporary directory.
+        on_ready: Called by every worker when its run can start, for example with ``measure_throughput``.
 
     Returns:
         The encoder with EMA weights, in evaluation mode.
@@ -81,6 +83,8 @@ def train(
     if resume_from is not None:
         run.load(Path(resume_from))
     with closing(run.step.loader):
+        if on_ready is not None and run.state.samples < settings.budget:
+            on_ready(run)
         while run.state.samples < settings.budget:
             evaluations = run.state.samples // settings.evaluate_every
             run.train_until(min((evaluations + 1) * settings.evaluate_every, settings.budget))

@@ -58,13 +58,13 @@ class TestCpu:
     @pytest.mark.parametrize(
         ("candidates", "trial", "cores", "race", "winner", "concurrent"),
         [
-            (3, {}, 8, (1, 1, 0), (8, 1, 0), 3),
-            (3, {}, 2, (1, 0.5, 0), (2, 1, 0), 3),
+            (3, {}, 8, (1, 2.6666, 0), (1, 8, 0), 3),
+            (3, {}, 2, (1, 0.6666, 0), (1, 2, 0), 3),
             (4, {}, 1, (1, 0.5, 0), (1, 1, 0), 2),  # two on a core, the others wait
-            (12, {}, 2, (1, 0.5, 0), (2, 1, 0), 4),
+            (12, {}, 2, (1, 0.5, 0), (1, 2, 0), 4),
             (2, {"workers": 4}, 4, (4, 0.5, 0), (4, 1, 0), 2),
-            (2, {"workers": 4}, 7, (4, 0.5, 0), (7, 1, 0), 2),
-            (2, {"cpus_per_worker": 4}, 16, (1, 4, 0), (4, 4, 0), 2),
+            (2, {"workers": 4}, 8, (4, 1, 0), (4, 2, 0), 2),
+            (2, {"cpus_per_worker": 4}, 16, (1, 4, 0), (1, 4, 0), 2),
         ],
     )
     def test_on_one_node(
@@ -75,32 +75,39 @@ class TestCpu:
 
     def test_threads_are_of_whole_cores(self) -> None:
         assert layout(configured(3), (2, 0)).race.threads == 1
+        assert layout(configured(3), (8, 0)).race.threads == 2
+        assert layout(configured(3), (8, 0)).winner.threads == 8
         assert layout(configured(2, cpus_per_worker=4), (16, 0)).race.threads == 4
 
     def test_a_worker_has_its_cores_from_one_node(self) -> None:
         found = layout(configured(2, cpus_per_worker=4), (6, 0), (6, 0), (3, 0))
-        assert (found.winner.count, found.concurrent) == (2, 2)
+        assert (found.winner.count, found.concurrent) == (1, 2)
         text = complaint(configured(2, cpus_per_worker=4), (3, 0), (3, 0))
         for part in ("only 0 workers of 4 CPU cores can be placed", "node 0: 3 CPU cores", "node 1: 3 CPU cores"):
             assert part in text
 
     def test_candidates_share_and_wait_if_others_use_resources(self) -> None:
         found = layout(configured(6), (1, 0), (0, 0), (1.5, 0))
-        assert (sizes(found.race), found.winner.count, found.concurrent) == ((1, 0.5, 0), 2, 5)
+        assert (sizes(found.race), sizes(found.winner), found.concurrent) == ((1, 0.5, 0), (1, 1.5, 0), 5)
+
+    def test_workers_are_as_large_as_can_be_placed(self) -> None:
+        assert sizes(layout(configured(1, workers=2), (4, 0), (4, 0)).race) == (2, 4, 0)
+        assert sizes(layout(configured(1, workers=3), (4, 0), (4, 0)).race) == (3, 2, 0)
+        assert sizes(layout(configured(2), (4, 0), (4, 0)).race) == (1, 4, 0)
 
     def test_configured_winner_workers(self) -> None:
-        assert layout(configured(3, winner=3), (8, 0)).winner.count == 3
+        assert sizes(layout(configured(3, winner=4), (8, 0)).winner) == (4, 2, 0)
 
     def test_no_more_workers_than_images_in_the_smallest_batch(self) -> None:
-        assert layout(configured(2, smallest=4), (32, 0)).winner.count == 4
+        assert layout(configured(2, smallest=4), (32, 8)).winner.count == 4
 
     def test_workers_shard_the_batch_and_not_the_update(self) -> None:
         config = configured(1, smallest=64).model_copy(update={"candidates": [Candidate(4, 16), Candidate(64)]})
-        assert layout(config, (32, 0)).winner.count == 4
+        assert layout(config, (32, 8)).winner.count == 4
 
     def test_gpus_are_not_used_on_request(self) -> None:
         found = layout(configured(2, use_gpu=False), (4, 8))
-        assert (sizes(found.race), sizes(found.winner)) == ((1, 1, 0), (4, 1, 0))
+        assert (sizes(found.race), sizes(found.winner)) == ((1, 2, 0), (1, 4, 0))
 
     @given(
         candidates=st.integers(1, 12),
@@ -123,7 +130,7 @@ class TestCpu:
         fitting = [int(cpus / found.race.cpus + 1e-9) for cpus in free]
         assert found.concurrent * workers <= sum(fitting)
         assert found.race.cpus >= each / 2 - 1e-4 or wanted != "auto"
-        assert 1 <= found.winner.count <= sum(int(cpus / each) for cpus in free)
+        assert found.winner.count == workers
         assert found.race.gpus == found.winner.gpus == 0
 
 
@@ -139,8 +146,8 @@ class TestMemory:
         assert 1 <= more.concurrent < tight.concurrent
 
     def test_it_is_counted_on_each_node(self) -> None:
-        rich, poor = Node("rich", 8, 0, 64 * GIB), Node("poor", 64, 0, GIB)
-        assert Layout.of(configured(12), [rich, poor], training=GIB).concurrent == 8 * 2 // 2
+        rich, poor = Node("rich", 16, 0, 64 * GIB), Node("poor", 16, 0, GIB)
+        assert Layout.of(configured(12), [rich, poor], training=GIB).concurrent == 6
 
     def test_too_little_memory_is_reported(self) -> None:
         text = complaint(configured(3), (8, 0), memory=GIB // 4)
@@ -151,12 +158,8 @@ class TestMemory:
     def test_a_worker_has_a_fixed_fraction_of_its_node(self) -> None:
         found = layout(configured(4), (4, 0), memory=16 * GIB)
         assert found.race.memory == 4 * GIB - found.race.process
-        assert found.winner.memory == 4 * GIB - found.winner.process
+        assert found.winner.memory == 16 * GIB - found.winner.process
         assert layout(configured(4), (4, 1), memory=16 * GIB).race.memory is None  # it trains in the GPU's
-
-    def test_the_winner_is_not_restarted_for_memory_alone(self) -> None:
-        found = layout(configured(2, winner=1), (4, 0), memory=16 * GIB)
-        assert found.winner == found.race
 
 
 class TestGpu:
@@ -170,7 +173,7 @@ class TestGpu:
             (4, {}, [(2, 4)], (1, 0.5, 1), (4, 0.5, 1), 4),  # few cores are shared
             (2, {"workers": 2}, [(8, 4)], (2, 1, 1), (4, 1, 1), 2),
             (3, {"workers": 2}, [(8, 4)], (2, 1, 1), (4, 1, 1), 2),  # workers of one run cannot share a GPU
-            (2, {}, [(4, 0.5)], (1, 1, 0), (4, 1, 0), 2),  # a part of a GPU is none
+            (2, {}, [(4, 0.5)], (1, 2, 0), (1, 4, 0), 2),  # a part of a GPU is none
             (4, {}, [(8, 1.5), (8, 0), (8, 1)], (1, 1, 0.5), (2, 1, 1), 4),
             (3, {}, [(64, 0), (2, 4)], (1, 0.5, 1), (4, 0.5, 1), 3),  # cores without a GPU are no help
         ],
@@ -225,6 +228,6 @@ class TestResumed:
         later = Layout.of(configured(3), nodes((3, 0), memory=16 * GIB), before=Layout.read(asdict(before)))
         assert (later.race, later.winner) == (before.race, before.winner)
         fewer = Layout.of(configured(3), nodes((1, 0), memory=16 * GIB), before=before)
-        assert (fewer.race, fewer.winner.count, fewer.concurrent) == (before.race, 1, 2)
+        assert (fewer.race, sizes(fewer.winner), fewer.concurrent) == (before.race, (1, 1, 0), 1)
         elsewhere = Layout.of(configured(3, cpus_per_worker=0.25), nodes((0.25, 0)), before=before)
         assert elsewhere.race.cpus < before.race.cpus

@@ -1,0 +1,31 @@
+"""Terms of a race. Without torch, so that the process of a trial starts fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RaceTerms:
+    """What the workers of a candidate need to know about the race.
+
+    Args:
+        coordinator: Actor handle of a ``TrialCoordinator``.
+        window: Samples at which a candidate waits for the decision.
+        threads: Threads of a worker during the race.
+        winner_threads: Threads of a worker after the race.
+        winner_workers: Workers that the winner could have.
+        winner_memory: Whether the winner's workers could use more memory than those of the race.
+        restart: Whether the winner always gets ``winner_workers``; False: only if that saves time.
+        started: When this trial was started, in seconds since the epoch.
+    """
+
+    coordinator: Any
+    window: int
+    threads: int
+    winner_threads: int
+    winner_workers: int
+    winner_memory: bool
+    restart: bool
+    started: float = 0.0

@@ -1,0 +1,138 @@
+"""What a worker does in a race: it measures its throughput alone, lets others do so, and waits for the decision."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+
+from trainables.on_ray.coordinator import Measurement
+from trainables.on_ray.race_terms import RaceTerms
+from trainables.training.broadcast import broadcast_from_rank0
+from trainables.training.run import Run
+from trainables.training.throughput import measure_throughput
+
+#: Seconds between two questions, and the longest wait for a turn.
+_ASK_EVERY, _LONGEST = 0.05, 600.0
+#: Seconds of a measurement.
+_ON_GPU, _ON_CPU = 1.5, 2.0
+#: A restart of the winner with more workers must save this many times what it costs.
+_GAIN = 3.0
+
+
+class DeviceBusyError(RuntimeError):
+    """Raised if a trial did not get its device to itself in time."""
+
+
+class Turns:
+    """The part of a race that concerns one worker.
+
+    Args:
+        terms: Terms of the race.
+        trial: Key of the candidate.
+        device: Device of this worker.
+    """
+
+    def __init__(self, terms: RaceTerms, trial: str, device: torch.device) -> None:
+        self._terms, self._trial, self._device = terms, trial, device
+        self._rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        names: list[Any] = [None] * workers
+        if workers > 1:
+            dist.all_gather_object(names, _name(device))
+        else:
+            names = [_name(device)]
+        self._devices = sorted(set(names))
+        self._samples = 0
+        self.measurement: Measurement | None = None
+
+    def begin(self, run: Run) -> None:
+        """Measures the throughput of a run unless it is known, and waits until it may train.
+
+        Raises:
+            DeviceBusyError: Another trial kept the device for ten minutes.
+        """
+        terms, self._samples = self._terms, run.state.samples
+        known = self._ask("measurement", self._trial) if self._rank == 0 else None
+        self.measurement = broadcast_from_rank0([known], self._device)[0]
+        if self._samples >= terms.window:  # restarted after its window
+            self._await_decision()
+            return
+        if self.measurement is None:
+            startup = time.time() - terms.started
+            self._until_granted("request_turn", _LONGEST)
+            torch.set_num_threads(terms.winner_threads)
+            self.measurement = self._measure(run, startup)
+            if self._rank == 0:
+                self._ask("end_turn", self._trial, self.measurement)
+        torch.set_num_threads(terms.threads)
+        self._until_granted("request_training")
+
+    def after_report(self, samples: int) -> None:
+        """Waits after a report: for trials that measure, and at the end of the window for the decision.
+
+        Args:
+            samples: Samples seen.
+        """
+        before, self._samples = self._samples, samples
+        if samples < self._terms.window:
+            self._until_granted("request_training")
+        elif before < self._terms.window:
+            self._await_decision()
+
+    def _await_decision(self) -> None:
+        if self._rank == 0:
+            self._ask("leave", self._trial, for_good=False)  # others may use the device
+            while not self._ask("is_over"):
+                time.sleep(_ASK_EVERY)
+        broadcast_from_rank0(True, self._device)
+        torch.set_num_threads(self._terms.winner_threads)
+
+    def _measure(self, run: Run, startup: float) -> Measurement:
+        terms, state = self._terms, run.state
+        workers, shards = run.step.loader.world_size, run.step.loader.shard_sizes(state.candidate.batch_size)
+        same = terms.winner_workers == workers
+        seconds = (_ON_GPU if self._device.type == "cuda" else _ON_CPU) / (1 if same else 2)
+        here = measure_throughput(run, seconds=seconds)
+        cramped = terms.winner_memory and run.step.gradients.micro_batch < max(shards)
+        if same:
+            return broadcast_from_rank0(Measurement(here, in_place=not cramped), self._device)
+        # Each of the winner's workers would have a smaller shard. Communication between more workers is not counted.
+        size = max(state.candidate.batch_size * workers // terms.winner_workers, workers, 2)
+        smaller = replace(state.candidate, batch_size=size)
+        there = measure_throughput(run, seconds=seconds, candidate=smaller) * terms.winner_workers / workers
+        left = state.settings.budget - state.samples
+        restart = terms.restart or cramped or left / here - left / there > _GAIN * startup
+        measured = Measurement(there if restart else here, in_place=not restart)
+        return broadcast_from_rank0(measured, self._device)
+
+    def _until_granted(self, question: str, longest: float | None = None) -> None:
+        """Asks until no other trial is in the way.
+
+        Raises:
+            DeviceBusyError: That took longer than ``longest`` seconds.
+        """
+        problem = ""
+        if self._rank == 0:
+            started = time.monotonic()
+            while waiting := self._ask(question, self._trial, self._devices):
+                if longest is not None and time.monotonic() - started > longest:
+                    problem = f"{', '.join(waiting)} kept {', '.join(self._devices)} for {longest:.0f} s"
+                    break
+                time.sleep(_ASK_EVERY)
+        if problem := broadcast_from_rank0(problem, self._device):
+            raise DeviceBusyError(f"throughput of {self._trial} cannot be measured: candidate {problem}")
+
+    def _ask(self, method: str, *arguments: Any, **named: Any) -> Any:
+        return ray.get(getattr(self._terms.coordinator, method).remote(*arguments, **named))
+
+
+def _name(device: torch.device) -> str:
+    """Returns the name of a device that is unique in the cluster."""
+    node = ray.get_runtime_context().get_node_id()
+    if device.type != "cuda":
+        return f"the CPU of node {node[:8]}"
+    return f"GPU {torch.cuda.get_device_properties(device).uuid} of node {node[:8]}"
