@@ -25,7 +25,7 @@ def decision_rows(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, str]
     rows = []
     for entry in sorted(decisions, key=lambda entry: entry["state"] != State.WON):
         mean, std = entry["forecast"]["mean"], entry["forecast"]["std"]
-        rate, pace = entry["log_rate"], entry["throughput"]
+        rate, alone = entry["log_rate"], entry.get("throughput_alone")
         efficiency = f"{math.exp(rate[0]):.2f} ± {100 * math.expm1(rate[1]):.0f} %" if rate else "-"
         rows.append(
             {
@@ -33,7 +33,7 @@ def decision_rows(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, str]
                 "reference loss": f"{format_number(entry['loss'])} at {entry['samples']:,.0f}",
                 "forecast (80 %)": "-" if mean is None or std is None else format_forecast(Forecast(mean, std)),
                 "statistical efficiency": efficiency,
-                "images/s": f"{pace:,.0f}" if pace else "-",
+                "images/s alone (in the race)": _format_throughput(alone, entry["throughput"]),
                 "state": str(entry["state"]),
                 "reason": str(entry["reason"]),
             }
@@ -64,6 +64,11 @@ def format_forecast(forecast: Forecast) -> str:
         return "-"
     low, high = forecast.interval()
     return f"{forecast.mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _format_throughput(alone: float | None, shared: float | None) -> str:
+    first, second = (f"{value:,.0f}" if value else "-" for value in (alone, shared))
+    return f"{first} ({second})" if alone or shared else "-"
 
 
 def format_number(value: Any) -> str:

@@ -39,8 +39,8 @@ class TestRows:
         assert [row["batch size"] for row in (first, lost, failed)] == ["32", "64", "128"]  # the winner first
         assert [row["state"] for row in (first, lost, failed)] == ["won", "pruned", "pruned"]
         assert first["reference loss"] == f"{loss('32', WINDOW):.3f} at 4,096"
-        assert first["images/s"] == "100"
-        assert lost["images/s"] == "200"
+        assert first["images/s alone (in the race)"] == "- (100)"
+        assert lost["images/s alone (in the race)"] == "- (200)"
         assert re.fullmatch(r"1\.\d\d ± \d+ %", first["statistical efficiency"])
         assert re.fullmatch(r"0\.\d\d ± \d+ %", lost["statistical efficiency"])
         assert re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", first["forecast (80 %)"])
@@ -61,7 +61,7 @@ class TestRows:
             "reference loss": "- at 0",
             "forecast (80 %)": "-",
             "statistical efficiency": "-",
-            "images/s": "-",
+            "images/s alone (in the race)": "-",
             "state": "pruned",
             "reason": "OutOfMemoryError",
         }
