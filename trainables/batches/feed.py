@@ -28,21 +28,13 @@ class Feed:
     """
 
     def __init__(self, images: Images | ImageFiles, device: torch.device) -> None:
+        #: Seconds that ``batch`` has waited for images to be decoded; 0 for an array. This is an upper bound of a GPU's
+        #: idle time, because it may have been computing meanwhile.
+        self.waited = 0.0
         self._images, self._device = images, device
-        self._ahead: _ReadAhead | None = None
-        self._resident: Tensor | None = None
-        if isinstance(images, ImageFiles):
-            self._ahead = _ReadAhead(images)
-        elif device.type != "cpu":
-            self._resident = torch.tensor(images, device=device)
-
-    @property
-    def waited(self) -> float:
-        """Seconds that ``batch`` has waited for images to be decoded; 0 for an array.
-
-        This is an upper bound of a GPU's idle time, because it may have been computing meanwhile.
-        """
-        return self._ahead.waited if self._ahead else 0.0
+        self._pool = images.pool() if isinstance(images, ImageFiles) else None
+        self._expected: dict[int, Future[Images]] = {}  # by index, so that the batch size may change
+        self._resident = None if self._pool or device.type == "cpu" else torch.tensor(images, device=device)
 
     def prefetch(self, batches: Iterable[Indices]) -> None:
         """Starts to decode these batches and keeps them until the next call.
@@ -50,8 +42,12 @@ class Feed:
         Pass the current batch first, then the next ones. Images that are not in ``batches`` are discarded. For an array
         nothing is done, and ``batches`` is not iterated.
         """
-        if self._ahead:
-            self._ahead.expect(dict.fromkeys(index for indices in batches for index in indices.tolist()))
+        if self._pool is None:
+            return
+        before, wanted = self._expected, dict.fromkeys(index for indices in batches for index in indices.tolist())
+        self._expected = {index: before.pop(index) if index in before else self._begin(index) for index in wanted}
+        for future in before.values():
+            future.cancel()
 
     def batch(self, indices: Indices) -> Tensor:
         """Returns the images of ``indices`` [b], uint8 [b, C, H, W] on the device. Decodes what was not prefetched.
@@ -59,12 +55,8 @@ class Feed:
         Raises:
             UnreadableImageError: A file is missing or cannot be decoded; the message names it.
         """
-        if self._ahead:
-            pinned = self._device.type == "cuda"
-            batch = torch.empty((len(indices), *self._images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
-            for row, image in zip(batch.numpy(), self._ahead.take(indices.tolist()), strict=True):
-                row[:] = image
-            return batch.to(self._device, non_blocking=True)
+        if self._pool is not None:
+            return self._decoded(indices.tolist())
         if self._resident is None:
             return torch.from_numpy(self._images[indices])
         rows = torch.from_numpy(indices).pin_memory().to(self._resident.device, non_blocking=True)
@@ -72,39 +64,22 @@ class Feed:
 
     def close(self) -> None:
         """Stops the decoders and cancels waiting work. No batch can be loaded afterwards."""
-        if self._ahead:
-            self._ahead.close()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
+    def _begin(self, index: int) -> Future[Images]:
+        assert self._pool is not None
+        assert isinstance(self._images, ImageFiles)
+        return self._pool.submit(self._images.decode, index)
 
-class _ReadAhead:
-    """Decodes files in threads ahead of time.
-
-    Images are stored by index, so that they can be used after a change of the batch size.
-    """
-
-    def __init__(self, files: ImageFiles) -> None:
-        self.waited = 0.0
-        self._files, self._pool = files, files.pool()
-        self._expected: dict[int, Future[Images]] = {}
-
-    def expect(self, indices: Iterable[int]) -> None:
-        """Starts to decode new images in ``indices`` and discards those that are no longer in it."""
-        before = self._expected
-        self._expected = {index: before.pop(index) if index in before else self._begin(index) for index in indices}
-        for future in before.values():
-            future.cancel()
-
-    def take(self, indices: list[int]) -> list[Images]:
-        """Waits for all images of ``indices`` and returns them."""
+    def _decoded(self, indices: list[int]) -> Tensor:
         started = time.perf_counter()
         others = {index: self._begin(index) for index in set(indices) - self._expected.keys()}
         futures = self._expected | others
         images = [futures[index].result() for index in indices]
         self.waited += time.perf_counter() - started
-        return images
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def _begin(self, index: int) -> Future[Images]:
-        return self._pool.submit(self._files.decode, index)
+        pinned = self._device.type == "cuda"
+        batch = torch.empty((len(indices), *self._images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+        for row, image in zip(batch.numpy(), images, strict=True):
+            row[:] = image
+        return batch.to(self._device, non_blocking=True)

@@ -9,7 +9,7 @@ import difflib
 import functools
 import math
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,11 +19,6 @@ from torch.overrides import TorchFunctionMode
 
 from trainables.simclr.batchnorm import GlobalBatchNorm2d
 
-#: Backbones that are built for one image size, and the argument of their constructors.
-_SIZED: dict[str, Callable[[int], dict[str, Any]]] = {
-    "vit_": lambda size: {"image_size": size},
-    "maxvit_": lambda size: {"input_size": (size, size)},
-}
 #: Backbones with auxiliary classifiers, which warn without ``init_weights`` and expect pixels in [-1, 1].
 INCEPTIONS = ("googlenet", "inception_v3")
 
@@ -104,9 +99,11 @@ def _construct(name: str, image_size: int | None = None) -> nn.Module:
     from torchvision.models import get_model
 
     options: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in INCEPTIONS else {}
-    for family, size_option in _SIZED.items():
-        if name.startswith(family) and image_size is not None:
-            options |= size_option(image_size)
+    if image_size is not None:  # these are built for one image size
+        if name.startswith("vit_"):
+            options["image_size"] = image_size
+        elif name.startswith("maxvit_"):
+            options["input_size"] = (image_size, image_size)
     network: nn.Module = get_model(name, weights=None, **options)
     return network
 
