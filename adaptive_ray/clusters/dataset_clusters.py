@@ -50,7 +50,7 @@ class DatasetClusters:
         self._input_size = encoder.input_size
         self.folder = cache / f"{_digest(images)}-{encoder.fingerprint[:12]}-{encoder.input_size}"
         self._file = FeatureFile(self.folder, len(images))
-        self.known: Clustering | None = stored_clustering(self.folder, settings.method, settings.n_clusters, seed)
+        self.known: Clustering | None = stored_clustering(self.folder, settings, seed)
 
     @classmethod
     def of(cls, config: ExperimentConfig, images: NDArray[np.uint8] | ImageFiles) -> DatasetClusters:
@@ -87,17 +87,13 @@ class DatasetClusters:
             UserError: The features cannot be clustered with these settings.
         """
         try:
-            self.known = clustering_of(self.folder, self.settings.method, self.settings.n_clusters, self.seed)
+            self.known = clustering_of(self.folder, self.settings, self.seed)
         except ValueError as error:
             raise UserError(f"clusters: {error}") from None
         return self.known
 
     def present(self, page: Path, name: str, alpha: AlphaM) -> dict[str, Any]:
-        """Writes the HTML page about the clusters of the data set ``name``.
-
-        Returns:
-            See ``summary_of``.
-        """
+        """Writes the HTML page about the clusters of the data set ``name`` and returns ``summary_of`` them."""
         from adaptive_ray.clusters.page import summary_of, write_page  # imports matplotlib
 
         assert self.known is not None, "call clustering() first"
@@ -107,16 +103,8 @@ class DatasetClusters:
 
     def service(self, order: str) -> Any:
         """Starts the actor that serves the clusters; see ``ClusterService``. Ray must be initialised."""
-        file = clustering_file(self.folder, self.settings.method, self.settings.n_clusters, self.seed)
-        return start_service(
-            f"{file.stem}-{order}-{self.folder.name}",
-            folder=str(self.folder),
-            encoder=self.settings.encoder,
-            method=self.settings.method,
-            m=self.settings.n_clusters,
-            seed=self.seed,
-            order=order,
-        )
+        name = f"{clustering_file(self.folder, self.settings, self.seed).stem}-{order}-{self.folder.name}"
+        return start_service(name, self.folder, self.settings, self.seed, order)
 
 
 def _digest(images: NDArray[np.uint8] | ImageFiles) -> str:

@@ -11,6 +11,7 @@ import ray
 from adaptive_ray.clusters.clustering_store import clustering_of
 from adaptive_ray.clusters.consequences import reduced_features
 from adaptive_ray.clusters.vectors import Labels, Points
+from adaptive_ray.config.clusters import ClusterSettings
 from trainables.batches import CLUSTER_ORDERS
 
 #: Number of epoch orders that are kept: candidates may be at different epochs.
@@ -22,16 +23,14 @@ class ClusterService:
 
     Args:
         folder: Features and clusters on disk, accessible from all nodes.
-        encoder: Name of the encoder of the features.
-        method: See ``count_clusters``.
-        m: A fixed number of clusters, or None.
+        settings: How the images were embedded and clustered.
         seed: Seed of the clusters and of the orders.
         order: Key of ``CLUSTER_ORDERS``; any other name if no orders are needed.
     """
 
-    def __init__(self, folder: str, encoder: str, method: str, m: int | None, seed: int, order: str) -> None:
-        self._clustering = clustering_of(Path(folder), method, m, seed)
-        self._folder, self._encoder, self._seed = Path(folder), encoder, seed
+    def __init__(self, folder: Path, settings: ClusterSettings, seed: int, order: str) -> None:
+        self._clustering = clustering_of(folder, settings, seed)
+        self._folder, self._encoder, self._seed = folder, settings.encoder, seed
         self._order_of = CLUSTER_ORDERS.get(order)
         self._orders: dict[int, Future[Any]] = {}
         self._references: dict[str, Any] = {}
@@ -90,12 +89,7 @@ class ClusterService:
         return ray.put(self._order_of(self._clustering.labels, self._seed, epoch))
 
 
-def start_service(name: str, **arguments: Any) -> Any:
-    """Returns the actor of this name in this job, and starts it if needed.
-
-    Args:
-        name: Name of the actor.
-        arguments: The arguments of ``ClusterService``.
-    """
+def start_service(name: str, folder: Path, settings: ClusterSettings, seed: int, order: str) -> Any:
+    """Returns the ``ClusterService`` of this name in this job, and starts it if needed."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ClusterService)
-    return actor.options(name=name, get_if_exists=True).remote(**arguments)
+    return actor.options(name=name, get_if_exists=True).remote(folder, settings, seed, order)

@@ -10,6 +10,7 @@ import pytest
 from adaptive_ray.clusters.clustering_store import clustering_file, clustering_of, stored_clustering
 from adaptive_ray.clusters.counting import count_clusters
 from adaptive_ray.clusters.feature_store import SHARD, FeatureFile
+from adaptive_ray.config.clusters import ClusterSettings
 from tests.adaptive_ray.clusters.mixtures import mixture
 
 ROWS = 3 * SHARD + 10
@@ -85,38 +86,41 @@ def test_file_of_another_shape_is_replaced(tmp_path: Path) -> None:
 class TestClustering:
     def test_is_computed_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         np.save(tmp_path / "features.npy", mixture(4)[0].astype(np.float16))
-        found = clustering_of(tmp_path, "auto", None, 0)
+        found = clustering_of(tmp_path, ClusterSettings(), 0)
 
         def counted(*_: object, **__: object) -> None:
             raise AssertionError("counted again")
 
         monkeypatch.setattr("adaptive_ray.clusters.clustering_store.count_clusters", counted)
-        again = clustering_of(tmp_path, "auto", None, 0)
+        again = clustering_of(tmp_path, ClusterSettings(), 0)
         assert again.m == found.m == 4
         for name in ("labels", "sizes", "centrality"):
             np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
         assert (again.scores, again.method, again.notes) == (found.scores, found.method, found.notes)
         assert again.stability == found.stability
         with pytest.raises(AssertionError, match="counted again"):
-            clustering_of(tmp_path, "auto", None, 1)
+            clustering_of(tmp_path, ClusterSettings(), 1)
 
     @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "older"])
     def test_corrupt_file_is_computed_again(self, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
         np.save(tmp_path / "features.npy", mixture(3, n=200)[0])
         if damage == "older":
             monkeypatch.setattr("adaptive_ray.clusters.clustering_store._VERSION", 0)
-        found = clustering_of(tmp_path, "auto", 3, 0)
+        found = clustering_of(tmp_path, ClusterSettings(n_clusters=3), 0)
         monkeypatch.setattr("adaptive_ray.clusters.clustering_store._VERSION", 1)
-        file = clustering_file(tmp_path, "auto", 3, 0)
+        file = clustering_file(tmp_path, ClusterSettings(n_clusters=3), 0)
         content = file.read_bytes()
         middle = len(content) // 2
         flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
         file.write_bytes({"empty": b"", "cut": content[:-300], "flipped": flipped, "older": content}[damage])
-        assert stored_clustering(tmp_path, "auto", 3, 0) is None
-        np.testing.assert_array_equal(clustering_of(tmp_path, "auto", 3, 0).labels, found.labels)
-        assert stored_clustering(tmp_path, "auto", 3, 0) is not None
+        assert stored_clustering(tmp_path, ClusterSettings(n_clusters=3), 0) is None
+        np.testing.assert_array_equal(clustering_of(tmp_path, ClusterSettings(n_clusters=3), 0).labels, found.labels)
+        assert stored_clustering(tmp_path, ClusterSettings(n_clusters=3), 0) is not None
 
     def test_equals_count_clusters(self, tmp_path: Path) -> None:
         np.save(tmp_path / "features.npy", mixture(3, n=200)[0])
-        found, expected = clustering_of(tmp_path, "bic", 5, 7), count_clusters(mixture(3, n=200)[0], "bic", 7, m=5)
+        found, expected = (
+            clustering_of(tmp_path, ClusterSettings(method="bic", n_clusters=5), 7),
+            count_clusters(mixture(3, n=200)[0], "bic", 7, m=5),
+        )
         np.testing.assert_array_equal(found.labels, expected.labels)

@@ -108,17 +108,10 @@ def test_service_is_the_same_after_its_node_died(cluster: Cluster, tmp_path: Pat
     np.save(tmp_path / "features.npy", mixture(5)[0])
     node = cluster.add_node(num_cpus=1, resources={"cluster_node": 1})
     cluster.wait_for_nodes()
-    arguments = {
-        "folder": str(tmp_path),
-        "encoder": "pixels",
-        "method": "auto",
-        "m": None,
-        "seed": 3,
-        "order": "stratified",
-    }
+    arguments = (tmp_path, ClusterSettings(encoder="pixels"), 3, "stratified")
     service, where = None, ""
     for number in range(30):  # actors without resources are placed on any node
-        service = start_service(f"service-{number}", **arguments)
+        service = start_service(f"service-{number}", *arguments)
         assert ray.get(service.summary.remote())["m"] == 5
         where = next(
             a.node_id
@@ -127,7 +120,7 @@ def test_service_is_the_same_after_its_node_died(cluster: Cluster, tmp_path: Pat
         if where == node.node_id:
             break
     assert where == node.node_id
-    same = start_service(f"service-{number}", **arguments)
+    same = start_service(f"service-{number}", *arguments)
     assert same._actor_id == service._actor_id
 
     strata = ray.get(service.strata.remote())
@@ -175,9 +168,7 @@ def test_worker_calls_once_per_epoch(cluster: Cluster, tmp_path: Path) -> None:
     n = 200_000
     rng = np.random.default_rng(0)
     np.save(tmp_path / "features.npy", (rng.integers(0, 4, (n, 1)) * 9 + rng.normal(size=(n, 2))).astype(np.float16))
-    service = start_service(
-        "large", folder=str(tmp_path), encoder="pixels", method="silhouette", m=4, seed=0, order="balanced"
-    )
+    service = start_service("large", tmp_path, ClusterSettings(method="silhouette", n_clusters=4), 0, "balanced")
     counted = Counted(service)
     stream = SampleStream(n, 0, orders_of(counted))
     for position in range(0, 2 * n, n // 8):
@@ -199,7 +190,7 @@ def test_next_order_is_computed_in_the_background(
         return stratified_order(strata, seed, epoch)
 
     monkeypatch.setitem(CLUSTER_ORDERS, "stratified", recorded)
-    service = ClusterService(str(tmp_path), "pixels", "auto", None, 0, "stratified")
+    service = ClusterService(tmp_path, ClusterSettings(), 0, "stratified")
     service.epoch_order(0)
     assert [made.get(timeout=60) for _ in range(2)] == [0, 1]
     service.epoch_order(1)
