@@ -156,7 +156,9 @@ class Standings:
         return TieBreak(self.tolerance * max(first - min(ends), 0.0), speeds)
 
     def _probabilities(self, *, ties: bool = True) -> dict[Hashable, float]:
-        horizons = {key: self.horizon(key) for key in self.alive if self._entries[key].samples}
+        # With a budget in seconds, slow candidates report rarely; a single report is too few to compare them.
+        least = 1 if self.axis == "samples" else 2
+        horizons = {key: self.horizon(key) for key in self.alive if len(self._entries[key].samples) >= least}
         known = {key: at - self.start for key, at in horizons.items() if math.isfinite(at)}
         return self.forecaster.probability_best(known, self._tie_break() if ties else None) if known else {}
 
