@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from schedulers import PREDICTORS
+from schedulers import FORECASTERS
 
 RATES = {"32": 0.7, "64": 1.3, "128": 1.0, "256": 0.9, "512": 0.8}
 BUDGET, POINTS, REPEATS = 100_000, 50, 20
@@ -31,7 +31,7 @@ def curve(rate: float, until: float, seed: int) -> tuple[np.ndarray, np.ndarray]
 def milliseconds(name: str, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> float:
     times = []
     for _ in range(REPEATS):
-        forecaster = PREDICTORS[name]()
+        forecaster = FORECASTERS[name]()
         started = time.perf_counter()
         forecaster.fit(curves)
         for key in curves:
@@ -43,7 +43,7 @@ def milliseconds(name: str, curves: dict[str, tuple[np.ndarray, np.ndarray]]) ->
 def main() -> None:
     table = Table(title=f"Fit and forecast, median of {REPEATS}, {POINTS} points per curve")
     for title in (
-        "predictor",
+        "forecaster",
         "5 curves, ms",
         "limit",
         "1 curve, ms",
@@ -51,13 +51,13 @@ def main() -> None:
         "best found at 5 / 10 / 30 % of 20 runs",
     ):
         table.add_column(title, justify="right")
-    for name in PREDICTORS:
+    for name in FORECASTERS:
         five = {key: curve(rate, 0.3 * BUDGET, 0) for key, rate in RATES.items()}
         found = []
         for share in (0.05, 0.1, 0.3):
             hits = 0
             for seed in range(20):
-                forecaster = PREDICTORS[name]()
+                forecaster = FORECASTERS[name]()
                 curves = {k: curve(r, share * BUDGET, 31 * seed + i) for i, (k, r) in enumerate(RATES.items())}
                 forecaster.fit(curves)
                 forecasts = {key: forecaster.forecast(key, BUDGET).mean for key in curves}

@@ -3,9 +3,9 @@
     python benchmarks/swap_cost.py                             # small ResNet, 32 x 32 pixels
     python benchmarks/swap_cost.py --backbone resnet18 --batch-sizes 256 512 1024
 
-A run goes round its candidates. A swap costs what it takes to change the candidate, and what the step after it takes
-longer than that candidate's usual step. The first use of a shape also pays for memory and for the choice of kernels,
-once in a run; the goal is for later swaps.
+A run swaps to each of its candidates in turn. The cost of a swap is the time to change the candidate plus the
+additional time of the next step. The first use of a shape also allocates memory and selects kernels, once per run; the
+goal applies to later swaps.
 """
 
 from __future__ import annotations

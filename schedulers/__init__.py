@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from schedulers.candidate import Candidate
 from schedulers.decision import Decision, State
 from schedulers.forecast import (
-    PREDICTORS,
+    FORECASTERS,
     Forecast,
     Forecaster,
     JointForecaster,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from schedulers.tune.scheduler import LossExtrapolationScheduler
 
 __all__ = [
-    "PREDICTORS",
+    "FORECASTERS",
     "Candidate",
     "Decision",
     "Forecast",

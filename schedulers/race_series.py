@@ -13,7 +13,7 @@ from typing import Any
 
 from schedulers.decision import Decision, State
 from schedulers.events import Complete, Enter, Event, Expect, Fail, Measure, Report, Restart, Retry
-from schedulers.forecast import PREDICTORS
+from schedulers.forecast import FORECASTERS
 from schedulers.forecast.deviation import PATIENCE, THRESHOLD, Deviation
 from schedulers.race import MIN_REPORTS, PRUNE_BELOW, TOLERANCE, Race
 from schedulers.rerace import Rerace, ReracePlan
@@ -27,7 +27,7 @@ class RaceSeries:
 
     Args:
         budget, window, axis, prune_below, tolerance, min_reports: See ``Race``.
-        predictor: A name in ``PREDICTORS``.
+        forecaster: A name in ``FORECASTERS``.
         rerace: When further races start: ``never``, ``on_deviation`` (the winner underperforms), or ``{"at": [...]}``,
             fractions of the budget.
         rerace_window: Window of further races; None: the same.
@@ -45,21 +45,21 @@ class RaceSeries:
         axis: str = "samples",
         prune_below: float = PRUNE_BELOW,
         tolerance: float = TOLERANCE,
-        predictor: str = "joint",
+        forecaster: str = "joint",
         min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
         rerace_window: float | None = None,
         patience: int = PATIENCE,
         threshold: float = THRESHOLD,
     ) -> None:
-        if predictor not in PREDICTORS:
-            raise ValueError(f"predictor {predictor!r} is unknown: use one of {', '.join(PREDICTORS)}")
-        self._predictor = predictor
+        if forecaster not in FORECASTERS:
+            raise ValueError(f"forecaster {forecaster!r} is unknown: use one of {', '.join(FORECASTERS)}")
+        self._forecaster = forecaster
         self._settings: dict[str, Any] = {
             "budget": budget, "axis": axis, "prune_below": prune_below, "tolerance": tolerance,
             "min_reports": min_reports,
         }  # fmt: skip
-        self.races = [Race(window=window, forecaster=PREDICTORS[predictor](), **self._settings)]
+        self.races = [Race(window=window, forecaster=FORECASTERS[forecaster](), **self._settings)]
         self.plan = ReracePlan.of(rerace, window=window, rerace_window=rerace_window, budget=budget)
         self._deviation = Deviation(patience, threshold)
         self._expected = 0
@@ -255,7 +255,7 @@ class RaceSeries:
                 window=min(self.plan.window, left),
                 start=samples,
                 start_seconds=seconds,
-                forecaster=PREDICTORS[self._predictor](head_start=samples),
+                forecaster=FORECASTERS[self._forecaster](head_start=samples),
                 **self._settings,
             )
         )

@@ -14,6 +14,7 @@ RENAMED_KEYS = {
     "stretch": "winner",
     "probe_images": "evaluation.images",
     "race.drop_below": "race.prune_below",
+    "race.predictor": "race.forecaster",
     "simclr.average": "simclr.ema_horizon",
     "simclr.optimizer.rule": "simclr.optimizer.lr_scaling",
     "simclr.optimizer.base_batch": "simclr.optimizer.base_batch_size",

@@ -22,7 +22,7 @@ class Plan:
     """Sizes of a run, in samples (images, not views)."""
 
     candidates: tuple[Candidate, ...]
-    trials: tuple[Candidate, ...]  # with a trial of their own; only one if candidates rotate within a run
+    trials: tuple[Candidate, ...]  # with their own trial; only one if candidates rotate within a run
     updates: Mapping[Candidate, int]  # images per update; with adaptive accumulation the measured mean or the minimum
     epoch: int  # number of training images
     budget: int  # of the winner

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from schedulers import PREDICTORS
+from schedulers import FORECASTERS
 from schedulers.race import PRUNE_BELOW, TOLERANCE
 from trainables.settings import DeviationSettings, Settings
 
@@ -112,7 +112,7 @@ class RaceSettings(Settings):
         description="candidates are equal if their forecasts differ by at most this fraction of the decrease in loss; "
         "the fastest of them wins",
     )
-    predictor: str = Field("joint", description="forecaster of the loss curves: joint, per_curve or last_value")
+    forecaster: str = Field("joint", description="forecaster of the loss curves: joint, per_curve or last_value")
 
     rerace: Literal["never", "on_deviation"] | Points = Field(
         "never",
@@ -120,11 +120,11 @@ class RaceSettings(Settings):
         "(see swap); or at: [0.1, 0.3]",
     )
 
-    @field_validator("predictor")
+    @field_validator("forecaster")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in PREDICTORS:
-            raise ValueError(f"use one of {', '.join(PREDICTORS)}")
+        if name not in FORECASTERS:
+            raise ValueError(f"use one of {', '.join(FORECASTERS)}")
         return name
 
 

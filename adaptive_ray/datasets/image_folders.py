@@ -40,7 +40,7 @@ class ImageFolder:
     """Images of a directory."""
 
     training: Part
-    test: Part | None  # if they have a directory of their own; labelled if ``training`` is
+    test: Part | None  # if they have their own directory; labelled if ``training`` is
     notes: list[str]  # how the directory was interpreted
 
 

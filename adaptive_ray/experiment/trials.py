@@ -78,7 +78,7 @@ class Trials:
             window=plan.window,
             prune_below=config.race.prune_below,
             tolerance=config.race.tolerance,
-            predictor=config.race.predictor,
+            forecaster=config.race.forecaster,
             rerace=plan.rerace,
             patience=config.swap.patience,
             threshold=config.swap.threshold,

@@ -65,12 +65,12 @@ def _policies(rows: Sequence[Row], sweeps: Sequence[Sweep], axis: Axis) -> Figur
 
 def _forecasts(rows: Sequence[Row]) -> Figure:
     """Plots error and coverage of the 80 % interval over the observed fraction of the run."""
-    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    names = list(dict.fromkeys(row["forecaster"] for row in rows))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 4), layout="constrained")
         panels: Any = figure.subplots(1, 2)
         for name, colour in zip(names, colours(len(names)), strict=True):
-            own = [row for row in rows if row["predictor"] == name]
+            own = [row for row in rows if row["forecaster"] == name]
             panels[0].plot(FRACTIONS, [row["error"] for row in own], color=colour, marker="o", label=name)
             panels[1].plot(FRACTIONS, [100 * row["coverage_80%"] for row in own], color=colour, marker="o", label=name)
         panels[1].axhspan(75, 85, color="#eeeeee", zorder=0, label="nominal")

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from adaptive_ray.replay.recordings import Axis, Sweep
-from schedulers import PREDICTORS, Race, State
+from schedulers import FORECASTERS, Race, State
 from schedulers.race import PRUNE_BELOW
 
 #: Fraction of the budget that each candidate may spend before the choice.
@@ -33,7 +33,7 @@ Policy = Callable[[Sweep, Axis], Outcome]
 
 
 def race(
-    sweep: Sweep, axis: Axis, *, predictor: str, prune_below: float = PRUNE_BELOW, window: float = WINDOW
+    sweep: Sweep, axis: Axis, *, forecaster: str, prune_below: float = PRUNE_BELOW, window: float = WINDOW
 ) -> Outcome:
     """Runs a ``Race`` whose throughputs were measured."""
     budget = sweep.budget(axis)
@@ -43,7 +43,7 @@ def race(
         window=window * budget,
         axis=axis,
         prune_below=prune_below,
-        forecaster=PREDICTORS[predictor](),
+        forecaster=FORECASTERS[forecaster](),
     )
     for key, run in sweep.by_key.items():
         series.measure(key, run.throughput)
@@ -116,10 +116,10 @@ def ray_scheduler(sweep: Sweep, axis: Axis, *, name: str) -> Outcome:
 
 #: ``default`` has the defaults of an experiment (``RaceSettings``).
 POLICIES: dict[str, Policy] = {
-    "default": partial(race, predictor="joint"),
-    "joint": partial(race, predictor="joint", prune_below=0.0),
-    "per_curve": partial(race, predictor="per_curve", prune_below=0.0),
-    "last_value": partial(race, predictor="last_value", prune_below=0.0),
+    "default": partial(race, forecaster="joint"),
+    "joint": partial(race, forecaster="joint", prune_below=0.0),
+    "per_curve": partial(race, forecaster="per_curve", prune_below=0.0),
+    "last_value": partial(race, forecaster="last_value", prune_below=0.0),
     "discard": discard,
     "asha": partial(ray_scheduler, name="asha"),
     "hyperband": partial(ray_scheduler, name="hyperband"),

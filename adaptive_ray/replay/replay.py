@@ -13,7 +13,7 @@ from scipy.stats import norm, spearmanr
 from adaptive_ray.errors import UserError
 from adaptive_ray.replay.policies import POLICIES, Outcome
 from adaptive_ray.replay.recordings import Axis, Sweep
-from schedulers import PREDICTORS
+from schedulers import FORECASTERS
 
 #: Observed fractions of a run at which forecasts are scored.
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5)
@@ -94,13 +94,13 @@ def _rank_correlation(outcome: Outcome, sweep: Sweep, losses: dict[str, float]) 
 
 
 def forecast_rows(sweeps: Sequence[Sweep]) -> list[Row]:
-    """Returns mean absolute error and interval coverage per predictor and observed fraction of the run."""
+    """Returns mean absolute error and interval coverage per forecaster and observed fraction of the run."""
     rows = []
-    for name in PREDICTORS:
+    for name in FORECASTERS:
         for fraction in FRACTIONS:
             errors, scores = [], []
             for sweep in sweeps:
-                budget, forecaster = sweep.budget("samples"), PREDICTORS[name]()
+                budget, forecaster = sweep.budget("samples"), FORECASTERS[name]()
                 known = {run.key: run.count("samples", fraction * budget) for run in sweep.runs}
                 forecaster.fit(
                     {r.key: (r.samples[: known[r.key]], r.reference_loss[: known[r.key]]) for r in sweep.runs},
@@ -114,7 +114,7 @@ def forecast_rows(sweeps: Sequence[Sweep]) -> list[Row]:
             coverage = {
                 f"coverage_{level:.0%}": float(np.mean(np.abs(scores) <= norm.ppf(0.5 + level / 2))) for level in LEVELS
             }
-            rows.append({"predictor": name, "share": fraction, "error": float(np.mean(errors)), **coverage})
+            rows.append({"forecaster": name, "share": fraction, "error": float(np.mean(errors)), **coverage})
     return rows
 
 
@@ -162,13 +162,13 @@ def policy_table(rows: Sequence[Row], sweeps: Sequence[Sweep], axis: Axis) -> Ta
 def forecast_table(rows: Sequence[Row]) -> Table:
     """Returns errors and coverage by the observed fraction of the run."""
     table = Table(title="Forecasts of the final reference loss", caption="coverage of the 50 / 80 / 95 % intervals, %")
-    table.add_column("predictor")
+    table.add_column("forecaster")
     for fraction in FRACTIONS:
         table.add_column(f"error at {fraction:.0%}", justify="right")
         table.add_column("coverage", justify="right")
-    for name in dict.fromkeys(row["predictor"] for row in rows):
+    for name in dict.fromkeys(row["forecaster"] for row in rows):
         cells = []
-        for row in (row for row in rows if row["predictor"] == name):
+        for row in (row for row in rows if row["forecaster"] == name):
             cells.append(f"{row['error']:.3f}")
             cells.append(" / ".join(f"{100 * row[f'coverage_{level:.0%}']:.0f}" for level in LEVELS))
         table.add_row(name, *cells)

@@ -8,21 +8,21 @@ from schedulers.forecast.last_value import LastValueForecaster
 from schedulers.forecast.per_curve import PerCurveForecaster
 
 
-class Predictor(Protocol):
+class ForecasterType(Protocol):
     """Creates a forecaster. ``head_start``: samples seen before the curves start."""
 
     def __call__(self, head_start: float = 0.0) -> Forecaster: ...
 
 
 #: Forecasters by name.
-PREDICTORS: dict[str, Predictor] = {
+FORECASTERS: dict[str, ForecasterType] = {
     "joint": JointForecaster,
     "per_curve": PerCurveForecaster,
     "last_value": LastValueForecaster,
 }
 
 __all__ = [
-    "PREDICTORS",
+    "FORECASTERS",
     "Forecast",
     "Forecaster",
     "JointForecaster",

@@ -61,7 +61,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         prune_below: Trials below this probability of finishing best are stopped.
         tolerance: Trials are equal if their forecasts differ by at most this fraction of the decrease in loss; the
             fastest of them wins, if all have reported ``throughput_attr``. See ``Race``.
-        predictor: ``joint``, ``per_curve`` or ``last_value``.
+        forecaster: ``joint``, ``per_curve`` or ``last_value``.
         min_reports: No trial is stopped for its probability before every trial has reported this often.
         rerace: When further races start, in which the other trials fork from the winner's weights: ``never``,
             ``on_deviation`` (the winner underperforms), or ``{"at": [0.1, 0.3]}``, fractions of the budget. Until the
@@ -93,7 +93,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         axis: str = "samples",
         prune_below: float = PRUNE_BELOW,
         tolerance: float = TOLERANCE,
-        predictor: str = "joint",
+        forecaster: str = "joint",
         min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
         rerace_window: float | None = None,
@@ -111,7 +111,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         self._winner_config, self._reset_config = winner_config, reset_config
         self._settings: dict[str, Any] = {
             "budget": budget, "window": window, "axis": axis, "prune_below": prune_below, "tolerance": tolerance,
-            "predictor": predictor, "min_reports": min_reports, "rerace": rerace, "rerace_window": rerace_window,
+            "forecaster": forecaster, "min_reports": min_reports, "rerace": rerace, "rerace_window": rerace_window,
             "patience": patience, "threshold": threshold,
         }  # fmt: skip
         self._reset()

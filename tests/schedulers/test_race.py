@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from schedulers import PREDICTORS, Race, State
+from schedulers import FORECASTERS, Race, State
 from tests.schedulers.curves import shared_curve
 
 BUDGET, WINDOW = 100_000, 20_000
@@ -18,15 +18,15 @@ def replay(race: Race, rates: dict[str, float], *, points: int = 10, pace: dict[
     return race
 
 
-@pytest.mark.parametrize("predictor", PREDICTORS)
-def test_best_curve_wins(predictor: str) -> None:
+@pytest.mark.parametrize("name", FORECASTERS)
+def test_best_curve_wins(name: str) -> None:
     for best in ("a", "b", "c"):
         rates = {key: 1.5 if key == best else 0.9 for key in "abc"}
-        forecaster = PREDICTORS[predictor]()
+        forecaster = FORECASTERS[name]()
         race = replay(Race("abc", budget=BUDGET, window=WINDOW, forecaster=forecaster, prune_below=0), rates)
         assert race.over
         # per_curve is kept for comparison and may be wrong; the others must not be.
-        assert race.winner == best or predictor == "per_curve"
+        assert race.winner == best or name == "per_curve"
 
 
 def test_reference_loss_and_raw_loss_pick_different_winners() -> None:

@@ -217,7 +217,7 @@ def test_history_split_anywhere_restores_the_same_state(
     """With events written as lines of JSON."""
 
     def fresh() -> RaceSeries:
-        return series(rerace={"at": [0.3]}, predictor="last_value", prune_below=0.2, min_reports=2)
+        return series(rerace={"at": [0.3]}, forecaster="last_value", prune_below=0.2, min_reports=2)
 
     written: list[str] = []
     whole, seen = fresh(), dict.fromkeys("abc", 0.0)
@@ -319,7 +319,7 @@ def test_rerace_with_axis_seconds() -> None:
         ({"rerace": {"at": [0.9]}}, "at 0.9 leaves less"),
         ({"rerace_window": 0}, "rerace_window 0"),
         ({"rerace_window": BUDGET}, "rerace_window 40,000"),
-        ({"predictor": "oracle"}, "'oracle'"),
+        ({"forecaster": "oracle"}, "'oracle'"),
         ({"patience": 0}, "patience 0"),
     ],
 )

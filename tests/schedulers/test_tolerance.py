@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from schedulers import PREDICTORS, Decision, Race, State
+from schedulers import FORECASTERS, Decision, Race, State
 from schedulers.events import from_json, to_json
 from schedulers.race_series import RaceSeries
 from tests.schedulers.curves import shared_curve
@@ -31,10 +31,10 @@ def measured(race: Race, speeds: dict[str, float] = SPEEDS) -> Race:
     return race
 
 
-@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("name", FORECASTERS)
 @pytest.mark.parametrize("prune_below", [0, 0.1])
-def test_fastest_of_equals_wins(predictor: str, prune_below: float) -> None:
-    forecaster = PREDICTORS[predictor]
+def test_fastest_of_equals_wins(name: str, prune_below: float) -> None:
+    forecaster = FORECASTERS[name]
     common = {"budget": BUDGET, "window": WINDOW, "prune_below": prune_below}
     race = measured(Race(RATES, **common, tolerance=0.02, forecaster=forecaster()))  # type: ignore[arg-type]
     replay(race, RATES)

@@ -39,7 +39,7 @@ class TestShipped:
         config = load_config(QUICKSTART)
         assert config.dataset.name == "mnist5k"
         assert len(config.candidates) >= 3
-        assert config.race.predictor == "joint"
+        assert config.race.forecaster == "joint"
         assert config.simclr.augment == "digits"
 
     def test_cifar10(self) -> None:
@@ -170,7 +170,7 @@ class TestWrongSettings:
             ("race.window.epochs=many", ["race.window.epochs = 'many'", "number"]),
             ("race.evaluations=3", ["race.evaluations = 3", "greater than or equal to 4"]),
             ("race.prune_below=1", ["race.prune_below = 1", "less than 1"]),
-            ("race.predictor=oracle", ["race.predictor = 'oracle'", "joint", "per_curve", "last_value"]),
+            ("race.forecaster=oracle", ["race.forecaster = 'oracle'", "joint", "per_curve", "last_value"]),
             ("trial.workers=0", ["trial.workers = 0", "greater than or equal to 1"]),
             ("trial.use_gpu=maybe", ["trial.use_gpu = 'maybe'", "'auto'", "boolean"]),
             ("winner.workers=0", ["winner.workers = 0", "must be at least 1, or auto"]),

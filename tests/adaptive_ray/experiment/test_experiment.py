@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from adaptive_ray import load_encoder
 from adaptive_ray.run_directory.directory import RunDirectory
-from schedulers import PREDICTORS, Race
+from schedulers import FORECASTERS, Race
 from tests.adaptive_ray.processes import commands, descendants, kill, left_of, stacks
 from trainables.training.checkpoint import CHECKPOINT_FILE
 
@@ -139,7 +139,7 @@ def test_swaps_use_rates_and_throughputs_of_the_race(finished: tuple[RunDirector
     assert decided[0]["samples"] > won
 
 
-def test_decisions_carry_their_numbers_and_every_predictor_can_be_replayed(finished: tuple[RunDirectory, str]) -> None:
+def test_decisions_carry_their_numbers_and_every_forecaster_can_be_replayed(finished: tuple[RunDirectory, str]) -> None:
     directory, _ = finished
     decisions = directory.decisions()
     last = {entry["candidate"]: entry for entry in decisions}
@@ -149,8 +149,8 @@ def test_decisions_carry_their_numbers_and_every_predictor_can_be_replayed(finis
         assert entry["forecast"]["mean"] > 0
         assert entry["samples"] <= 2048
     curves: dict[str, Any] = directory.read_json("curves.json")
-    for name, predictor in PREDICTORS.items():
-        race = Race(curves, budget=6144, window=2048, forecaster=predictor(), prune_below=0)
+    for name, forecaster in FORECASTERS.items():
+        race = Race(curves, budget=6144, window=2048, forecaster=forecaster(), prune_below=0)
         for key, curve in curves.items():
             for samples, loss in zip(curve["samples"], curve["reference_loss"], strict=True):
                 race.report(key, samples, loss)

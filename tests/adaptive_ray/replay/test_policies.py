@@ -91,6 +91,6 @@ def test_ray_schedulers_terminate(scheduler: FIFOScheduler, axis: str) -> None:
 def test_default_policy_matches_the_experiment() -> None:
     race, settings = POLICIES["default"], RaceSettings()
     defaults = inspect.signature(race).parameters
-    assert defaults["predictor"].default == settings.predictor
+    assert defaults["forecaster"].default == settings.forecaster
     assert defaults["prune_below"].default == settings.prune_below
     assert inspect.signature(Race).parameters["min_reports"].default == MIN_REPORTS

@@ -43,7 +43,7 @@ def test_costs_are_in_units_of_full_runs(axis: str) -> None:
 
 
 def test_joint_intervals_cover_final_losses() -> None:
-    rows = [row for row in forecast_rows([sweep(seed) for seed in range(4)]) if row["predictor"] == "joint"]
+    rows = [row for row in forecast_rows([sweep(seed) for seed in range(4)]) if row["forecaster"] == "joint"]
     assert rows[-1]["share"] == 0.5
     assert rows[-1]["error"] < 0.03
     assert rows[-1]["coverage_95%"] >= 0.9

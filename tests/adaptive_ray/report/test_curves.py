@@ -13,7 +13,7 @@ from PIL import Image
 
 from adaptive_ray.report import curves as pictures
 from adaptive_ray.run_directory.directory import describe
-from schedulers import PREDICTORS, Race
+from schedulers import FORECASTERS, Race
 from trainables.report import CURVE_COLUMNS
 
 BUDGET, WINDOW, EVERY = 16_384, 4096, 512
@@ -54,9 +54,9 @@ def parsed(svg: str) -> tuple[ET.Element, str]:
 
 class TestForecastsAtDecision:
     @pytest.mark.parametrize("prune_below", [0.0, 0.2])
-    @pytest.mark.parametrize("predictor", ["joint", "per_curve", "last_value"])
-    def test_plots_show_the_forecasts_of_the_decision(self, predictor: str, prune_below: float) -> None:
-        curves, decisions = raced(prune_below=prune_below, forecaster=PREDICTORS[predictor]())
+    @pytest.mark.parametrize("name", ["joint", "per_curve", "last_value"])
+    def test_plots_show_the_forecasts_of_the_decision(self, name: str, prune_below: float) -> None:
+        curves, decisions = raced(prune_below=prune_below, forecaster=FORECASTERS[name]())
         paths = pictures.forecasts_at_decision(decisions)
         assert set(paths) == set(curves)
         final = {entry["candidate"]: entry for entry in decisions if entry["state"] in ("won", "pruned")}

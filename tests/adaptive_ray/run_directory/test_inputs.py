@@ -86,7 +86,7 @@ class TestSettings:
     def test_equivalent_yaml_is_accepted(self, directory: RunDirectory) -> None:
         file = directory.path / "config.yaml"
         config = yaml.safe_load(file.read_text())
-        del config["race"]["predictor"]  # the default
+        del config["race"]["forecaster"]  # the default
         file.write_text("# a remark\n" + yaml.safe_dump(config))
         check_settings(directory)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schedulers import PREDICTORS, JointForecaster, LastValueForecaster, PerCurveForecaster
+from schedulers import FORECASTERS, JointForecaster, LastValueForecaster, PerCurveForecaster
 from tests.schedulers.curves import loss_curve, shared_curve
 
 RATES = {"a": 0.6, "b": 0.9, "c": 1.2, "d": 1.6}
@@ -124,9 +124,9 @@ def test_per_curve_is_independent_of_other_curves() -> None:
     assert alone == beside
 
 
-@pytest.mark.parametrize("name", PREDICTORS)
+@pytest.mark.parametrize("name", FORECASTERS)
 def test_short_curves_give_the_last_value(name: str) -> None:
-    forecaster = fitted(PREDICTORS[name](), {"short": ([1, 2], [5.0, 4.0]), "empty": ([], [])})
+    forecaster = fitted(FORECASTERS[name](), {"short": ([1, 2], [5.0, 4.0]), "empty": ([], [])})
     assert forecaster.forecast("short", 100).mean == 4.0
     assert forecaster.forecast("short", 100).std >= 4.0
     assert math.isnan(forecaster.forecast("empty", 100).mean)
@@ -137,7 +137,7 @@ def test_short_curves_give_the_last_value(name: str) -> None:
 ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
 
 
-@pytest.mark.parametrize("name", PREDICTORS)
+@pytest.mark.parametrize("name", FORECASTERS)
 @settings(max_examples=60, deadline=None)
 @given(
     curves=st.dictionaries(
@@ -148,7 +148,7 @@ ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
 )
 @example(curves={"a": [(1.2392514401631909e-306, 0.0)] * 3})
 def test_never_raises(name: str, curves: dict[str, list[tuple[float, float]]]) -> None:
-    forecaster = PREDICTORS[name]()
+    forecaster = FORECASTERS[name]()
     with np.errstate(all="ignore"):
         forecaster.fit({key: ([s for s, _ in points], [y for _, y in points]) for key, points in curves.items()})
         for key in curves:

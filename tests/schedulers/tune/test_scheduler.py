@@ -276,7 +276,7 @@ def test_rejects_missing_metric_and_duplicate_candidates(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"predictor": "oracle"}, "oracle"), ({"mode": "most"}, "most"), ({"window": BUDGET * 2}, "80,000")],
+    [({"forecaster": "oracle"}, "oracle"), ({"mode": "most"}, "most"), ({"window": BUDGET * 2}, "80,000")],
 )
 def test_rejects_unknown_settings(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
