@@ -38,10 +38,8 @@ _log = logging.getLogger(__name__)
 class Tracker:
     """Logs a run to MLflow. If the server becomes unavailable, it is reported once and the run continues.
 
-    Args:
-        config: Configuration with the ``tracking`` settings.
-        directory: Directory of the run; stores the MLflow run IDs, so that a resumed run continues them. If the MLflow
-            runs no longer exist, or the directory is a copy with another name, new ones are created with all reports.
+    The MLflow run IDs are stored in ``directory``, so that a resumed run continues them. If the MLflow runs no longer
+    exist, or the directory is a copy with another name, new ones are created with all reports.
 
     Raises:
         UserError: The tracking server cannot be reached or returns an error.

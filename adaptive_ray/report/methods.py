@@ -15,12 +15,7 @@ from trainables.report import METRICS, TrainingReport
 
 
 def information(curve: Mapping[str, Any]) -> str:
-    """Plots micro-batches per update, their scores and images per update. Returns SVG.
-
-    Args:
-        curve: Entry of ``curves.json``: ``samples``, ``batches_per_update``, ``information``, ``least_information``,
-            ``images_per_update``.
-    """
+    """Plots micro-batches per update, their scores and images per update of an entry of ``curves.json``. SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 2.6), layout="constrained")
         panels = ("batches_per_update", "information", "images_per_update")

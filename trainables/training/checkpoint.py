@@ -41,11 +41,10 @@ def save_checkpoint(state: Mapping[str, Any], directory: Path) -> None:
 def new_directory(parent: Path | None) -> Iterator[Path]:
     """Yields a new directory in ``parent`` (None: the system's temporary directory); removes it unless it was moved."""
     if parent is None:
-        with tempfile.TemporaryDirectory() as directory:
-            yield Path(directory)
-        return
-    path = parent / f"{UNFINISHED}{uuid.uuid4().hex}"
-    path.mkdir()  # with the permissions of its parent, unlike tempfile's directories
+        path = Path(tempfile.mkdtemp())
+    else:
+        path = parent / f"{UNFINISHED}{uuid.uuid4().hex}"
+        path.mkdir()  # with the permissions of its parent, unlike tempfile's directories
     try:
         yield path
     finally:

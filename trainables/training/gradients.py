@@ -59,11 +59,7 @@ class ContrastiveGradients:
         """Compiles and captures what the coming steps need, so that the first one takes as long as the next.
 
         Nothing is trained. On a CPU there is nothing to prepare unless something was compiled. All workers must call it
-        together.
-
-        Args:
-            groups: Positions of each step's batches.
-            batch_size: Images of each batch over all workers.
+        together, with the positions of each step's batches of ``batch_size`` images over all workers.
         """
         if not self._warms_up:
             return
