@@ -119,11 +119,12 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
         table.add_row(candidate.key, *steps, f"{rate:.2g}")
     console.print(table)
     sweep = len(p.candidates)
+    accuracy = f", kNN accuracy every {p.knn_every:,}" if p.knn_every and experiment.data.labels is not None else ""
     explored = f"race: {p.window:,} samples per candidate" if races else "one run"
     if settings.explore == "rotate":
         explored = f"one run: candidates rotate every {p.turn:,} samples"
     console.print(
-        f"{explored}, one report every {p.evaluate_every:,} samples\n"
+        f"{explored}, one report every {p.evaluate_every:,} samples{accuracy}\n"
         f"budget: {p.budget:,} samples ({p.budget / p.epoch:.3g} epochs)\n"
         f"cost: at most {1 + p.explore_limit / p.budget:.2f} x one full run (grid search: {sweep} x)"
     )

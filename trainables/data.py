@@ -13,6 +13,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class LabelledImages:
+    """Images and labels for the online kNN accuracy; training does not see the labels.
+
+    Args:
+        bank: Some training images, uint8 [k, C, H, W].
+        bank_labels: Their labels, integers [k], of at least two classes.
+        images: Held-out images, uint8 [m, C, H, W].
+        labels: Their labels, integers [m].
+    """
+
+    bank: NDArray[np.uint8]
+    bank_labels: NDArray[np.int64]
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """Training images and held-out images for the reference loss, uint8 [n, C, H, W], square.
 
@@ -23,6 +40,7 @@ class TrainingData:
         strata: Cluster of each image, integers [n]; for the score ``histogram`` and for weights by ``strata``.
         features: Features of each image from a pretrained network, float [n, d] with small d; for other scores.
         centrality: Percentile of each image's distance to its cluster's centre [n]; for static weights.
+        labelled: For the online kNN accuracy; None: it is not reported.
 
     Raises:
         ValueError: Strata, features or centrality have another length than ``images`` or invalid values.
@@ -34,6 +52,7 @@ class TrainingData:
     strata: NDArray[np.int64] | None = None
     features: NDArray[np.float32] | None = None
     centrality: NDArray[np.float32] | None = None
+    labelled: LabelledImages | None = None
 
     def __post_init__(self) -> None:
         for name in ("strata", "features", "centrality"):

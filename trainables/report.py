@@ -37,7 +37,7 @@ class TrainingReport:
     """The metrics of a run at one evaluation. None: it does not apply to the run. NaN: unknown or diverged."""
 
     samples_seen: Annotated[int, Metric("images", "samples seen", column="samples")]
-    seconds: Annotated[float, Metric("s", "training time", column="seconds")] = math.nan
+    seconds: Annotated[float, Metric("s", "training time", column="seconds", logged=True)] = math.nan
     batch_size: Annotated[int, Metric("images", "batch size", column="batch_sizes", logged=True)]
     accumulation: Annotated[int, Metric("batches", "accumulation", column="accumulations", logged=True)] = 1
     micro_batch: Annotated[int | None, Metric("images", "micro-batch")] = None
@@ -59,6 +59,10 @@ class TrainingReport:
     alignment: Annotated[float, Metric("", "alignment", column="alignment", logged=True)] = math.nan
     uniformity: Annotated[float, Metric("", "uniformity", column="uniformity", logged=True)] = math.nan
     rankme: Annotated[float, Metric("", "RankMe", column="rankme", logged=True)] = math.nan
+    #: Of some reports only; see ``trainables.evaluation.online``.
+    online_knn_accuracy: Annotated[
+        float | None, Metric("", "online kNN accuracy", column="online_knn_accuracy", logged=True)
+    ] = None
     images_per_update: Annotated[
         float, Metric("images", "images per update", column="images_per_update", logged=True)
     ] = math.nan

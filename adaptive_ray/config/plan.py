@@ -13,6 +13,14 @@ from schedulers import Candidate
 from schedulers.race import MIN_REPORTS
 from schedulers.rerace import Rerace, ReracePlan
 
+#: Maximum number of training images and of held-out images of the online kNN accuracy.
+BANK, QUERIES = 2048, 1024
+#: Measurements of the online kNN accuracy with evaluation.every = auto: at most this many, so few that they take this
+#: share of the training time, and none if these were fewer than the minimum.
+_KNN_POINTS, _KNN_SHARE, _LEAST_KNN_POINTS = 20, 0.02, 4
+#: Time to measure with an image, relative to the time to train on it. 0.19 to 0.32 were measured on two CPU cores.
+_KNN_COST = 0.25
+
 #: Minimum turns per candidate with explore = rotate.
 _TURNS = 10
 
@@ -30,6 +38,7 @@ class Plan:
     evaluate_every: int  # between two reports
     turn: int  # with explore = rotate
     rerace: Rerace  # see ``LossExtrapolationScheduler``
+    knn_every: int | None = None  # between two measurements of the online kNN accuracy; None: not measured
 
     @classmethod
     def of(cls, config: ExperimentConfig, images: int, updates: Mapping[Candidate, int] | None = None) -> Plan:
@@ -81,7 +90,9 @@ class Plan:
         trials = candidates if races else candidates[:1]
         # A turn is an epoch, or less in a short run, so that each candidate has several turns.
         turn = max(min(images, budget // (_TURNS * len(candidates))), 2 * every)
-        return cls(candidates, trials, updates, images, budget, window, every, turn, rerace)
+        return cls(
+            candidates, trials, updates, images, budget, window, every, turn, rerace, _knn_every(config, budget, images)
+        )
 
     @property
     def explore_limit(self) -> int:
@@ -101,6 +112,19 @@ def _images(config: ExperimentConfig, candidate: Candidate) -> int:
     """Images per update; the minimum with adaptive accumulation."""
     informed = config.accumulation
     return candidate.images_per_update if informed is None else informed.least_images(candidate.batch_size)
+
+
+def _knn_every(config: ExperimentConfig, budget: int, images: int) -> int | None:
+    every = config.evaluation.every
+    if isinstance(every, Amount):
+        if (samples := every.of(images)) > budget:
+            raise UserError(
+                f"evaluation.every = {_written(every, samples)} exceeds the budget of {budget:,} samples; lower it, or "
+                "set it to null for no measurements during training"
+            )
+        return samples
+    points = min(int(_KNN_SHARE * budget / (_KNN_COST * (min(BANK, images) + QUERIES))), _KNN_POINTS)
+    return budget // points if every == "auto" and points >= _LEAST_KNN_POINTS else None
 
 
 def _described(candidate: Candidate, images: int) -> str:

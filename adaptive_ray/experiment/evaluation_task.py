@@ -14,7 +14,8 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from adaptive_ray.experiment.evaluate import Evaluation, HeldOut, evaluate, failed
 from adaptive_ray.ray_cluster.layout import Workers
-from adaptive_ray.ray_cluster.nodes import Node
+from adaptive_ray.ray_cluster.nodes import Node, no_place
+from adaptive_ray.ray_cluster.placement_groups import release_places
 from trainables.data import TrainingData
 from trainables.settings import TrainSettings
 from trainables.simclr import Encoder
@@ -23,7 +24,9 @@ from trainables.training.memory_limits import share_gpu
 
 #: Attempts. Ray would retry a task that was killed for lack of memory without limit.
 _ATTEMPTS = 2
-#: Minimum time limit of an attempt in seconds, including the wait for resources.
+#: Timeout in seconds for the resources of an attempt.
+_PLACEMENT_SECONDS = 300.0
+#: Minimum time limit of an attempt in seconds.
 _LEAST_SECONDS = 1800.0
 
 _log = logging.getLogger(__name__)
@@ -36,7 +39,7 @@ class EvaluationTask:
     Args:
         cpus: CPU cores of the task, and threads of torch.
         gpus: Fraction of a GPU; 0: it computes on the CPU.
-        seconds: Time limit of an attempt, including the wait for resources.
+        seconds: Time limit of an attempt.
     """
 
     cpus: float
@@ -66,14 +69,18 @@ class EvaluationTask:
             held_out: Test images and labels.
             limit: Maximum number of training images.
         """
-        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_evaluate)
+        release_places()  # of the trials, which are over
+        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)
         error: Exception
         for _ in range(_ATTEMPTS):
             try:
-                running = task.remote(encoder, settings, data, held_out, limit, max(int(self.cpus), 1), self.gpus)
-                return self._result(running)
-            except GetTimeoutError:
-                return failed(TimeoutError(f"the evaluation was not finished after {self.seconds:,.0f} seconds"))
+                self._wait_for_resources(remote(_nothing).remote())
+                threads = max(int(self.cpus), 1)
+                return self._result(
+                    remote(_evaluate).remote(encoder, settings, data, held_out, limit, threads, self.gpus)
+                )
+            except TimeoutError as late:
+                return failed(late)
             except RayTaskError as raised:  # by the evaluation itself: it would fail again
                 return failed(raised.cause)
             except RayError as lost:  # the process or its node died
@@ -81,13 +88,26 @@ class EvaluationTask:
                 error = lost
         return failed(error)
 
+    def _wait_for_resources(self, running: ObjectRef) -> None:
+        """Waits for a task with the same resources; its process is used again."""
+        try:
+            ray.get(running, timeout=_PLACEMENT_SECONDS)
+        except GetTimeoutError:
+            ray.cancel(running, force=True)
+            wanted = {"CPU": self.cpus, "GPU": self.gpus}
+            raise TimeoutError(no_place([wanted], _PLACEMENT_SECONDS)) from None
+
     def _result(self, running: ObjectRef) -> Evaluation:
         try:
             evaluation: Evaluation = ray.get(running, timeout=self.seconds)
         except GetTimeoutError:
             ray.cancel(running, force=True)
-            raise
+            raise TimeoutError(f"the evaluation was not finished after {self.seconds:,.0f} seconds") from None
         return evaluation
+
+
+def _nothing() -> None:
+    """Only occupies resources."""
 
 
 def _evaluate(

@@ -13,6 +13,7 @@ from rich.console import Console
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.datasets.dataset import Dataset, load_dataset
+from adaptive_ray.datasets.labelled_images import labelled_images
 from adaptive_ray.errors import (
     AdaptiveRayError,
     InterruptedRunError,
@@ -39,6 +40,7 @@ from adaptive_ray.run_directory.directory import RunDirectory
 from adaptive_ray.run_directory.history import History
 from adaptive_ray.run_directory.inputs import check_data, check_unfinished
 from adaptive_ray.run_directory.lock import locked
+from trainables.data import TrainingData
 from trainables.simclr import build_encoder
 from trainables.simclr.losses import loss_named
 
@@ -186,7 +188,7 @@ class Experiment:
                 trials.retry_failed()
                 callback.write_decisions()
             try:
-                images = ray.put(self.data.training)
+                images = ray.put(self._training_data(plan))
                 trials.run(images, callback, progress.phase)
             except PlacementError as error:
                 raise PlacementError(f"{error}. Make room; then resume with: {resume}") from None
@@ -210,6 +212,10 @@ class Experiment:
         result["seconds"] = round(history.seconds, 1)
         write_results(directory, result, tracker)
         return result
+
+    def _training_data(self, plan: Plan) -> TrainingData:
+        labelled = labelled_images(self.data) if plan.knn_every is not None else None
+        return dataclasses.replace(self.data.training, labelled=labelled)
 
 
 def _phase(config: ExperimentConfig, plan: Plan) -> str:

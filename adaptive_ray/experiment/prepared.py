@@ -78,6 +78,7 @@ class Prepared:
             **dict(self.config.simclr),
             "budget": self.plan.budget,
             "evaluate_every": self.plan.evaluate_every,
+            "knn_every": self.plan.knn_every,
             "seed": self.config.seed,
             "information": self.config.accumulation,
             "sample_weights": self.config.sample_weights,

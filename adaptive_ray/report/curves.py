@@ -108,8 +108,31 @@ def batch_sizes(curves: Curves, decisions: Sequence[Mapping[str, Any]], winner: 
         return svg(figure)
 
 
+def online_accuracy(curves: Curves, winner: str) -> str:
+    """Plots the online kNN accuracy over samples and over training time. Returns SVG, empty without measurements."""
+    name = "online_knn_accuracy"
+    if all(value is None for curve in curves.values() for value in curve.get(name, [])):
+        return ""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 3.2), layout="constrained")
+        panels = dict(zip(("samples", "seconds"), figure.subplots(1, 2, sharey=True), strict=True))
+        for (key, curve), colour in zip(curves.items(), colours(len(curves)), strict=True):
+            measured = [row for row, value in enumerate(curve.get(name, [])) if value is not None]
+            look = {"color": colour, "linewidth": 2.4 if key == winner else 1.4, "marker": "o", "markersize": 3}
+            for column, axes in panels.items():
+                places = _numbers([curve[column][row] for row in measured])
+                label = f"{key} (chosen)" if key == winner else key
+                axes.plot(places, [100 * curve[name][row] for row in measured], label=label, **look)
+        panels["samples"].legend(title="batch size")
+        panels["samples"].set_ylabel("accuracy on held-out images, %")
+        samples_axis(panels["samples"])
+        panels["seconds"].set_xlim(left=0)
+        panels["seconds"].set_xlabel(METRICS["seconds"].title)
+        return svg(figure)
+
+
 def accuracies(result: Mapping[str, Any]) -> str:
-    """Plots probe accuracies of trained encoder, untrained encoder and raw pixels. Returns SVG."""
+    """Plots the accuracies of trained encoder, untrained encoder and raw pixels. Returns SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 3.2), layout="constrained")
         axes = figure.subplots()

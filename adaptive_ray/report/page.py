@@ -11,7 +11,7 @@ from adaptive_ray import __version__
 from adaptive_ray.config.loading import dump_config
 from adaptive_ray.report import curves as plots
 from adaptive_ray.report import methods as method_plots
-from adaptive_ray.report.accuracies import ACCURACIES, missing, percent, reference_loss
+from adaptive_ray.report.accuracies import ACCURACIES, REPRESENTATIONS, accuracy_rows, missing, percent, reference_loss
 from adaptive_ray.report.decisions import decision_rows, last_decisions
 from adaptive_ray.report.swaps import swap_picture
 from adaptive_ray.run_directory.atomic_write import write_whole
@@ -42,9 +42,12 @@ def write_report(directory: RunDirectory) -> Path:
         weight_settings=config.sample_weights,
         probe=percent(result["probe_accuracy"]),
         knn=percent(result["knn_accuracy"]),
+        representations=list(REPRESENTATIONS.values()),
+        accuracy_rows=list(accuracy_rows(result)),
         reference_loss=reference_loss(result),
         missing=list(missing(result)),
         accuracies=plots.accuracies(result) if any(result[name] is not None for name in ACCURACIES) else "",
+        online_accuracy=plots.online_accuracy(curves, winner),
         neighbours=base64.b64encode(neighbours.read_bytes()).decode() if neighbours.is_file() else "",
         rows=decision_rows(last_decisions(decisions)),
         config=dump_config(config),

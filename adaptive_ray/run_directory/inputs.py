@@ -22,7 +22,7 @@ from trainables.batches import ImageFiles
 INPUTS_FILE = "inputs.json"
 #: Settings that may change before a run resumes, since no loss depends on them.
 _CHANGEABLE = (
-    "name.", "runs_dir.", "tracking.", "dataset.root.", "dataset.download.", "dataset.decoder_threads.",
+    "name.", "runs_dir.", "tracking.", "evaluation.", "dataset.root.", "dataset.download.", "dataset.decoder_threads.",
     "clusters.cache_dir.", "clusters.actors.", "race.max_concurrent.",
 )  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""Evaluates representations: ``reference`` and ``monitor`` during training, ``probe`` afterwards."""
+"""Evaluates representations: ``reference`` and ``online`` during training, the others afterwards."""

@@ -52,6 +52,9 @@ class TrainSettings(SimCLRSettings):
     accumulation: int = Field(1, ge=1, description="batches per optimizer step, whose gradients are averaged")
     budget: int = Field(ge=1, description="length of the run in samples; schedules end there")
     evaluate_every: int = Field(ge=1, description="samples between two reports")
+    knn_every: int | None = Field(
+        None, ge=1, description="samples between two reports with the online kNN accuracy; null: none has it"
+    )
     seed: int = Field(0, ge=0, description="seed of initialisation, order and augmentation")
     swap: SwapSettings | None = Field(
         None, description="policy that changes batch_size and accumulation during the run; null: none"

@@ -25,8 +25,8 @@ class Interval:
     data_wait: float  # fraction of the time in which this worker waited for images
 
 
-def training_report(step: TrainStep, interval: Interval, reference: Mapping[str, Any]) -> TrainingReport:
-    """Returns the report of ``interval``, with what ``ReferenceSet.measure`` returned after it.
+def training_report(step: TrainStep, interval: Interval, measured: Mapping[str, Any]) -> TrainingReport:
+    """Returns the report of ``interval``, with what was ``measured`` of the EMA model after it.
 
     Throughput is in images (not views) over all workers.
     """
@@ -60,5 +60,5 @@ def training_report(step: TrainStep, interval: Interval, reference: Mapping[str,
         images_per_update=size * float(np.mean(batches)),
         weighted=step.weights.extremes(),
         **adaptive,
-        **reference,
+        **measured,
     )

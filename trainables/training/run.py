@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from trainables.data import TrainingData
+from trainables.evaluation.online import OnlineKnn
 from trainables.evaluation.reference import ReferenceSet
 from trainables.report import TrainingReport
 from trainables.settings import TrainSettings
@@ -47,6 +49,9 @@ class Run:
             seed=settings.seed,
             device=device,
         )
+        self.online: OnlineKnn | None = None
+        if data.labelled is not None and settings.knn_every is not None:
+            self.online = OnlineKnn(data.labelled, every=settings.knn_every, budget=settings.budget, device=device)
         self._interval: Interval
 
     def train_until(self, samples: int) -> None:
@@ -67,8 +72,11 @@ class Run:
         self._interval = Interval(updates, mean_loss, state.samples - seen, seconds, (feed.waited - waited) / seconds)
 
     def evaluate(self) -> TrainingReport:
-        """Reports the training since the last report and the EMA model's measures on the reference set."""
-        return training_report(self.step, self._interval, self.reference.measure(self.state.ema.model))
+        """Reports the training since the last report, and what is measured of the EMA model."""
+        state, measured = self.state, dict[str, Any](self.reference.measure(self.state.ema.model))
+        if self.online is not None and self.online.is_due(state.samples - self._interval.images, state.samples):
+            measured["online_knn_accuracy"] = self.online.measure(state.ema.encoder)
+        return training_report(self.step, self._interval, measured)
 
     def choose(self, report: TrainingReport | None) -> TrainingReport | None:
         """Swaps to the candidate that the policy chooses, if there is a policy. All workers must call it together.

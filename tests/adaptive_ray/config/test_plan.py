@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.loading import parse_config
 from adaptive_ray.config.plan import Plan
+from adaptive_ray.config.settings import EvaluationSettings
 from adaptive_ray.errors import UserError
 from schedulers import Candidate
 from schedulers.race import MIN_REPORTS
@@ -195,3 +196,34 @@ def test_adaptive_accumulation_is_planned_with_minimum_updates() -> None:
         Plan.of(config.model_copy(update={"accumulation": many}), 1000)
     auto = InformationSettings.model_validate({"until": "information", "alpha": "auto", "images_per_update": 50})
     assert set(Plan.of(config.model_copy(update={"accumulation": auto}), 1000).updates.values()) == {50}
+
+
+class TestOnlineKnn:
+    def plan(self, epochs: float, every: Any, images: int = 50_000) -> Plan:
+        budget, window = {"epochs": epochs}, {"epochs": epochs / 10}
+        config = configured([64, 256], budget, window)
+        settings = EvaluationSettings.model_validate({"every": every})
+        return Plan.of(config.model_copy(update={"evaluation": settings}), images)
+
+    def test_auto_takes_about_two_percent_of_the_time(self) -> None:
+        assert self.plan(200, "auto").knn_every == 500_000  # 20 times
+        plan = self.plan(10, "auto")
+        assert plan.knn_every is not None
+        measured = plan.budget // plan.knn_every
+        assert 4 <= measured < 20
+        assert measured * (2048 + 1024) * 0.25 <= 0.02 * plan.budget
+
+    def test_auto_does_not_measure_in_short_runs(self) -> None:
+        assert self.plan(2, "auto").knn_every is None
+        assert self.plan(26, "auto", images=3744).knn_every is None  # the quickstart
+
+    def test_as_configured(self) -> None:
+        assert self.plan(2, None).knn_every is None
+        assert self.plan(2, {"epochs": 0.5}).knn_every == 25_000
+        assert self.plan(2, {"samples": 10}).knn_every == 10
+
+    def test_an_interval_longer_than_the_run_is_refused(self) -> None:
+        with pytest.raises(
+            UserError, match=r"evaluation.every = 150,000 samples \(3 epochs\) exceeds the budget of 100,000"
+        ):
+            self.plan(2, {"epochs": 3})

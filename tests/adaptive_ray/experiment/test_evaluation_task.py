@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray.util import placement_group
 
+from adaptive_ray.experiment import evaluation_task
 from adaptive_ray.experiment.evaluate import HeldOut, evaluate
 from adaptive_ray.experiment.evaluation_task import EvaluationTask
 from adaptive_ray.ray_cluster.cluster import started
@@ -47,7 +49,9 @@ def cluster(ray_files: Path) -> Iterator[None]:
 
 
 @pytest.mark.ray
-def test_killed_once_it_is_repeated_and_then_given_up(cluster: None, tmp_path: Path) -> None:
+def test_killed_once_it_is_repeated_and_then_given_up(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = TrainSettings.model_validate(small())
     data = TrainingData(smooth_images(60, 12), smooth_images(24, 12, seed=1))
     held_out = HeldOut(smooth_images(20, 12, seed=2), np.arange(60) % 3, np.arange(20) % 3)
@@ -69,6 +73,7 @@ def test_killed_once_it_is_repeated_and_then_given_up(cluster: None, tmp_path: P
         )
     finally:
         torch.set_num_threads(threads)
+    ray.get(placement_group([{"CPU": 1}]).ready())  # left by a trial
     (tmp_path / "1").touch()
     found = task.run(encoder, settings, reference, held_out, limit=50)
     assert not any(tmp_path.iterdir())
@@ -83,6 +88,9 @@ def test_killed_once_it_is_repeated_and_then_given_up(cluster: None, tmp_path: P
     assert set(lost.unavailable) == {*ACCURACIES, "neighbours.png"}
     assert lost.unavailable["probe_accuracy"].startswith("WorkerCrashedError")
 
+    monkeypatch.setattr(evaluation_task, "_PLACEMENT_SECONDS", 1)
+    unplaced = replace(task, cpus=2).run(encoder, settings, reference, held_out, limit=50)
+    assert "cannot place 1 x (2 CPU, 0 GPU) after 1 seconds" in unplaced.unavailable["knn_accuracy"]
     late = replace(task, seconds=0.01).run(encoder, settings, reference, held_out, limit=50)
     assert "not finished after 0 seconds" in late.unavailable["knn_accuracy"]
 

@@ -38,6 +38,8 @@ SMALL = [
     "simclr.encoder.width=8",
     "--set",
     "dataset.limit=1536",
+    "--set",
+    "evaluation.every.samples=1024",
 ]
 #: The winner may swap, but does not.
 READY_TO_SWAP = ["--set", "swap.enabled=true", "--set", "swap.threshold=50"]
@@ -102,10 +104,19 @@ def test_the_result_holds_the_choice_and_the_encoder_is_trained(finished: tuple[
     assert result["chosen_batch_size"] in (64, 256)
     assert result["probe_accuracy"] > result["untrained_probe_accuracy"] + 0.05
     assert result["knn_accuracy"] > result["untrained_knn_accuracy"] + 0.05
+    assert result["knn200_accuracy"] > result["untrained_knn200_accuracy"] + 0.05
+    assert not any(name.endswith("_top5_accuracy") for name in result)  # ten classes
+    assert result["unavailable"] == {}
     assert 0 < result["explore_fraction"] <= 2048 / 6144
     assert result["samples_seen"] >= 6144
     assert result["seconds"] > 0
-    for text in ("reason", f"chosen batch size: {result['chosen_batch_size']}", "exploration: ", str(directory.path)):
+    for text in (
+        "200 nearest neighbours",
+        "reason",
+        f"chosen batch size: {result['chosen_batch_size']}",
+        "exploration: ",
+        str(directory.path),
+    ):
         assert text in output
 
 
@@ -117,6 +128,12 @@ def test_curves_continue_after_interruption_and_promotion(finished: tuple[RunDir
     steps = [b - a for a, b in zip(winner["samples"], winner["samples"][1:], strict=False)]
     assert set(steps) == {steps[0]}  # one grid, nothing repeated and nothing left out
     assert winner["reference_loss"][-1] < winner["reference_loss"][0]
+    for curve in curves.values():
+        before = [0, *curve["samples"]]
+        due = [b // 1024 > a // 1024 or b >= 6144 for a, b in zip(before, curve["samples"], strict=False)]
+        assert [value is not None for value in curve["online_knn_accuracy"]] == due
+    assert winner["online_knn_accuracy"][-1] > 0.5  # chance is 0.1
+    assert "Accuracy during training" in (directory.path / "report.html").read_text()
     jumps = [b - a for a, b in zip(winner["reference_loss"], winner["reference_loss"][1:], strict=False)]
     assert max(jumps) < 0.2
     # After the race it has all the workers of this machine.
@@ -178,6 +195,11 @@ def test_mlflow_holds_a_parent_and_a_run_per_candidate(finished: tuple[RunDirect
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert parent.data.metrics["chosen_batch_size"] == result["chosen_batch_size"]
     assert parent.data.metrics["probe_accuracy"] == pytest.approx(result["probe_accuracy"])
+    accuracies, seconds = (
+        client.get_metric_history(parent.info.run_id, name) for name in ("online_knn_accuracy", "seconds")
+    )
+    assert accuracies[-1].value == directory.read_json("curves.json")[result["winner"]]["online_knn_accuracy"][-1]
+    assert {point.step for point in accuracies} <= {point.step for point in seconds}
     history = client.get_metric_history(parent.info.run_id, "batch_size")
     assert {point.value for point in history} == {result["chosen_batch_size"]}
     assert max(point.step for point in history) >= 6144

@@ -160,6 +160,16 @@ def test_accuracies() -> None:
         assert label in text
 
 
+def test_online_accuracy_over_samples_and_seconds() -> None:
+    measured = {"samples": [100, 200, 300], "seconds": [1.0, 2.0, 4.0], "online_knn_accuracy": [0.25, None, 0.5]}
+    curves = {"64": measured, "32": measured | {"online_knn_accuracy": [None, None, None]}}
+    _, text = parsed(pictures.online_accuracy(curves, "64"))
+    for label in ("64 (chosen)", "samples seen (images)", "training time (s)", "accuracy on held-out images, %"):
+        assert label in text
+    assert pictures.online_accuracy({"32": curves["32"]}, "32") == ""
+    assert pictures.online_accuracy({"32": {"samples": [1], "seconds": [1.0]}}, "32") == ""  # of an earlier version
+
+
 class TestNeighbours:
     COLOURS = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200], [200, 200, 0], [0, 200, 200]], dtype=np.uint8)
 

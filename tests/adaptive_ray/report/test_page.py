@@ -36,6 +36,8 @@ RESULT = {
     "knn_accuracy": 0.877,
     "untrained_knn_accuracy": 0.4,
     "pixel_knn_accuracy": 0.6,
+    "knn200_accuracy": 0.861,
+    "knn200_top5_accuracy": 0.999,
     "first_reference_loss": 4.6,
     "reference_loss": 3.6,
     "budget": BUDGET,
@@ -104,7 +106,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
+        self.tables: list[list[list[str]]] = []
         self.classes: list[str] = []
         self._cell = False
         self.feed(text)
@@ -112,19 +114,26 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        if tag == "table":
+            self.tables.append([])
         if tag == "tr":
-            self.rows.append([])
+            self.tables[-1].append([])
             self.classes.append(dict(attrs).get("class") or "")
         self._cell = tag in ("td", "th")
         if self._cell:
-            self.rows[-1].append("")
+            self.tables[-1][-1].append("")
 
     def handle_endtag(self, tag: str) -> None:
         self._cell = self._cell and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
         if self._cell:
-            self.rows[-1][-1] += data
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The table of candidates."""
+        return self.tables[0]
 
     def count(self, tag: str) -> int:
         return sum(name == tag for name, _ in self.tags)
@@ -164,6 +173,15 @@ class TestContent:
         assert {row[0] for row in rows} == {"64", "32", "128"}
         reasons = {entry["candidate"]: entry["reason"] for entry in demo.decisions()}
         assert {row[0]: row[-1] for row in rows} == reasons
+
+    def test_the_accuracies(self, text: str) -> None:
+        assert Page(text).tables[1] == [
+            ["held-out accuracy", "trained", "untrained", "raw pixels"],
+            ["linear classifier", "91.2 %", "50.0 %", "70.0 %"],
+            ["20 nearest neighbours", "87.7 %", "40.0 %", "60.0 %"],
+            ["200 nearest neighbours", "86.1 %", "-", "-"],
+            ["200 nearest neighbours, top-5", "99.9 %", "-", "-"],
+        ]
 
     def test_pictures(self, text: str, demo: RunDirectory) -> None:
         page = Page(text)
@@ -300,6 +318,19 @@ def test_forecast_deviations_of_a_run_that_swapped(tmp_path: Path) -> None:
     assert "Forecast deviations and swaps" in text
     assert ">swap</text>" in text
     assert "Forecast deviations" not in write_report(finished(tmp_path / "other", (32, 64))).read_text()
+
+
+def test_accuracy_during_training(tmp_path: Path) -> None:
+    directory = finished(tmp_path, (32, 64))
+    assert "Accuracy during training" not in write_report(directory).read_text()
+    curves = directory.read_json("curves.json")
+    for curve in curves.values():
+        points = len(curve["samples"])
+        curve["online_knn_accuracy"] = [row / points if row % 4 == 3 else None for row in range(points)]
+    directory.write_json("curves.json", curves)
+    text = write_report(directory).read_text()
+    assert "<h2>Accuracy during training</h2>" in text
+    assert "training time (s)" in text
 
 
 def test_last_decisions() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.trainables.images import smooth_images
@@ -108,6 +109,20 @@ def test_the_initial_encoder_equals_the_untrained_one(tmp_path: Path) -> None:
     encoder = train(settings, data(), Reports(), device=CPU)
     assert not any(module.training for module in untrained.modules())
     torch.testing.assert_close(dict(untrained.state_dict()), dict(encoder.state_dict()), rtol=0, atol=1e-12)
+
+
+def test_the_random_encoder_does_not_depend_on_initial_weights(tmp_path: Path) -> None:
+    settings = small()
+    random = initial_encoder(TrainSettings.model_validate(settings), data(), pretrained=False)
+    changed = {name: value.contiguous() for name, value in random.state_dict().items()}
+    changed |= {name: torch.full(value.shape, 0.5) for name, value in random.named_parameters()}
+    file = tmp_path / "weights.safetensors"
+    save_file(changed, file)
+    settings["encoder"] |= {"weights": str(file)}
+    pretrained = TrainSettings.model_validate(settings)
+    assert_equal(dict(initial_encoder(pretrained, data(), pretrained=False).state_dict()), dict(random.state_dict()))
+    loaded = dict(initial_encoder(pretrained, data()).named_parameters())
+    assert all((value == 0.5).all() for value in loaded.values())
 
 
 # --- reports ---

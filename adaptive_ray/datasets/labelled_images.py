@@ -1,0 +1,36 @@
+"""Selects images and labels for the online kNN accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_ray.config.plan import BANK, QUERIES
+from adaptive_ray.datasets.dataset import Dataset
+from trainables.batches import ImageFiles
+from trainables.data import LabelledImages
+
+
+def labelled_images(data: Dataset) -> LabelledImages | None:
+    """Selects evenly spaced images; files that cannot be decoded are left out.
+
+    Returns:
+        None without labels, or if the selected training images are of one class.
+    """
+    if data.labels is None or data.test_labels is None:
+        return None
+    rows, tested = _spaced(len(data.labels), BANK), _spaced(len(data.test_labels), QUERIES)
+    images = data.training.images
+    if isinstance(images, ImageFiles):
+        bank, unreadable = images.readable(rows)
+        rows = np.delete(rows, list(unreadable))
+    else:
+        bank = images[rows]
+    if len(np.unique(data.labels[rows])) < 2:
+        return None
+    return LabelledImages(bank, data.labels[rows], data.test_images[tested], data.test_labels[tested])
+
+
+def _spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` of ``count`` rows; held-out images may be sorted by class."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
