@@ -88,11 +88,11 @@ def test_killed_once_it_is_repeated_and_then_given_up(
     assert set(lost.unavailable) == {*ACCURACIES, "neighbours.png"}
     assert lost.unavailable["probe_accuracy"].startswith("WorkerCrashedError")
 
+    late = replace(task, seconds=0.01).run(encoder, settings, reference, held_out, limit=50)
+    assert "not finished after 0 seconds" in late.unavailable["knn_accuracy"]
     monkeypatch.setattr(evaluation_task, "_PLACEMENT_SECONDS", 1)
     unplaced = replace(task, cpus=2).run(encoder, settings, reference, held_out, limit=50)
     assert "cannot place 1 x (2 CPU, 0 GPU) after 1 seconds" in unplaced.unavailable["knn_accuracy"]
-    late = replace(task, seconds=0.01).run(encoder, settings, reference, held_out, limit=50)
-    assert "not finished after 0 seconds" in late.unavailable["knn_accuracy"]
 
 
 @pytest.mark.parametrize(
