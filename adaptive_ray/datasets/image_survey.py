@@ -69,14 +69,10 @@ def survey(
     background: tuple[int, int, int] = (255, 255, 255),
     value_range: Range | None = None,
 ) -> Survey:
-    """Reads the headers of the files, or of 10,000 evenly spaced ones.
+    """Reads the headers of the files, or of 10,000 evenly spaced ones; with ``decode_all``, decodes all files.
 
-    Args:
-        paths: Paths of the files.
-        side: Size in pixels that images are resized to.
-        decode_all: Whether to decode all files.
-        background: RGB background of transparent images.
-        value_range: (black, white) of images with more than 8 bits; None: estimated from a sample.
+    Images will be resized to ``side`` pixels. ``value_range`` is (black, white) of images with more than 8 bits; None:
+    estimated from a sample.
     """
     opened = paths if decode_all else _spread(paths, HEADERS)
     headers = _in_threads(lambda path: _examine(path, whole=decode_all), opened)

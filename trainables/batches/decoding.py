@@ -26,26 +26,17 @@ _BROKEN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFIL
 
 @dataclass(frozen=True)
 class Pixels:
-    """Says how pixel values are converted to RGB.
+    """Says how pixel values are converted to RGB."""
 
-    Args:
-        background: RGB colour behind transparent pixels.
-        integers: Values that become black and white in grey images of 16 and 32 bits; values beyond are clipped.
-        floats: Values that become black and white in floating-point images; NaN becomes black.
-    """
-
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: tuple[int, int, int] = (255, 255, 255)  # RGB colour behind transparent pixels
+    #: Values that become black and white in grey images of 16 and 32 bits; values beyond are clipped.
     integers: Range = (0, 65535)
+    #: Values that become black and white in floating-point images; NaN becomes black.
     floats: Range = (0, 1)
 
 
 class UnreadableImageError(ValueError):
-    """Raised if an image file is missing or cannot be decoded.
-
-    Args:
-        path: Path of the file.
-        why: Reason, in a few words.
-    """
+    """Raised if an image file is missing or cannot be decoded, with its path and a short reason."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(path, why)

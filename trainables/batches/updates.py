@@ -23,20 +23,12 @@ _HALVINGS = 50
 
 @dataclass(frozen=True)
 class Update:
-    """The batches of one update.
+    """The batches of one update."""
 
-    Args:
-        weights: Weight of each batch's gradient [k], sum 1.
-        scores: Score of each batch [k]; 1 without adaptive accumulation.
-        informed: Whether the scores reached alpha. Otherwise the update ended with the epoch, the budget or the largest
-            number of batches.
-        shared: Whether the batches are each other's negatives.
-    """
-
-    weights: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    informed: bool = True
-    shared: bool = False
+    weights: NDArray[np.float64]  # of each batch's gradient [k], sum 1
+    scores: NDArray[np.float64]  # of each batch [k]; 1 without adaptive accumulation
+    informed: bool = True  # False: the update ended before the scores reached alpha
+    shared: bool = False  # whether the batches are each other's negatives
 
     @classmethod
     def of_equals(cls, batches: int) -> Update:
@@ -51,14 +43,7 @@ class Update:
 
 
 class AdaptiveAccumulation:
-    """Chooses the micro-batches of each update by their scores.
-
-    Args:
-        settings: Settings of adaptive accumulation.
-        stream: Order of the images.
-        score: Score of a micro-batch.
-        budget: Budget of the run in samples; the last update ends there.
-    """
+    """Chooses the micro-batches of each update by their scores; the last update ends with the budget in samples."""
 
     def __init__(self, settings: InformationSettings, stream: SampleStream, score: BatchScore, budget: int) -> None:
         self._settings, self._stream, self._score, self._budget = settings, stream, score, budget
@@ -127,11 +112,8 @@ class AdaptiveAccumulation:
 def alpha_for(scores: Sequence[float], wanted: float, tolerance: float, most: int) -> float:
     """Returns the alpha for which the mean number of micro-batches per update is closest to ``wanted``.
 
-    Args:
-        scores: Scores of an epoch's micro-batches, in order; repeated if ``wanted`` is larger than their number.
-        wanted: Mean number of micro-batches per update.
-        tolerance: Fraction of alpha by which the sum may fall short.
-        most: Largest number of micro-batches per update.
+    ``scores`` are those of an epoch's micro-batches in order, repeated if ``wanted`` is larger than their number. An
+    update has at most ``most`` micro-batches.
 
     Raises:
         ValueError: All scores are 0.
