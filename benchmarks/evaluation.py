@@ -94,7 +94,7 @@ def main() -> None:
         table.add_column(title, justify="left" if not title else "right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":
