@@ -34,7 +34,6 @@ from adaptive_ray.experiment.tune_callback import RunCallback
 from adaptive_ray.ray_cluster.address import cluster_address
 from adaptive_ray.ray_cluster.cluster import cluster
 from adaptive_ray.ray_cluster.nodes import free_nodes, this_machine
-from adaptive_ray.ray_cluster.placement_groups import release_places
 from adaptive_ray.ray_cluster.signals import exit_code, listening
 from adaptive_ray.report.terminal import Progress
 from adaptive_ray.run_directory.directory import RunDirectory
@@ -196,7 +195,6 @@ class Experiment:
             winner = trials.winner()
             trained = Winner.saved(winner, directory, self.data, settings[winner.key])
             progress.phase("evaluating the encoder on held-out images")
-            release_places()  # trials that were stopped leave the resources of their workers reserved
             task = EvaluationTask.like(layout.winner, nodes, trained.reports[-1].seconds)
             result = judge(
                 trained,
