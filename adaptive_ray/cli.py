@@ -115,7 +115,7 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
         images = p.updates[candidate]
         rate = settings.simclr.optimizer.learning_rate_at(settings.simclr.optimizer.warmup, images)
         counts = (-(-p.window // images), p.steps(candidate)) if races else (p.steps(candidate),)
-        steps = [f"{about}{count:,}" for count in counts]
+        steps = [f"{about}{count:,}" if p.time is None else "measured first" for count in counts]
         table.add_row(candidate.key, *steps, f"{rate:.2g}")
     console.print(table)
     sweep = len(p.candidates)
@@ -123,11 +123,19 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     explored = f"race: {p.window:,} samples per candidate" if races else "one run"
     if settings.explore == "rotate":
         explored = f"one run: candidates rotate every {p.turn:,} samples"
-    console.print(
-        f"{explored}, one report every {p.evaluate_every:,} samples{accuracy}\n"
-        f"budget: {p.budget:,} samples ({p.budget / p.epoch:.3g} epochs)\n"
-        f"cost: at most {1 + p.explore_limit / p.budget:.2f} x one full run (grid search: {sweep} x)"
-    )
+    if p.time is None:
+        console.print(
+            f"{explored}, one report every {p.evaluate_every:,} samples{accuracy}\n"
+            f"budget: {p.budget:,} samples ({p.budget / p.epoch:.3g} epochs)\n"
+            f"cost: at most {1 + p.explore_limit / p.budget:.2f} x one full run (grid search: {sweep} x)"
+        )
+    else:
+        explored = f"race: {p.time.window / 60:.3g} minutes per candidate" if races else "one run"
+        console.print(
+            f"{explored}, {p.time.evaluations} reports in that time\n"
+            f"budget: {p.time.budget / 60:.3g} minutes of training, including the race\n"
+            "samples: each candidate's measured throughput times the time that is left"
+        )
     layout = experiment.prepared.layout if experiment.prepared else None
     if layout:
         race, winner, at_once = layout.race, layout.winner, layout.concurrent

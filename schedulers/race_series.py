@@ -248,13 +248,14 @@ class RaceSeries:
 
     def _race_again(self, samples: float, seconds: float, why: str) -> list[Decision]:
         self.source = self.race.winner
-        left = self.plan.budget - self.race.spent(self.source)
+        spent = self.race.spent(self.source)
+        left = self.plan.budget - spent
         self.races.append(
             Race(
                 self._able,
                 window=min(self.plan.window, left),
                 start=samples,
-                start_seconds=seconds,
+                start_seconds=spent if self.race.axis == "seconds" else seconds,
                 forecaster=FORECASTERS[self._forecaster](head_start=samples),
                 **self._settings,
             )

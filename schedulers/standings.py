@@ -103,13 +103,20 @@ class Standings:
         entry = self._entries[key]
         return list(entry.samples), list(entry.losses)
 
-    def spent(self, key: Hashable) -> float:
-        """Returns the part of the budget that a candidate has spent; before its first report, that of the start."""
+    def spent(self, key: Hashable, samples: float | None = None) -> float:
+        """Returns the part of the budget that a candidate has spent; before its first report, that of the start.
+
+        Args:
+            key: The candidate.
+            samples: Samples seen, if they are not those of its last report.
+        """
         entry = self._entries[key]
-        if self.axis == "seconds" and math.isfinite(entry.throughput_alone):
-            return self._origin + ((entry.samples or [self.start])[-1] - self.start) / entry.throughput_alone
-        reached = entry.samples if self.axis == "samples" else entry.seconds
-        return reached[-1] if reached else self._origin
+        seen = (entry.samples or [self.start])[-1] if samples is None else samples
+        if self.axis == "samples":
+            return seen
+        if math.isfinite(entry.throughput_alone):
+            return self._origin + (seen - self.start) / entry.throughput_alone
+        return (entry.seconds or [self._origin])[-1]
 
     def refit(self) -> None:
         """Fits all curves. Every report of the race calls it; the winner's later reports do not."""

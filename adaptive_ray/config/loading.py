@@ -79,7 +79,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         node = child
     if isinstance(value, dict) and isinstance(node.get(last), dict):
         raise UserError(f"--set {override!r}: set the keys of {name} one by one")
-    # samples and epochs are exclusive: setting one replaces the other
-    for rival in {"samples": ["epochs"], "epochs": ["samples"]}.get(last, []):
-        node.pop(rival, None)
+    if last in (units := ("samples", "epochs", "minutes")):  # exclusive: setting one replaces the others
+        for unit in units:
+            node.pop(unit, None)
     node[last] = value

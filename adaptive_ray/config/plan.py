@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.settings import Amount, Points
@@ -12,6 +12,7 @@ from adaptive_ray.errors import UserError
 from schedulers import Candidate
 from schedulers.race import MIN_REPORTS
 from schedulers.rerace import Rerace, ReracePlan
+from trainables.settings.time_budget import TimeBudget
 
 #: Maximum number of training images and of held-out images of the online kNN accuracy.
 BANK, QUERIES = 2048, 1024
@@ -27,7 +28,11 @@ _TURNS = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of a run, in samples (images, not views)."""
+    """Sizes of a run, in samples (images, not views).
+
+    With a budget in minutes, ``budget``, ``window`` and ``evaluate_every`` are one epoch until a candidate's throughput
+    is known; ``time`` converts it then.
+    """
 
     candidates: tuple[Candidate, ...]
     trials: tuple[Candidate, ...]  # with their own trial; only one if candidates rotate within a run
@@ -39,6 +44,7 @@ class Plan:
     turn: int  # with explore = rotate
     rerace: Rerace  # see ``LossExtrapolationScheduler``
     knn_every: int | None = None  # between two measurements of the online kNN accuracy; None: not measured
+    time: TimeBudget | None = None  # a budget in minutes
 
     @classmethod
     def of(cls, config: ExperimentConfig, images: int, updates: Mapping[Candidate, int] | None = None) -> Plan:
@@ -62,18 +68,21 @@ class Plan:
             if config.accumulation is not None:
                 where, way_out = "accumulation", "lower alpha or use more data"
             raise UserError(f"{where}: {_described(largest, most)} exceeds the {images:,} training images; {way_out}")
-        budget, window = config.budget.of(images), config.race.window.of(images)
         races = config.explore == "race" and len(updates) > 1
+        if config.budget.minutes is not None:
+            return cls._of_minutes(config, images, updates, races=races)
+        chosen = config.race.window or Amount(epochs=10)
+        budget, window = config.budget.of(images), chosen.of(images)
         if not races:
             window = min(window, budget)
         if budget < window:
             raise UserError(
                 f"budget = {_written(config.budget, budget)} is less than race.window = "
-                f"{_written(config.race.window, window)}; raise the budget or shorten the window"
+                f"{_written(chosen, window)}; raise the budget or shorten the window"
             )
         if races and window < MIN_REPORTS * most:
             raise UserError(
-                f"race.window = {_written(config.race.window, window)} allows {window // most} "
+                f"race.window = {_written(chosen, window)} allows {window // most} "
                 f"steps of {_described(largest, most)}; a forecast needs at least {MIN_REPORTS}"
             )
         every = max(window // config.race.evaluations, 1)
@@ -93,6 +102,46 @@ class Plan:
         return cls(
             candidates, trials, updates, images, budget, window, every, turn, rerace, _knn_every(config, budget, images)
         )
+
+    @classmethod
+    def _of_minutes(
+        cls, config: ExperimentConfig, images: int, updates: Mapping[Candidate, int], *, races: bool
+    ) -> Plan:
+        budget = 60 * (config.budget.minutes or 0.0)
+        window = 60 * (config.race.window.minutes or 0.0) if config.race.window is not None else budget / 10
+        if races and window >= budget:
+            raise UserError(
+                f"budget = {budget / 60:g} minutes is not more than race.window = {window / 60:g} minutes; raise the "
+                "budget or shorten the window"
+            )
+        candidates = tuple(updates)
+        time = TimeBudget(budget, window if races else budget, config.race.evaluations)
+        trials = candidates if races else candidates[:1]
+        every = config.evaluation.every
+        if every == "auto":  # as rarely as its cost requires
+            knn_every: int | None = max(math.ceil(_KNN_COST * (min(BANK, images) + QUERIES) / _KNN_SHARE), images)
+        else:
+            knn_every = every.of(images) if every is not None else None
+        return cls(candidates, trials, updates, images, images, images, images, images, "never", knn_every, time)
+
+    def sharing(self, slowdown: float) -> Plan:
+        """Returns the plan of a race that takes ``slowdown`` windows because candidates share devices.
+
+        With a budget in minutes, the windows of the others are not available to the winner.
+
+        Raises:
+            UserError: The budget is too short for that.
+        """
+        if self.time is None:
+            return self
+        left = self.time.budget - (slowdown - 1) * self.time.window
+        if left <= self.time.window and len(self.trials) > 1:
+            raise UserError(
+                f"budget = {self.time.budget / 60:g} minutes is too short: {len(self.trials)} candidates share "
+                f"devices, so that the race takes {slowdown:g} x {self.time.window / 60:g} minutes; use at least "
+                f"{(slowdown + 1) * self.time.window / 60:g} minutes, or shorten race.window"
+            )
+        return replace(self, time=replace(self.time, budget=left))
 
     @property
     def explore_limit(self) -> int:

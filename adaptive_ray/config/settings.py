@@ -16,19 +16,24 @@ from trainables.settings import DeviationSettings, Settings
 
 
 class Amount(Settings):
-    """A number of samples (images, not views), or of epochs."""
+    """A number of samples (images, not views), of epochs, or of minutes of training."""
 
     samples: int | None = Field(None, ge=1, description="number of images")
     epochs: float | None = Field(None, gt=0, description="passes over the training images")
+    minutes: float | None = Field(
+        None, gt=0, description="minutes of training; each candidate's samples follow from its measured throughput"
+    )
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        if (self.samples is None) == (self.epochs is None):
-            raise ValueError("give either samples or epochs")
+        if sum(value is not None for value in (self.samples, self.epochs, self.minutes)) != 1:
+            raise ValueError("give either samples, epochs or minutes")
         return self
 
     def of(self, images: int) -> int:
-        """The number of samples, for epochs of ``images`` images."""
+        """The number of samples, for epochs of ``images`` images; one epoch for a number of minutes."""
+        if self.minutes is not None:
+            return images
         return self.samples if self.samples is not None else math.ceil((self.epochs or 0) * images)
 
 
@@ -93,8 +98,8 @@ AutoOrCount = Annotated[Literal["auto"] | int, AfterValidator(_at_least_one)]
 class RaceSettings(Settings):
     """Settings of the race between candidates."""
 
-    window: Amount = Field(
-        default_factory=lambda: Amount(epochs=10), description="budget of each candidate in the race"
+    window: Amount | None = Field(
+        None, description="budget of each candidate in the race; null: 10 epochs, or a tenth of a budget in minutes"
     )
     evaluations: int = Field(12, ge=4, le=1000, description="number of reports per candidate in the window")
     max_concurrent: AutoOrCount = Field(
@@ -168,6 +173,13 @@ class EvaluationSettings(Settings):
         "after each interval, such as {epochs: 1}; auto: up to 20 times, if that takes at most about 2 % of the "
         "training time; null: never",
     )
+
+    @field_validator("every")
+    @classmethod
+    def _of_samples(cls, every: Any) -> Any:
+        if isinstance(every, Amount) and every.minutes is not None:
+            raise ValueError("give samples or epochs")
+        return every
 
 
 class TrackingSettings(Settings):

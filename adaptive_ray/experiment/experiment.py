@@ -177,8 +177,8 @@ class Experiment:
             assert prepared is not None
             config, plan, settings = prepared.config, prepared.plan, prepared.settings()
             tracking.open(config)
-            progress.plan = plan
             layout = prepared.place(directory, nodes)
+            progress.plan = plan = plan.sharing(layout.slowdown)
             tracker = tracking.tracker()
             trials = Trials(config, plan, settings, layout, directory, history, clusters)
             scheduler = trials.scheduler
@@ -203,7 +203,7 @@ class Experiment:
                 lambda held_out: task.run(
                     trained.encoder, trained.settings, images, held_out, config.evaluation.images
                 ),
-                budget=plan.budget,
+                budget=plan.budget if plan.time is None else trained.reports[-1].samples_seen,
                 explored=round(scheduler.series.explored),
             )
         if self.dataset_clusters is not None and self.dataset_clusters.known is not None:

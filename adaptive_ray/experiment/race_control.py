@@ -52,20 +52,21 @@ class RaceControl(tune.Callback):  # type: ignore[misc]
 
     def start(self, series: RaceSeries, keys: Iterable[str]) -> RaceTerms:
         """Starts the coordinator on this node, and returns the terms for the candidates that will train."""
-        layout, self._series = self._layout, series
-        self._over = series.race.over or len(series.races) > 1
+        layout, self._series, races = self._layout, series, len(self._plan.trials) > 1
+        self._over = not races or series.race.over or len(series.races) > 1
         starting = min(layout.concurrent, len([key for key in keys if key not in self._measured]))
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(num_cpus=0)(TrialCoordinator).options(scheduling_strategy=here)
         self._coordinator = actor.remote(starting, self._measured, over=self._over)
         return RaceTerms(
             coordinator=self._coordinator,
-            window=self._plan.window,
-            threads=layout.race.threads,
+            window=self._plan.window if races else 0,
+            threads=layout.race.threads if races else layout.winner.threads,
             winner_threads=layout.winner.threads,
             winner_workers=layout.winner.count,
             winner_memory=(layout.winner.memory or 0, layout.winner.gpus) > (layout.race.memory or 0, layout.race.gpus),
             restart=self._config.winner.workers != "auto" and layout.winner.count != layout.race.count,
+            time=self._plan.time,
         )
 
     def winner_config(self) -> dict[str, Callable[[Race], Any]]:

@@ -74,8 +74,9 @@ class Trials:
             "min",
             seconds_attr="seconds",
             throughput_attr="images_per_second_alone",
-            budget=plan.budget,
-            window=plan.window,
+            budget=plan.time.budget if plan.time else plan.budget,
+            window=plan.time.window if plan.time else plan.window,
+            axis="seconds" if plan.time else "samples",
             prune_below=config.race.prune_below,
             tolerance=config.race.tolerance,
             forecaster=config.race.forecaster,
@@ -125,7 +126,7 @@ class Trials:
                     say(f"batch size {key} is resumed from {starts[key].samples_seen:,} samples: {damage}")
         checkpoints.delete_unnamed()
         winner = str(race.winner)
-        if winner in starts and starts[winner].samples_seen >= plan.budget:
+        if winner in starts and race.spent(winner, starts[winner].samples_seen) >= race.budget:
             return
         paths = {key: report.checkpoint_path for key, report in starts.items()}
         self.scheduler.last_results = {key: report.to_dict() for key, report in starts.items()}
@@ -138,7 +139,7 @@ class Trials:
             data=[data],
             storage=str(storage),
             clusters=self._clusters,
-            race=None if alone else self._control.start(series, keys),
+            race=None if alone and plan.time is None else self._control.start(series, keys),
         )
         tuner = tune.Tuner(
             tune.with_resources(trainable, _DRIVER),
@@ -194,4 +195,5 @@ def _swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = Non
         rates={str(s.key): s.log_rate for s in standings if s.log_rate is not None},
         throughputs={str(s.key): s.measured_throughput for s in standings if math.isfinite(s.measured_throughput)},
         turn=plan.turn,
+        axis="seconds" if plan.time else "samples",
     )

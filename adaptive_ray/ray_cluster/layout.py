@@ -58,11 +58,12 @@ class Layout:
     race: Workers
     winner: Workers
     concurrent: int  # number of candidates that train concurrently
+    slowdown: float = 1.0  # duration of the race in windows: more than one if candidates share devices or wait
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> Layout:
         """Inverse of ``dataclasses.asdict``."""
-        return cls(Workers(**written["race"]), Workers(**written["winner"]), written["concurrent"])
+        return cls(**{**written, "race": Workers(**written["race"]), "winner": Workers(**written["winner"])})
 
     @classmethod
     def of(
@@ -114,7 +115,9 @@ class Layout:
         concurrent = min(sum(slots) // per_trial, most)
         race = _with_memory(race, nodes, slots, concurrent * per_trial)
         winner = _with_memory(winner, nodes, list(map(winner.on, nodes)), winner.count)
-        return cls(race, winner, concurrent)
+        shared = whole.gpus / race.gpus if race.gpus else whole.cpus / race.cpus
+        slowdown = round(math.ceil(most / concurrent) * max(shared, 1.0), 2)
+        return cls(race, winner, concurrent, slowdown if before is None else before.slowdown)
 
 
 def _sized(

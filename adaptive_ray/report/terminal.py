@@ -28,6 +28,7 @@ class _Snapshot:
 
     standings: tuple[Decision, ...] = ()
     last: Mapping[str, TrainingReport] = field(default_factory=dict)  # by candidate
+    totals: Mapping[str, float] = field(default_factory=dict)  # samples of the whole run, by candidate
 
     @property
     def winner(self) -> Decision | None:
@@ -80,15 +81,16 @@ class Progress:
 
     def report(self, race: Race, candidate: str, report: TrainingReport) -> None:
         """Shows the report of a candidate."""
-        self._shown = _Snapshot(tuple(race.standings()), {**self._shown.last, candidate: report})
+        totals = {str(key): race.horizon(key) for key in race.keys}
+        self._shown = _Snapshot(tuple(race.standings()), {**self._shown.last, candidate: report}, totals)
         if self._shown.winner is not None and self._phase.startswith("race"):
             self._phase = f"winner's training: batch size {self._shown.winner.key} continues"
         if self._live:
             return
         standing = next(s for s in self._shown.standings if s.key == candidate)
         self._print(
-            f"batch size {report.candidate}: {report.samples_seen:,} of {self.plan.budget:,} samples, reference loss "
-            f"{format_number(report.reference_loss)}, forecast {format_forecast(standing.forecast)}, "
+            f"batch size {report.candidate}: {report.samples_seen:,} of {totals[candidate]:,.0f} samples, "
+            f"reference loss {format_number(report.reference_loss)}, forecast {format_forecast(standing.forecast)}, "
             f"{report.images_per_second:,.0f} images/s, {self._time_left(self._shown)} left"
         )
 
@@ -130,7 +132,9 @@ class Progress:
             return "?"
         seen = {key: report.samples_seen for key, report in shown.last.items()}
         if winner is not None:
-            return _clock((plan.budget - seen[str(winner.key)]) / paces[str(winner.key)])
+            return _clock((shown.totals[str(winner.key)] - seen[str(winner.key)]) / paces[str(winner.key)])
+        if plan.time is not None:
+            return "about " + _clock(plan.time.budget - min(shown.last[key].seconds for key in alive))
         together = sum(paces[key] for key in alive)
         waiting = max(max(plan.window - seen[key], 0.0) / paces[key] for key in alive)
         return "about " + _clock(waiting + (plan.budget - plan.window) / together)
@@ -149,7 +153,7 @@ class Progress:
             table.add_row(
                 str(standing.key),
                 f"{seen:,}",
-                ProgressBar(total=self.plan.budget, completed=seen, width=24),
+                ProgressBar(total=shown.totals.get(str(standing.key), math.inf), completed=seen, width=24),
                 format_number(report.reference_loss if report else math.nan),
                 format_forecast(standing.forecast),
                 f"{report.images_per_second if report else math.nan:,.0f}",

@@ -204,7 +204,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         state, samples = series.state(key), self._reader.samples(result)
         if state is State.PRUNED:
             return trials.pause_pruned(tune_controller, trial) if series.may_rejoin(key) else _STOP
-        if self._reader.spent(result) >= self.race.budget:
+        if self._spent(key, result) >= self.race.budget:
             return _STOP
         forks = key == series.source and bool(series.unforked) and samples >= self.race.start
         restarts = state is State.WON and not self._trials.configs.is_applied(trial, key, series)
@@ -238,7 +238,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
             self._fail(trial, self._reader.missing(result))
             self._trials.stop_pruned(tune_controller, but=trial)
             return
-        if self._reader.spent(result) >= self.race.budget:
+        if self._spent(key, result) >= self.race.budget:
             trials.note(trial, f"budget of {self.race.budget:,.0f} {self.race.axis} spent")
         self.series.complete(key)
         self._trials.stop_pruned(tune_controller, but=trial)
@@ -270,6 +270,12 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
     def _key(self, trial: Trial) -> Hashable:
         key: Hashable = trial.config.get(self._candidate_attr, trial.trial_id)
         return key
+
+    def _spent(self, key: Hashable, result: Mapping[str, Any]) -> float:
+        """Returns the part of the budget that a trial has spent; in seconds, by the measured throughput if known."""
+        if self.race.axis == "seconds" and key in self.series.throughputs and key in self.race.keys:
+            return self.race.spent(key, self._reader.samples(result))
+        return self._reader.spent(result)
 
     def _fail(self, trial: Trial, reason: str) -> None:
         key = self._key(trial)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from trainables.settings.time_budget import TimeBudget
+
 
 @dataclass(frozen=True)
 class RaceTerms:
@@ -12,12 +14,13 @@ class RaceTerms:
 
     Args:
         coordinator: Actor handle of a ``TrialCoordinator``.
-        window: Samples at which a candidate waits for the decision.
+        window: Samples at which a candidate waits for the decision; 0: it trains alone.
         threads: Threads of a worker during the race.
         winner_threads: Threads of a worker after the race.
         winner_workers: Workers that the winner could have.
         winner_memory: Whether the winner's workers could use more memory than those of the race.
         restart: Whether the winner always gets ``winner_workers``; False: only if that saves time.
+        time: Budget in seconds; None: the settings have the samples.
         started: When this trial was started, in seconds since the epoch.
     """
 
@@ -28,4 +31,5 @@ class RaceTerms:
     winner_workers: int
     winner_memory: bool
     restart: bool
+    time: TimeBudget | None = None
     started: float = 0.0

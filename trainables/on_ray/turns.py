@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from trainables.on_ray.coordinator import Measurement
 from trainables.on_ray.race_terms import RaceTerms
+from trainables.settings import TrainSettings
 from trainables.training.broadcast import broadcast_from_rank0
 from trainables.training.run import Run
 from trainables.training.throughput import measure_throughput
@@ -46,21 +47,27 @@ class Turns:
         else:
             names = [_name(device)]
         self._devices = sorted(set(names))
-        self._samples = 0
+        self._samples, self._window = 0, terms.window
         self.measurement: Measurement | None = None
 
-    def begin(self, run: Run) -> None:
+    def settings(self, settings: TrainSettings) -> TrainSettings:
+        """Returns the settings to start with: with the samples of a budget in seconds, if the throughput is known."""
+        known = self._ask("measurement", self._trial) if self._rank == 0 else None
+        self.measurement = broadcast_from_rank0([known], self._device)[0]
+        return self._timed(settings) if self.measurement is not None else settings
+
+    def begin(self, run: Run) -> TrainSettings | None:
         """Measures the throughput of a run unless it is known, and waits until it may train.
+
+        Returns:
+            The settings with the samples of a budget in seconds, if they follow from this measurement.
 
         Raises:
             DeviceBusyError: Another trial kept the device for ten minutes.
+            ValueError: The window is too short for a forecast.
         """
         terms, self._samples = self._terms, run.state.samples
-        known = self._ask("measurement", self._trial) if self._rank == 0 else None
-        self.measurement = broadcast_from_rank0([known], self._device)[0]
-        if self._samples >= terms.window:  # restarted after its window
-            self._await_decision()
-            return
+        timed = None
         if self.measurement is None:
             startup = time.time() - terms.started
             self._until_granted("request_turn", _LONGEST)
@@ -68,8 +75,20 @@ class Turns:
             self.measurement = self._measure(run, startup)
             if self._rank == 0:
                 self._ask("end_turn", self._trial, self.measurement)
-        torch.set_num_threads(terms.threads)
-        self._until_granted("request_training")
+            timed = self._timed(run.state.settings) if terms.time is not None else None
+        if self._samples >= self._window:  # restarted after its window
+            self._await_decision()
+        else:
+            torch.set_num_threads(terms.threads)
+            self._until_granted("request_training")
+        return timed
+
+    def _timed(self, settings: TrainSettings) -> TrainSettings:
+        terms, measured = self._terms, self.measurement
+        if terms.time is None or measured is None:
+            return settings
+        self._window = terms.time.window_samples(settings, measured.throughput) if self._window else 0
+        return terms.time.settings(settings, measured.throughput)
 
     def after_report(self, samples: int) -> None:
         """Waits after a report: for trials that measure, and at the end of the window for the decision.
@@ -78,9 +97,9 @@ class Turns:
             samples: Samples seen.
         """
         before, self._samples = self._samples, samples
-        if samples < self._terms.window:
+        if samples < self._window:
             self._until_granted("request_training")
-        elif before < self._terms.window:
+        elif before < self._window:
             self._await_decision()
 
     def _await_decision(self) -> None:
@@ -104,8 +123,8 @@ class Turns:
         size = max(state.candidate.batch_size * workers // terms.winner_workers, workers, 2)
         smaller = replace(state.candidate, batch_size=size)
         there = measure_throughput(run, seconds=seconds, candidate=smaller) * terms.winner_workers / workers
-        left = state.settings.budget - state.samples
-        restart = terms.restart or cramped or left / here - left / there > _GAIN * startup
+        left = terms.time.budget if terms.time else (state.settings.budget - state.samples) / here
+        restart = terms.restart or cramped or left * (1 - here / there) > _GAIN * startup
         measured = Measurement(there if restart else here, in_place=not restart)
         return broadcast_from_rank0(measured, self._device)
 

@@ -75,9 +75,10 @@ def _train(config: dict[str, Any]) -> None:
 
     if config["clusters"] is not None:
         data = replace(data, **told_by(**config["clusters"]))
+    settings = config["settings"]
     train_from = partial(
         train,
-        config["settings"],
+        settings if turns is None else turns.settings(settings),
         data,
         report,
         device=device,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ def train(
     device: torch.device | None = None,
     memory: int | None = None,
     checkpoints: Path | None = None,
-    on_ready: Callable[[Run], None] | None = None,
+    on_ready: Callable[[Run], TrainSettings | None] | None = None,
 ) -> Encoder:
     """Trains one candidate, or with ``settings.swap`` several in turn, until the budget is used.
 
@@ -59,7 +59,8 @@ def train(
         device: Device to train on; None: the current GPU, or the CPU without one.
         memory: Bytes that the run may use on the CPU; None: a fraction of the total memory, by this process's threads.
         checkpoints: Directory in which checkpoints are written; None: the system's temporary directory.
-        on_ready: Called by every worker when its run can start, for example with ``measure_throughput``.
+        on_ready: Called by every worker when its run can start, for example with ``measure_throughput``. May return
+            other settings, with which the run is then built again.
 
     Returns:
         The encoder with EMA weights, in evaluation mode.
@@ -79,12 +80,21 @@ def train(
                 f"and at most the data's {len(data.images)} images"
             )
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run = Run(settings, data, device, resumed=resume_from is not None, memory=memory)
-    if resume_from is not None:
-        run.load(Path(resume_from))
-    with closing(run.step.loader):
-        if on_ready is not None and run.state.samples < settings.budget:
-            on_ready(run)
+
+    def started(settings: TrainSettings) -> Run:
+        run = Run(settings, data, device, resumed=resume_from is not None, memory=memory)
+        if resume_from is not None:
+            run.load(Path(resume_from))
+        return run
+
+    run = started(settings)
+    with ExitStack() as stack:
+        stack.enter_context(closing(run.step.loader))
+        chosen = on_ready(run) if on_ready is not None else None
+        if chosen is not None:
+            stack.close()
+            settings, run = chosen, started(chosen)
+            stack.enter_context(closing(run.step.loader))
         while run.state.samples < settings.budget:
             evaluations = run.state.samples // settings.evaluate_every
             run.train_until(min((evaluations + 1) * settings.evaluate_every, settings.budget))
