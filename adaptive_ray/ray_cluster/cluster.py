@@ -17,7 +17,7 @@ from adaptive_ray.ray_cluster.placement_groups import release_places
 from adaptive_ray.ray_cluster.private_directory import private_directory
 from adaptive_ray.ray_cluster.ray_compat import RayParams, utils, worker
 from adaptive_ray.ray_cluster.signals import ended_once, held_back, taken_over_again
-from trainables.training.memory_limits import KEEP_MEMORY
+from trainables.training.memory_limits import KEEP_MEMORY, SHORT_SPIN
 
 #: Interval in seconds at which Ray Train's controller polls reports of workers (default: 2).
 _POLLING = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
@@ -120,7 +120,7 @@ def _shut_down() -> None:
 
 def _runtime_environment(variables: dict[str, str]) -> dict[str, object]:
     os.environ.update(_POLLING)
-    return {"env_vars": {**_POLLING, **KEEP_MEMORY, **variables}, "worker_process_setup_hook": imports_from(ROOT)}
+    return {"env_vars": {**_POLLING, **KEEP_MEMORY, **SHORT_SPIN, **variables}, "worker_process_setup_hook": imports_from(ROOT)}
 
 
 @contextmanager

@@ -21,6 +21,11 @@ KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
 }
 
+#: Environment of a worker process whose threads share cores with other programs: threads that wait for each other yield
+#: their core soon. With libgomp's default they spin for milliseconds, which costs nothing on idle cores, but training
+#: with two threads beside busy programs was more than ten times slower than with one.
+SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
+
 #: Bytes of GPU memory that CUDA's context and libraries use besides tensors: 767 MiB on an H200.
 CONTEXT = 1 << 30
 
