@@ -120,7 +120,10 @@ def _shut_down() -> None:
 
 def _runtime_environment(variables: dict[str, str]) -> dict[str, object]:
     os.environ.update(_POLLING)
-    return {"env_vars": {**_POLLING, **KEEP_MEMORY, **SHORT_SPIN, **variables}, "worker_process_setup_hook": imports_from(ROOT)}
+    return {
+        "env_vars": {**_POLLING, **KEEP_MEMORY, **SHORT_SPIN, **variables},
+        "worker_process_setup_hook": imports_from(ROOT),
+    }
 
 
 @contextmanager
