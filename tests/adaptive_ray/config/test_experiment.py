@@ -185,7 +185,7 @@ class TestWrongSettings:
             ("evaluation.images=15", ["evaluation.images = 15", "greater than or equal to 16"]),
             ("evaluation.every=5", ["evaluation.every = 5", "'auto'", "a mapping with the keys samples, epochs"]),
             ("evaluation.every.epochs=0", ["evaluation.every.epochs = 0", "greater than 0"]),
-            ("evaluation.every={}", ["evaluation.every = {}", "give either samples or epochs"]),
+            ("evaluation.every={}", ["evaluation.every = {}", "give either samples, epochs or minutes"]),
             ("probe_images=5000", ["'probe_images' was renamed; use 'evaluation.images'"]),
             ("name=a/b", ["name = 'a/b'", "use letters"]),
             ("name=..", ["name = '..'", "use letters"]),
@@ -261,6 +261,13 @@ class TestWrongSettings:
                 ["race.rerace=on_deviation", "swap.enabled=true"],
                 ["swap.enabled cannot be used with race.rerace", "remove one"],
             ),
+            (["budget.minutes=5"], ["both be in minutes"]),
+            (["race.window.minutes=5"], ["both be in minutes"]),
+            (["budget.minutes=0"], ["budget.minutes = 0", "greater than 0"]),
+            (["budget={minutes: 5}"], ["set the keys of budget one by one"]),
+            (["budget.minutes=5", "race.window=null", "race.rerace={at: [0.3]}"], ["minutes", "rerace", "use epochs"]),
+            (["race.tolerance=-0.1"], ["race.tolerance = -0.1", "greater than or equal to 0"]),
+            (["evaluation.every={minutes: 1}"], ["evaluation.every", "samples or epochs"]),
             (["race.rerace={at: [0.3]}", "candidates=[64]"], ["race.rerace", "two candidates", "remove it"]),
             (
                 ["candidates=[64]", "swap.enabled=true"],
@@ -352,7 +359,7 @@ class TestWrongSettings:
 
     @pytest.mark.parametrize("budget", [{}, {"samples": 5000, "epochs": 2}])
     def test_neither_or_both_of_samples_and_epochs(self, tmp_path: Path, budget: dict[str, int]) -> None:
-        assert "either samples or epochs" in complaint(file=changed(tmp_path, budget=budget))
+        assert "either samples, epochs or minutes" in complaint(file=changed(tmp_path, budget=budget))
 
     def test_settings_are_frozen(self) -> None:
         config = load_config(QUICKSTART)

@@ -17,6 +17,7 @@ from adaptive_ray.errors import UserError
 from schedulers import Candidate
 from schedulers.race import MIN_REPORTS
 from trainables.settings import InformationSettings
+from trainables.settings.time_budget import TimeBudget
 
 
 def configured(candidates: list[Any], budget: dict[str, Any], window: dict[str, Any], **race: Any) -> ExperimentConfig:
@@ -196,6 +197,30 @@ def test_adaptive_accumulation_is_planned_with_minimum_updates() -> None:
         Plan.of(config.model_copy(update={"accumulation": many}), 1000)
     auto = InformationSettings.model_validate({"until": "information", "alpha": "auto", "images_per_update": 50})
     assert set(Plan.of(config.model_copy(update={"accumulation": auto}), 1000).updates.values()) == {50}
+
+
+class TestMinutes:
+    def plan(self, **more: Any) -> Plan:
+        raw = {"dataset": {"name": "mnist5k"}, "candidates": [64, 256], "budget": {"minutes": 30}, **more}
+        return Plan.of(parse_config(raw), 5_000)
+
+    def test_the_window_is_a_tenth_by_default(self) -> None:
+        assert self.plan().time == TimeBudget(1800, 180, 12)
+        assert self.plan(race={"window": {"minutes": 2}, "evaluations": 6}).time == TimeBudget(1800, 120, 6)
+
+    def test_a_candidate_alone_has_the_whole_time(self) -> None:
+        assert self.plan(candidates=[64]).time == TimeBudget(1800, 1800, 12)
+
+    def test_windows_of_others_on_the_same_device_are_subtracted(self) -> None:
+        shared = self.plan().sharing(3.0)
+        assert shared.time == TimeBudget(1800 - 2 * 180, 180, 12)
+        assert self.plan().sharing(1.0) == self.plan()
+        with pytest.raises(UserError, match=r"budget = 30 minutes is too short.*at least 50 minutes"):
+            self.plan(race={"window": {"minutes": 10}}).sharing(4.0)
+
+    def test_a_window_as_long_as_the_budget_is_refused(self) -> None:
+        with pytest.raises(UserError, match=r"not more than race.window = 30 minutes"):
+            self.plan(race={"window": {"minutes": 30}})
 
 
 class TestOnlineKnn:
