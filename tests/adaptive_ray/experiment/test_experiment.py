@@ -35,6 +35,8 @@ SMALL = [
     "--set",
     "race.prune_below=0",
     "--set",
+    "race.tolerance=0",  # no probability depends on the throughput
+    "--set",
     "simclr.encoder.width=8",
     "--set",
     "dataset.limit=1536",
@@ -42,7 +44,7 @@ SMALL = [
     "evaluation.every.samples=1024",
 ]
 #: The winner may swap, but does not.
-READY_TO_SWAP = ["--set", "swap.enabled=true", "--set", "swap.threshold=50"]
+READY_TO_SWAP = ["--set", "swap.enabled=true", "--set", "swap.threshold=50", "--set", "winner.workers=2"]
 
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -136,8 +138,11 @@ def test_curves_continue_after_interruption_and_promotion(finished: tuple[RunDir
     assert "Accuracy during training" in (directory.path / "report.html").read_text()
     jumps = [b - a for a, b in zip(winner["reference_loss"], winner["reference_loss"][1:], strict=False)]
     assert max(jumps) < 0.2
-    # After the race it has all the workers of this machine.
-    assert winner["workers"][-1] == min(len(os.sched_getaffinity(0)), 64)
+    assert (winner["workers"][0], winner["workers"][-1]) == (1, 2)  # as configured for the winner
+    # All candidates were measured alone before the race, once.
+    assert all(len(set(curve["images_per_second_alone"])) == 1 for curve in curves.values())
+    decided = {entry["candidate"]: entry["throughput_alone"] for entry in directory.decisions()}
+    assert decided == {key: curve["images_per_second_alone"][0] for key, curve in curves.items()}
 
 
 def test_swaps_use_rates_and_throughputs_of_the_race(finished: tuple[RunDirectory, str]) -> None:
@@ -250,7 +255,7 @@ def test_killed_processes_change_no_decision_no_weight_and_no_result(
     finished: tuple[RunDirectory, str], faulty: tuple[RunDirectory, str, str]
 ) -> None:
     calm, restless = finished[0], faulty[0]
-    timed = {"seconds", "images_per_second", "throughput", "restarts"}
+    timed = {"seconds", "images_per_second", "images_per_second_alone", "throughput", "throughput_alone", "restarts"}
 
     def untimed(entry: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in entry.items() if name not in timed}
