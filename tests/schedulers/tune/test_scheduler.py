@@ -6,6 +6,7 @@ Tests that depend on processes start them (``run``); all others run in this proc
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from ray import tune
 from ray.tune import ResultGrid, TuneError
+from ray.tune.experiment import Trial
 
 from schedulers import LossExtrapolationScheduler, State
 from tests.schedulers.curves import shared_curve
@@ -95,6 +97,34 @@ def test_ray_train_winner_restarts_with_winner_config(tmp_path: Path) -> None:
     assert last(results)["b"]["workers"] == 1
     samples = samples_of(results, "a")
     assert samples == list(range(STEP, BUDGET + STEP, STEP))
+
+
+@pytest.mark.parametrize(("best", "in_place"), [("a", True), ("b", False)])
+def test_waiting_winner_continues_in_place_or_restarts(best: str, in_place: bool, tmp_path: Path) -> None:
+    """Both trials wait for the decision; the loser, or a winner that is restarted, is stopped while it waits."""
+    decided, asked = tmp_path / "decided", []
+
+    def reset_config(trial: Trial, entries: Mapping[str, Any]) -> bool:
+        asked.append((trial.config["candidate"], entries))
+        decided.touch()
+        return in_place
+
+    extra = {"storage": str(tmp_path), "run_tag": "start", "resume_from": None, "workers": 1, "decided": str(decided)}
+    results, scheduler = run(
+        walk_like_train,
+        {key: 1.4 if key == best else 0.9 for key in "ab"},
+        tmp_path,
+        extra=extra,
+        prune_below=0,
+        winner_config={"workers": 3},
+        reset_config=reset_config,
+    )
+    assert scheduler.race.winner == best
+    assert asked[0] == (best, {"workers": 3})
+    winner = last(results)[best]
+    assert (winner["samples_seen"], winner["workers"]) == (BUDGET, 1 if in_place else 3)
+    assert winner["starts"] == last(results)["ab".replace(best, "")]["starts"] + (not in_place)
+    assert samples_of(results, best) == list(range(STEP, BUDGET + STEP, STEP))
 
 
 def test_failed_trials_are_pruned_and_the_others_continue(tmp_path: Path) -> None:

@@ -125,7 +125,10 @@ def walk_with_checkpoints(config: dict[str, Any]) -> None:
 
 
 def walk_like_train(config: dict[str, Any]) -> None:
-    """A function with the checkpoints of Ray Train; see trainables/on_ray/trial.py."""
+    """A function with the checkpoints of Ray Train; see trainables/on_ray/trial.py.
+
+    With ``decided``, a file, it waits for that file after the window.
+    """
     state = fresh()
     if path := config.get("resume_from"):
         state = json.loads(Path(path).read_text())
@@ -137,6 +140,8 @@ def walk_like_train(config: dict[str, Any]) -> None:
         path = run / str(state["samples"])
         path.write_text(json.dumps(state))
         tune.report({**result, "checkpoint_path": str(path), "workers": config.get("workers", 1)})
+        while state["samples"] == WINDOW and config.get("decided") and not Path(config["decided"]).exists():
+            time.sleep(0.05)
 
 
 def run(
