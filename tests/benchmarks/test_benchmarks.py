@@ -69,6 +69,41 @@ def test_startup_derives_its_rows_from_lines_and_reports() -> None:
     assert found["probing"] == pytest.approx(5)
 
 
+def test_wall_time_is_split_at_the_decision(tmp_path: Path) -> None:
+    def event(elapsed: float, kind: str, candidate: str, **values: float) -> dict[str, Any]:
+        return {"event": kind, "candidate": candidate, **values, "elapsed": elapsed}
+
+    def reported(elapsed: float, candidate: str, samples: int, seconds: float) -> dict[str, Any]:
+        return event(elapsed, "report", candidate, samples=samples, loss=3.0, seconds=seconds)
+
+    events = [
+        event(12.0, "measure", "64", throughput=140.0), event(12.5, "measure", "256", throughput=210.0),
+        reported(14.0, "64", 512, 2.0), reported(15.0, "256", 512, 2.0), reported(18.0, "64", 1024, 4.0),
+        reported(20.0, "256", 1024, 4.0), reported(24.0, "256", 1536, 6.5), reported(26.5, "256", 2048, 9.0),
+        reported(29.0, "256", 2560, 11.5),
+    ]  # fmt: skip
+    decisions = [
+        {"candidate": "64", "state": "waiting", "samples": 1024.0},
+        {"candidate": "256", "state": "waiting", "samples": 1024.0},
+        {"candidate": "64", "state": "pruned", "samples": 1024.0},
+        {"candidate": "256", "state": "won", "samples": 1024.0},
+        {"candidate": "256", "state": "pruned", "samples": 2560.0},  # after the race: does not move its end
+    ]
+    for name, lines in (("events", events), ("decisions", decisions)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = {"winner": "256", "chosen_batch_size": 256, "seconds": 33.0}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    module = load("wall_time")
+    found = module.figures(tmp_path, 40.0)
+    expected = {"other": 7, "start-up": 14, "race": 6, "gap": 1.5, "winner": 7.5, "evaluation": 4, "whole": 40}
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
+    assert sum(found[key] for key in expected) == pytest.approx(2 * found["whole"])
+    assert found["measured"] == 210
+    assert found["reached"] == pytest.approx(1024 / 5)
+    table = module.show({"several": found, "256 alone": {**found, "whole": 32.0}}, 1.6, "")
+    assert list(table.columns[2].cells)[-1] == "1.25"
+
+
 def test_default_tolerance_costs_little_accuracy_and_chooses_the_faster_of_equal_batch_sizes() -> None:
     module = load("tolerance")
     table = module.H200

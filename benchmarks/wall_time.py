@@ -1,0 +1,137 @@
+"""Wall time of a run that chooses its batch size, compared with runs that are given one.
+
+    python benchmarks/wall_time.py                            # small quickstart, 64 and 256; a few minutes on 2 cores
+    python benchmarks/wall_time.py --quickstart --alone 256   # the whole quickstart
+    python benchmarks/wall_time.py --cifar10 --alone 256      # for a GPU: 64, 256 and 1024, 24 epochs
+
+Every run is a process of its own. First, ``adaptive-ray run`` chooses between all candidates; then each batch size
+of ``--alone`` is trained with the same settings and budget. The wall time is split with the files of the run:
+``elapsed`` in ``events.jsonl`` are seconds since the start of the run, and ``seconds`` include training only. Also
+shown is the winner's throughput, as it was measured alone before the race and as it was after the decision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Configuration, candidates, settings, and the goal: wall time relative to that of a single batch size.
+RUNS: dict[str, tuple[str, list[int], list[str], float]] = {
+    "small": (
+        *("configs/quickstart.yaml", [64, 256]),
+        *(["budget.samples=6144", "race.window.samples=2048", "simclr.encoder.width=8"], 1.6),
+    ),
+    "quickstart": ("configs/quickstart.yaml", [64, 128, 256], [], 1.6),
+    "cifar10": ("configs/cifar10.yaml", [64, 256, 1024], ["budget.epochs=24", "race.window.epochs=2.4"], 1.5),
+}
+ROWS = {
+    "other": "imports, data, checks; results, exit",
+    "start-up": "start-up, measurements, until the first report",
+    "race": "race: from there to the decision",
+    "gap": "from the decision to the winner's next step (goal without restart: 1)",
+    "winner": "training of the winner from there",
+    "evaluation": "evaluation, shutdown of Ray",
+    "whole": "COMPLETE COMMAND",
+}
+Figures = dict[str, float]
+
+
+def run(command: list[str], config: str, sizes: list[int], settings: list[str], directory: Path) -> Figures:
+    """Runs the command with some candidates and returns its figures."""
+    options = [f"candidates={sizes}", "tracking.enabled=false", *settings]
+    line = [*command, "run", config, "--runs-dir", str(directory.parent), "--name", directory.name]
+    line += [word for option in options for word in ("--set", option)]
+    started = time.monotonic()
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        sys.exit(f"{shlex.join(line)} failed: {done.stderr[-2000:]}")
+    return figures(directory, time.monotonic() - started)
+
+
+def figures(directory: Path, wall: float) -> Figures:
+    """Returns the phases of a run in seconds, and the throughputs of its winner in images per second."""
+    events, decisions = (_lines(directory / name) for name in ("events.jsonl", "decisions.jsonl"))
+    result = json.loads((directory / "result.json").read_text())
+    reports = [event for event in events if event["event"] == "report"]
+    own = [report for report in reports if report["candidate"] == result["winner"]]
+    won = next(index for index, decision in enumerate(decisions) if decision["state"] == "won")
+    # Each decision has the samples of the candidate's last report; the latest of these reports led to the decision.
+    basis = {(decision["candidate"], decision["samples"]) for decision in decisions[: won + 1]}
+    decided = max(each["elapsed"] for each in reports if (each["candidate"], each["samples"]) in basis)
+    before = [report for report in own if report["elapsed"] <= decided][-1]
+    after = [report for report in own if report["elapsed"] > decided and report["samples"] > before["samples"]]
+    # An upper bound by the time of an evaluation, as in startup.py.
+    again = max(after[0]["elapsed"] - (after[0]["seconds"] - before["seconds"]), decided) if after else decided
+    alone = (event["throughput"] for event in events if event["event"] == "measure")
+    keys = [event["candidate"] for event in events if event["event"] == "measure"]
+    trained = after[-1]["seconds"] - after[0]["seconds"] if after else 0.0
+    return {
+        "winner size": result["chosen_batch_size"],
+        "other": wall - result["seconds"],
+        "start-up": reports[0]["elapsed"],
+        "race": decided - reports[0]["elapsed"],
+        "gap": again - decided,
+        "winner": own[-1]["elapsed"] - again,
+        "evaluation": result["seconds"] - own[-1]["elapsed"],
+        "whole": wall,
+        "measured": dict(zip(keys, alone, strict=True)).get(result["winner"], math.nan),
+        "reached": (after[-1]["samples"] - after[0]["samples"]) / trained if trained else math.nan,
+    }
+
+
+def show(found: dict[str, Figures], goal: float, title: str) -> Table:
+    """Returns the figures as a table; the first run is the one with several candidates."""
+    table, runs = Table(title=title), list(found.values())
+    for name in ("seconds", *found):
+        table.add_column(name, justify="left" if name == "seconds" else "right")
+    for key, name in ROWS.items():
+        table.add_row(name, *(f"{each[key]:.1f}" for each in runs), end_section=key == "whole")
+    table.add_row("winner", *(f"{each['winner size']:g}" for each in runs))
+    table.add_row("its images/s, measured alone", *(f"{each['measured']:,.0f}" for each in runs))
+    table.add_row("its images/s after the decision", *(f"{each['reached']:,.0f}" for each in runs))
+    errors = (100 * (each["measured"] / each["reached"] - 1) for each in runs)
+    table.add_row("difference, % (goal: 5)", *(f"{error:+.1f}" for error in errors))
+    ratios = (f"{runs[0]['whole'] / each['whole']:.2f}" for each in runs[1:])
+    table.add_row(f"several candidates, times this wall time (goal: {goal:g})", "", *ratios)
+    return table
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quickstart", dest="which", action="store_const", const="quickstart", default="small")
+    which.add_argument("--cifar10", dest="which", action="store_const", const="cifar10", help="needs a GPU")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", metavar="B", help="candidates of the first run")
+    parser.add_argument("--alone", type=int, nargs="+", metavar="B", help="batch sizes trained alone; default: all")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as in adaptive-ray")
+    parser.add_argument("--command", default=f"{shlex.quote(sys.executable)} -m adaptive_ray", help="adaptive-ray")
+    options = parser.parse_args()
+    config, sizes, settings, goal = RUNS[options.which]
+    sizes, settings, found = options.batch_sizes or sizes, [*settings, *options.set], {}
+    title = f"{config}, candidates {', '.join(map(str, sizes))}; {', '.join(settings)}"
+    with tempfile.TemporaryDirectory() as directory:
+        for several in (sizes, *([size] for size in options.alone or sizes)):
+            name = "several" if several is sizes else f"{several[0]} alone"
+            runs = Path(directory) / name.replace(" ", "-")
+            found[name] = run(shlex.split(options.command), config, several, settings, runs)
+            Console(width=130).print(show(found, goal, title))  # so far: a time limit may end the benchmark
+
+
+if __name__ == "__main__":
+    main()
