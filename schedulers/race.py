@@ -16,7 +16,7 @@ from schedulers.standings import Entry, Standings
 #: Candidates below this probability of finishing best are pruned.
 PRUNE_BELOW = 0.1
 #: Candidates whose forecasts differ by at most this fraction of the decrease in loss are equal. Chosen on recorded runs
-#: (benchmarks/README.md): it costs no accuracy there, where 0.02 costs up to 0.2 points.
+#: (benchmarks/README.md): it costs no accuracy there, where 0.02 costs up to 0.24 points on average.
 TOLERANCE = 0.01
 #: No candidate is pruned before every candidate has reported this often: fewer points do not determine a curve.
 MIN_REPORTS = 3
