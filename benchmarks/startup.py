@@ -36,8 +36,8 @@ ROWS = {
     "race": "race, from its start to its decision",
     "share": "RACE, % OF THE WALL TIME",
     "training": "    training time of its slowest candidate",
-    "restart": "restart of the winner, from the decision to its next step",
-    "winner": "training of the winner after the restart",
+    "restart": "from the decision to the winner's next step",
+    "winner": "training of the winner from there",
     "probing": "evaluation, report, shutdown of Ray",
     "whole": "complete command",
 }

@@ -99,13 +99,18 @@ def show(found: dict[str, Figures], goal: float, title: str) -> Table:
     for key, name in ROWS.items():
         table.add_row(name, *(f"{each[key]:.1f}" for each in runs), end_section=key == "whole")
     table.add_row("winner", *(f"{each['winner size']:g}" for each in runs))
-    table.add_row("its images/s, measured alone", *(f"{each['measured']:,.0f}" for each in runs))
-    table.add_row("its images/s after the decision", *(f"{each['reached']:,.0f}" for each in runs))
+    table.add_row("its images/s, measured alone", *(_known(each["measured"], ",.0f") for each in runs))
+    table.add_row("its images/s after the decision", *(_known(each["reached"], ",.0f") for each in runs))
     errors = (100 * (each["measured"] / each["reached"] - 1) for each in runs)
-    table.add_row("difference, % (goal: 5)", *(f"{error:+.1f}" for error in errors))
+    table.add_row("difference, % (goal: 5)", *(_known(error, "+.1f") for error in errors))
     ratios = (f"{runs[0]['whole'] / each['whole']:.2f}" for each in runs[1:])
     table.add_row(f"several candidates, times this wall time (goal: {goal:g})", "", *ratios)
     return table
+
+
+def _known(number: float, form: str) -> str:
+    """Formats a number; a single candidate need not have measured its throughput."""
+    return format(number, form) if math.isfinite(number) else "-"
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
