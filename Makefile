@@ -46,6 +46,9 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/loss_memory.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/wall_time.py
+	$(BIN)/python benchmarks/tolerance.py
+	$(BIN)/python benchmarks/equal_time.py
 	$(BIN)/python benchmarks/swap_cost.py
 	$(BIN)/python benchmarks/method_costs.py
 	$(BIN)/python benchmarks/clusters.py scale --rows 200000
