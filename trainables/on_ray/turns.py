@@ -105,9 +105,8 @@ class Turns:
     def _await_decision(self) -> None:
         if self._rank == 0:
             self._ask("leave", self._trial, for_good=False)  # others may use the device
-            while not self._ask("is_over"):
-                time.sleep(_ASK_EVERY)
-        broadcast_from_rank0(True, self._device)
+        while not self._ask("is_over"):  # all workers ask: a collective operation would time out
+            time.sleep(_ASK_EVERY)
         torch.set_num_threads(self._terms.winner_threads)
 
     def _measure(self, run: Run, startup: float) -> Measurement:
@@ -122,6 +121,8 @@ class Turns:
         # Each of the winner's workers would have a smaller shard. Communication between more workers is not counted.
         size = max(state.candidate.batch_size * workers // terms.winner_workers, workers, 2)
         smaller = replace(state.candidate, batch_size=size)
+        if state.settings.information is not None:  # alpha may be out of reach for smaller micro-batches
+            smaller = state.candidate
         there = measure_throughput(run, seconds=seconds, candidate=smaller) * terms.winner_workers / workers
         left = terms.time.budget if terms.time else (state.settings.budget - state.samples) / here
         restart = terms.restart or cramped or left * (1 - here / there) > _GAIN * startup
