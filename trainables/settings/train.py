@@ -36,7 +36,9 @@ class SimCLRSettings(Settings):
         0.02, gt=0, le=1, description="horizon of the EMA of the weights, as a fraction of the budget"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="precision of forward and backward; auto: bfloat16 if the hardware supports it"
+        "auto",
+        description="precision of forward and backward; auto: bfloat16 if the device is fast "
+        "in it (GPUs of compute capability 8.0 and above; CPUs with AVX512-BF16 or AMX)",
     )
     accelerate: Literal["auto", "graphs", "none"] = Field(
         "auto",

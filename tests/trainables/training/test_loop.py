@@ -71,8 +71,16 @@ def test_bfloat16_trains_as_well_with_float32_weights(tmp_path: Path) -> None:
     assert {value.dtype for value in weights.values()} == {torch.float32, torch.int64}
 
 
-def test_gpus_compute_in_bfloat16() -> None:
-    assert supports_bfloat16(torch.device("cuda"))
+@pytest.mark.parametrize(("capability", "fast"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((12, 0), True)])
+def test_gpus_compute_in_bfloat16_since_ampere(
+    capability: tuple[int, int], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert supports_bfloat16(torch.device("cuda", 1)) == fast
+
+
+def test_other_accelerators_compute_in_float32() -> None:
+    assert not supports_bfloat16(torch.device("mps"))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
