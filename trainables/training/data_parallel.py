@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
+class Replica(nn.Module):
+    """Maps inputs with a worker's replica of a model or, with ``fast``, with its compiled version if there is one.
+
+    The model inside ``DistributedDataParallel`` is compiled, as PyTorch recommends, not ``DistributedDataParallel``.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.compiled: Callable[[Tensor], Tensor] | None = None  # a function: not a second submodule
+
+    def forward(self, inputs: Tensor, *, fast: bool = False) -> Tensor:
+        """Maps inputs [b, ...] to the model's outputs."""
+        run = self.compiled if fast and self.compiled is not None else self.model
+        return run(inputs)
+
+
 def data_parallel(model: nn.Module) -> DistributedDataParallel:
-    """Wraps ``model`` so that gradients are averaged over workers. Buffers are not synchronised.
+    """Wraps a ``Replica`` of ``model`` so that gradients are averaged over workers. Buffers are not synchronised.
 
     ``GlobalBatchNorm2d`` keeps them equal on all workers.
     """
     arguments = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"  # torch < 2.13
     options: dict[str, Any] = {buffers: False}
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
+    return DistributedDataParallel(Replica(model), gradient_as_bucket_view=True, **options)

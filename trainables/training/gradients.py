@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from trainables.simclr.batchnorm import buffers_restored
 from trainables.simclr.gradcache import cached_backward
@@ -49,8 +51,18 @@ class ContrastiveGradients:
         self._warm: set[tuple[int, bool]] = set()
 
     def compile(self) -> None:
-        """Compiles the network and, on a GPU, the augmentation for each batch size when it is first used."""
-        self.forward, self._loader.augment.views = compiled(self._network), compiled(self._loader.augment.views)
+        """Compiles the network and, on a GPU, the augmentation for each batch size when it is first used.
+
+        All workers must call it before the same step, so that they compile at the same time: a worker that compiles
+        reaches the collectives of batch norm later.
+        """
+        network, augment = self._network, self._loader.augment
+        if isinstance(network, DistributedDataParallel):
+            network.module.compiled = compiled(network.module.model)
+            self.forward = partial(network, fast=True)
+        else:
+            self.forward = compiled(network)
+        augment.views = compiled(augment.views)
         self._warms_up, self._warm = True, set()
         if self._graphs is not None:
             self._graphs = CudaGraphs(self._step, self._network)

@@ -57,7 +57,9 @@ class Run:
     def train_until(self, samples: int) -> None:
         """Trains until ``samples`` have been seen. The last step may exceed them by less than an update's images."""
         state, step, feed = self.state, self.step, self.step.loader.feed
-        if (state.settings.budget - state.samples) * state.seconds / max(state.samples, 1) > _COMPILING_PAYS:
+        left = (state.settings.budget - state.samples) * state.seconds / max(state.samples, 1)
+        # Each worker has measured other seconds.
+        if step.may_compile and broadcast_from_rank0(left, step.loader.device) > _COMPILING_PAYS:
             step.compile()
         seen = state.samples
         started = time.perf_counter()

@@ -60,11 +60,12 @@ class TrainStep:
                 "end of an epoch, is its own negative",
                 stacklevel=3,
             )
-        single_gpu = device.type == "cuda" and not distributed
-        self._may_compile = single_gpu and settings.accelerate == "auto"
+        on_gpu = device.type == "cuda"
+        #: Whether ``compile`` would compile; the same on all workers.
+        self.may_compile = on_gpu and settings.accelerate == "auto"
         # A CUDA graph replays the same operations: custom losses and weights that change may differ between steps.
         replayable = settings.loss in LOSSES and settings.sample_weights.mode == "none"
-        self._uses_graphs = single_gpu and settings.accelerate != "none" and replayable
+        self._uses_graphs = on_gpu and not distributed and settings.accelerate != "none" and replayable
         self.gradients = ContrastiveGradients(
             self.parallel,
             self.loader,
@@ -85,11 +86,12 @@ class TrainStep:
     def compile(self) -> None:
         """Compiles the network and the augmentation, if the settings and the device allow it.
 
-        Compiling takes about twenty seconds for each new batch size and saves a quarter of a step on a GPU.
+        Compiling takes about twenty seconds for each new batch size and saves a quarter of a step on a GPU. All workers
+        must call it before the same step.
         """
-        if self._may_compile:
+        if self.may_compile:
             self.gradients.compile()
-            self._may_compile = False
+            self.may_compile = False
 
     def updates_until(self, samples: int) -> list[Update]:
         """Returns the updates until ``samples`` have been seen. They are the same on all workers."""
