@@ -42,8 +42,8 @@ class SimCLRSettings(Settings):
     )
     accelerate: Literal["auto", "graphs", "none"] = Field(
         "auto",
-        description="acceleration on a single GPU; graphs: steps are replayed as CUDA graphs; auto: in addition the "
-        "network is compiled if more than five minutes remain",
+        description="acceleration on GPUs; graphs: a single worker's steps are replayed as CUDA graphs; auto: in addition "
+        "the network is compiled, with any number of workers, if more than five minutes remain",
     )
 
 
