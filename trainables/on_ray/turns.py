@@ -123,7 +123,9 @@ class Turns:
         smaller = replace(state.candidate, batch_size=size)
         if state.settings.information is not None:  # alpha may be out of reach for smaller micro-batches
             smaller = state.candidate
-        there = measure_throughput(run, seconds=seconds, candidate=smaller) * terms.winner_workers / workers
+        alone = terms.winner_workers == 1
+        per_worker = measure_throughput(run, seconds=seconds, candidate=smaller, graphs=alone) / workers
+        there = per_worker * terms.winner_workers
         left = terms.time.budget if terms.time else (state.settings.budget - state.samples) / here
         restart = terms.restart or cramped or left * (1 - here / there) > _GAIN * startup
         measured = Measurement(there if restart else here, in_place=not restart)

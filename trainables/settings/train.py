@@ -42,8 +42,8 @@ class SimCLRSettings(Settings):
     )
     accelerate: Literal["auto", "graphs", "none"] = Field(
         "auto",
-        description="acceleration on GPUs; graphs: a single worker's steps are replayed as CUDA graphs; auto: in addition "
-        "the network is compiled, with any number of workers, if more than five minutes remain",
+        description="acceleration on GPUs; graphs: a single worker's steps are replayed as CUDA graphs; auto: the "
+        "network is compiled as well, with any number of workers, if more than five minutes remain",
     )
 
 

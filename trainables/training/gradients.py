@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import numpy as np
@@ -66,6 +66,15 @@ class ContrastiveGradients:
         self._warms_up, self._warm = True, set()
         if self._graphs is not None:
             self._graphs = CudaGraphs(self._step, self._network)
+
+    @contextmanager
+    def without_graphs(self) -> Iterator[None]:
+        """Uses no CUDA graphs in a block. Those that have been captured are kept."""
+        graphs, self._graphs = self._graphs, None
+        try:
+            yield
+        finally:
+            self._graphs = graphs
 
     def prepare(self, groups: Iterable[range], batch_size: int) -> None:
         """Compiles and captures what the coming steps need, so that the first one takes as long as the next.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from contextlib import nullcontext
 from statistics import median
 
 import torch
@@ -18,7 +19,9 @@ _WARM_UP = 3
 _PARTS = 5
 
 
-def measure_throughput(run: Run, *, seconds: float = 2.0, candidate: Candidate | None = None) -> float:
+def measure_throughput(
+    run: Run, *, seconds: float = 2.0, candidate: Candidate | None = None, graphs: bool = True
+) -> float:
     """Returns the images per second of a run's updates over all workers. The run itself is unchanged.
 
     Makes updates for about ``seconds`` and restores the state, bit for bit. Compilation and the capture of CUDA graphs
@@ -28,11 +31,15 @@ def measure_throughput(run: Run, *, seconds: float = 2.0, candidate: Candidate |
         run: Measured from its present position, with this process's threads.
         seconds: Approximate duration of the timed updates; each part has at least one update.
         candidate: Batch size and accumulation to measure; None: those of the run.
+        graphs: Whether CUDA graphs may be used. One of several workers, whose speed this one may measure, has none.
     """
     state, step, device = run.state, run.step, run.step.loader.device
     before, own = copy.deepcopy(state.state_dict()), state.candidate
     state.candidate = candidate or own
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        nullcontext() if graphs else step.gradients.without_graphs(),
+    ):
         step.prepare(step.updates_until(state.samples + 1))
         _, duration = _timed(run, _WARM_UP, before["samples_seen"])
         fitting = int(_WARM_UP * seconds / (_PARTS * duration))

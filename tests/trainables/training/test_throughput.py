@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.trainables.runs import CPU, Reports, assert_equal, data, small, without_clocks
+from trainables.settings import TrainSettings
 from trainables.training.loop import train
 from trainables.training.run import Run
 from trainables.training.throughput import measure_throughput
@@ -57,6 +58,26 @@ def test_training_is_equal_bit_for_bit(chosen: dict[str, Any], tmp_path: Path) -
     rest, speeds = measured(settings, tmp_path / "rest", plain.folder(1))
     assert speeds[0] > 0
     assert_equal(final(rest), final(plain))
+
+
+class NoGraphs:
+    """Fails when it is asked for a CUDA graph."""
+
+    def __contains__(self, kind: tuple[int, bool]) -> bool:
+        raise LookupError(kind)
+
+    def lacks(self, images: int, repeats: bool) -> bool:
+        raise LookupError(images)
+
+
+def test_one_of_several_workers_is_measured_without_graphs() -> None:
+    run = Run(TrainSettings.model_validate(small()), data(), CPU)
+    graphs: Any = NoGraphs()
+    run.step.gradients._graphs = graphs
+    with pytest.raises(LookupError):
+        measure_throughput(run, seconds=0.05)
+    assert measure_throughput(run, seconds=0.05, graphs=False) > 0
+    assert run.step.gradients._graphs is graphs
 
 
 def test_counts_the_images_of_the_timed_updates(monkeypatch: pytest.MonkeyPatch) -> None:
