@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from trainables.training.compile import Compiled
 
 
 class Replica(nn.Module):
@@ -16,15 +17,17 @@ class Replica(nn.Module):
     The model inside ``DistributedDataParallel`` is compiled, as PyTorch recommends, not ``DistributedDataParallel``.
     """
 
+    compiled: Compiled | None = None  # not a module: its weights are the model's
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.compiled: Callable[[Tensor], Tensor] | None = None  # a function: not a second submodule
 
     def forward(self, inputs: Tensor, *, fast: bool = False) -> Tensor:
         """Maps inputs [b, ...] to the model's outputs."""
         run = self.compiled if fast and self.compiled is not None else self.model
-        return run(inputs)
+        outputs: Tensor = run(inputs)
+        return outputs
 
 
 def data_parallel(model: nn.Module) -> DistributedDataParallel:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainables.simclr.batchnorm import buffers_restored
 from trainables.simclr.gradcache import cached_backward
-from trainables.training.compile import compiled
+from trainables.training.compile import Compiled
 from trainables.training.cuda_graphs import CudaGraphs
 from trainables.training.loader import Batch, Loader
 from trainables.training.sample_weights import SampleWeights, on_device
@@ -58,11 +60,11 @@ class ContrastiveGradients:
         """
         network, augment = self._network, self._loader.augment
         if isinstance(network, DistributedDataParallel):
-            network.module.compiled = compiled(network.module.model)
+            network.module.compiled = Compiled(network.module.model)
             self.forward = partial(network, fast=True)
         else:
-            self.forward = compiled(network)
-        augment.views = compiled(augment.views)
+            self.forward = Compiled(network)
+        augment.views = Compiled(augment.views)
         self._warms_up, self._warm = True, set()
         if self._graphs is not None:
             self._graphs = CudaGraphs(self._step, self._network)
@@ -107,8 +109,28 @@ class ContrastiveGradients:
         """Computes gradients and discards them; buffers and random number generators are restored."""
         devices = [self._loader.device] if self._loader.device.type == "cuda" else []
         with buffers_restored(self._network), torch.random.fork_rng(devices=devices):
+            self._compile_together(positions, batch_size)
             self.add(positions, batch_size, np.ones(len(positions)), 0.0)
         self._network.zero_grad(set_to_none=False)  # graphs add to these tensors
+
+    def _compile_together(self, positions: Sequence[int], batch_size: int) -> None:
+        """Compiles the network inside ``DistributedDataParallel``; if a worker cannot, all use eager mode.
+
+        Batch norm and DDP share a process group. In eager mode, DDP reduces its first buckets between the collectives
+        of batch norm, and after a compiled backward pass behind them: the workers must not mix.
+        """
+        whole = max(self._loader.shard_sizes(batch_size)) <= self.micro_batch
+        compiles = isinstance(self._network, DistributedDataParallel) and self.forward is not self._network
+        if not compiles or len(positions) > 1 or not whole:
+            return
+        replica: Any = self._network.module
+        with self._autocast:
+            # Not with DDP, which expects a backward pass. The forward passes of workers may be mixed.
+            replica(self._loader.batch(positions[0], batch_size).views(), fast=True)
+        failed = torch.tensor(int(replica.compiled.failed), device=self._loader.device)
+        dist.all_reduce(failed, dist.ReduceOp.MAX)
+        if failed.item():
+            self.forward = self._network
 
     def add(self, positions: Sequence[int], batch_size: int, weights: NDArray[np.float64], progress: float) -> Tensor:
         """Adds the gradient of the weighted sum of the batches' losses, with all of them as each other's negatives.

@@ -23,7 +23,7 @@ from tests.trainables.workers import Workers
 from trainables.batches import Update
 from trainables.settings import TrainSettings
 from trainables.simclr import Augment, SimCLR
-from trainables.training.compile import compiled
+from trainables.training.compile import Compiled
 from trainables.training.run import Run
 
 
@@ -33,7 +33,7 @@ def curve(x: Tensor) -> Tensor:
 
 @pytest.mark.slow
 def test_compiled_results_and_gradients_are_equal_at_every_size() -> None:
-    fast = compiled(curve)
+    fast = Compiled(curve)
     for size in (5, 12, 5):
         x = torch.linspace(-1, 1, size, dtype=torch.float64).requires_grad_()
         values = [function(x) for function in (fast, curve)]
@@ -49,7 +49,8 @@ class TinySimCLR(SimCLR):
         super().__init__(*arguments, **keywords)
         encoder: Any = self.encoder
         encoder.blocks = encoder.blocks[1:2]
-        self.head = nn.Sequential(nn.Linear(2 * encoder.settings.width, 6))
+        # More than one bucket of DistributedDataParallel, whose first one has 1 MiB.
+        self.head = nn.Sequential(nn.Linear(2 * encoder.settings.width, 20_000), nn.ReLU(), nn.Linear(20_000, 6))
         self.double()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ def test_compiled_views_equal_eager_views() -> None:
     augment, images = Augment(12), noise_images(16, 12)
     draw = augment.draw(16, (12, 12), torch.Generator().manual_seed(0))
     expected = augment.views(images, draw.packed())
-    torch.testing.assert_close(compiled(augment.views)(images, draw.packed()), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(Compiled(augment.views)(images, draw.packed()), expected, rtol=0, atol=1e-5)
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -102,6 +103,7 @@ def run_in_turns(chosen: dict[str, Any], *, compiles: bool) -> tuple[list[bool],
                 met.append(preparing)
             return function(first, *rest)
 
+        call.failed = False  # type: ignore[attr-defined]
         return call
 
     settings = TrainSettings.model_validate(small(budget=400, **chosen))
@@ -109,7 +111,7 @@ def run_in_turns(chosen: dict[str, Any], *, compiles: bool) -> tuple[list[bool],
     run = Run(settings, replace(data(), strata=strata), CPU)
     if compiles:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("trainables.training.gradients.compiled", like_the_compiler)
+            patch.setattr("trainables.training.gradients.Compiled", like_the_compiler)
             run.step.gradients.compile()
     augment = run.step.loader.augment
     augment.apply = lambda images, draw: augment.views(images, draw.packed())  # type: ignore[method-assign]  # as on GPUs
@@ -168,23 +170,18 @@ def run_of_a_worker(*, compiles: bool, failing: int | None = None) -> dict[str, 
             with torch._inductor.config.patch(BROKEN if rank == failing else {}):
                 run.train_until(run.state.samples + 52)
             losses.append(run._interval.mean_loss)
-    assert compiles == (run.step.gradients.forward is not run.step.parallel)
+    fast = run.step.gradients.forward is not run.step.parallel
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     state = {**run.state.state_dict(), "seconds": 0}
-    return {"losses": losses, "state": state, "graphs": graphs, "said": [str(each.message) for each in said]}
+    texts = [str(each.message) for each in said]
+    return {"losses": losses, "state": state, "graphs": graphs, "compiled": fast, "said": texts}
 
 
 def runs_of_a_worker() -> list[dict[str, Any]]:
     compiling = {"compiles": True}
     return [run_of_a_worker(**chosen) for chosen in ({"compiles": False}, compiling, {**compiling, "failing": 1})]
-
-
-def weights(state: dict[str, Any]) -> dict[str, Any]:
-    """Returns a state without the batch statistics."""
-    model = {name: value for name, value in state["model"].items() if "running" not in name}
-    return {**state, "model": model}
 
 
 @pytest.mark.slow
@@ -194,16 +191,17 @@ def test_compiled_workers_equal_eager_workers(workers: Workers) -> None:
     for share in (*both, *mixed):
         torch.testing.assert_close(share["losses"], eager["losses"], rtol=0, atol=1e-10)
         torch.testing.assert_close(share["state"], eager["state"], rtol=0, atol=1e-10)  # with the same names
-    assert [share["graphs"] for share in (*both, mixed[0])] == [1, 1, 1]  # with the collectives of batch norm
+    assert [share["graphs"] for share in both] == [1, 1]  # with the collectives of batch norm
+    assert [share["compiled"] for share in (*both, *mixed)] == [True, True, False, False]
     failed = [any("without torch.compile" in text for text in share["said"]) for share in (*both, *mixed)]
     assert failed == [False, False, False, True]
     assert_equal(both[0]["state"], both[1]["state"])
-    assert_equal(weights(mixed[0]["state"]), weights(mixed[1]["state"]))  # statistics are rounded by other kernels
+    assert_equal(mixed[0]["state"], mixed[1]["state"])
 
 
 def test_without_a_compiler_it_warns_once_and_runs_eagerly(recwarn: pytest.WarningsRecorder) -> None:
     with torch._inductor.config.patch(BROKEN):
-        fast = compiled(lambda x: curve(x) + 1)
+        fast = Compiled(lambda x: curve(x) + 1)
         for _ in range(2):
             assert torch.equal(fast(torch.ones(4)), curve(torch.ones(4)) + 1)
     said = [str(warning.message) for warning in recwarn.list]  # torch's compiler may warn too
@@ -215,4 +213,4 @@ def test_errors_of_the_function_are_raised() -> None:
         return x.reshape(7)
 
     with pytest.warns(UserWarning, match="without torch.compile"), pytest.raises(RuntimeError, match="shape"):
-        compiled(fails)(torch.ones(4))
+        Compiled(fails)(torch.ones(4))
