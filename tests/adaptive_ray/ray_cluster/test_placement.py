@@ -89,7 +89,7 @@ def test_resources_in_use_are_not_available(address: str, tmp_path: Path) -> Non
             time.sleep(0.2)  # nodes report their resources periodically
         assert cores(nodes) == [1, 1, 1]
         assert all(node.memory > 2**28 for node in nodes)
-        assert Layout.of(configured(tmp_path), nodes).winner.count == 3
+        assert Layout.of(configured(tmp_path, winner={"workers": 3}), nodes).winner.count == 3
         with pytest.raises(UserError, match=r"trial\.workers = 1: only 0 workers of 2 CPU cores can be placed"):
             Layout.of(configured(tmp_path, trial={"cpus_per_worker": 2}), nodes)  # three are free, but on three nodes
 
