@@ -131,7 +131,7 @@ class Tracker:
         self._guard(self._client.log_batch, self.run_id, metrics=numbers)
         chosen = Candidate(result["chosen_batch_size"], result["chosen_accumulation"])
         lines = [
-            f"**Batch size {chosen.key}** was chosen from {', '.join(self._children)}; linear probe "
+            f"**Batch size {chosen.key}** was chosen from {', '.join(self._children)}; linear classifier "
             f"{percent(result['probe_accuracy'])}, {reference_loss(result)}. See the artifact `report.html`.",
             *(f"- {line}" for line in missing(result)),
         ]

@@ -18,7 +18,7 @@ from trainables.training.run import Run
 from trainables.training.throughput import measure_throughput
 
 #: Seconds between two questions, and the longest wait for a turn.
-_ASK_EVERY, _LONGEST = 0.05, 600.0
+_ASK_EVERY, _LONGEST = 0.2, 600.0
 #: Seconds of a measurement.
 _ON_GPU, _ON_CPU = 1.5, 1.0
 #: A restart of the winner with more workers must save this many times what it costs.

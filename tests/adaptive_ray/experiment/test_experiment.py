@@ -39,6 +39,8 @@ SMALL = [
     "--set",
     "simclr.encoder.width=8",
     "--set",
+    "trial.cpus_per_worker=1",  # two threads compute such small steps slower than one
+    "--set",
     "dataset.limit=1536",
     "--set",
     "evaluation.every.samples=1024",

@@ -13,7 +13,13 @@ from adaptive_ray.run_directory.directory import RunDirectory
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-SMALL = ("dataset.limit=1024", "simclr.encoder.width=8", "tracking.enabled=false", "race.evaluations=4")
+SMALL = (
+    "dataset.limit=1024",
+    "simclr.encoder.width=8",
+    "tracking.enabled=false",
+    "race.evaluations=4",
+    "trial.cpus_per_worker=1",
+)
 
 
 def run(runs: Path, *settings: str) -> tuple[RunDirectory, str]:

@@ -129,7 +129,7 @@ class TestDatabase:
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"  # not a chat's traces
         parent, children = runs_of(tracker)
         assert (
-            "**Batch size 64** was chosen from 32, 64; linear probe 91.0 %, reference loss: 4.800"
+            "**Batch size 64** was chosen from 32, 64; linear classifier 91.0 %, reference loss: 4.800"
             in parent.data.tags["mlflow.note.content"]
         )
         assert {run.data.tags["mlflow.source.name"] for run in (parent, *children.values())} == {"adaptive-ray"}
@@ -255,7 +255,7 @@ class TestDatabase:
         tracker.finished("64", RESULT | dict.fromkeys(ACCURACIES) | {"unavailable": why}, [])
         parent, _ = runs_of(tracker)
         note = parent.data.tags["mlflow.note.content"]
-        assert "linear probe -, reference loss: 4.800 (first report: 4.900)" in note
+        assert "linear classifier -, reference loss: 4.800 (first report: 4.900)" in note
         assert note.endswith("\n\n- probes: the images have no labels")
         assert not set(ACCURACIES) & set(parent.data.metrics)
         assert parent.data.metrics["first_reference_loss"] == 4.9

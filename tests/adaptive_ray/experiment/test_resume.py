@@ -27,7 +27,7 @@ QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
 ONE = [
     "candidates=[64]", "explore=none", "winner.workers=1", "budget.samples=3072", "race.window.samples=3072",
     "race.evaluations=12", "simclr.encoder.width=8", "dataset.limit=640", "dataset.reference_images=64",
-    "tracking.enabled=false",
+    "tracking.enabled=false", "trial.cpus_per_worker=1",
 ]  # fmt: skip
 
 

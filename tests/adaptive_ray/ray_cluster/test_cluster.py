@@ -24,7 +24,16 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).resolve().parents[3]
 QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
 RAY = Path(sys.executable).parent / "ray"
-SMALL = ["--set", "simclr.encoder.width=8", "--set", "tracking.enabled=false", "--set", "dataset.limit=1024"]
+SMALL = [
+    "--set",
+    "simclr.encoder.width=8",
+    "--set",
+    "trial.cpus_per_worker=1",
+    "--set",
+    "tracking.enabled=false",
+    "--set",
+    "dataset.limit=1024",
+]
 #: A race between two, and a single run.
 RACE = ["--set", "candidates=[64,256]", "--set", "race.window.samples=4096"]
 ALONE = ["--set", "candidates=[64]", "--set", "explore=none"]

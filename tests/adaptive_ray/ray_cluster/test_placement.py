@@ -70,6 +70,7 @@ def configured(runs: Path, *, max_concurrent: Any = "auto", **settings: Any) -> 
             },
             "simclr": {"augment": "digits", "encoder": {"width": 8, "depth": 1}},
             "tracking": {"enabled": False},
+            "trial": {"cpus_per_worker": 1},
             **settings,
         }
     )

@@ -109,7 +109,15 @@ def test_waiting_winner_continues_in_place_or_restarts(best: str, in_place: bool
         decided.touch()
         return in_place
 
-    extra = {"storage": str(tmp_path), "run_tag": "start", "resume_from": None, "workers": 1, "decided": str(decided)}
+    extra: dict[str, Any] = {
+        "storage": str(tmp_path),
+        "run_tag": "start",
+        "resume_from": None,
+        "workers": 1,
+        "decided": str(decided),
+    }
+    (tmp_path / "crowd").mkdir()
+    extra["crowd"] = (str(tmp_path / "crowd"), 2)
     results, scheduler = run(
         walk_like_train,
         {key: 1.4 if key == best else 0.9 for key in "ab"},
@@ -190,8 +198,9 @@ def test_results_without_the_metric_are_ignored_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     extra = {"silent_until": {"a": 2 * STEP, "c": 2 * BUDGET}}
+    patient = {"prune_below": 0, "min_reports": 1}  # on a busy machine c may report often before b does
     with caplog.at_level(logging.WARNING, "schedulers"):
-        results, scheduler = run_here(Walker, {"a": 1.4, "b": 0.9, "c": 0.9}, tmp_path, extra=extra, prune_below=0)
+        results, scheduler = run_here(Walker, {"a": 1.4, "b": 0.9, "c": 0.9}, tmp_path, extra=extra, **patient)
     assert scheduler.race.winner == "a"
     assert seen(results) == {"a": BUDGET, "b": WINDOW, "c": WINDOW}
     assert "without reporting 'loss'" in last(results)["c"]["stop_reason"]

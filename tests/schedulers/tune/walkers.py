@@ -130,6 +130,8 @@ def walk_like_train(config: dict[str, Any]) -> None:
     With ``decided``, a file, it waits for that file after the window.
     """
     state = fresh()
+    if crowd := config.get("crowd"):
+        gather(crowd[0], config["candidate"], crowd[1])
     if path := config.get("resume_from"):
         state = json.loads(Path(path).read_text())
         state["starts"] += 1
