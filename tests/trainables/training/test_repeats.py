@@ -110,7 +110,7 @@ def test_repeated_images_are_the_same_after_a_resume(tmp_path: Path) -> None:
 class Eager:
     """Replaces a CUDA graph without GPU: runs the step with the captured tensors."""
 
-    def __init__(self, step: Step, images: Tensor, packed: Tensor, rows: Tensor | None, context: Any) -> None:
+    def __init__(self, step: Step, images: Tensor, packed: Tensor, rows: Tensor | None, *_: Any) -> None:
         self.images, self.packed, self.weight = images.clone(), packed.clone(), torch.ones(())
         self.rows = None if rows is None else rows.clone()
         self.graph, self._step = self, step
@@ -123,7 +123,8 @@ class Eager:
 @pytest.mark.parametrize("order", ["shuffled", "balanced"])
 def test_cuda_graphs_get_the_indices_too(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainables.training.cuda_graphs._Graph", Eager)
-    monkeypatch.setattr("trainables.training.cuda_graphs._CaptureContext", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
     weights = []
