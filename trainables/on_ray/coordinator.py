@@ -48,7 +48,7 @@ class TrialCoordinator:
     trial on one of its devices has a turn or waits for one. No method blocks; trials ask until the answer is empty.
 
     Args:
-        expected: Trials that start together. They train when all of them have had their turn.
+        expected: Trials that start together. The turns begin when all of them have asked, within a minute.
         measured: Throughputs that are known from an earlier session.
         over: Whether the race has been decided.
         clock: Returns seconds.
@@ -81,6 +81,7 @@ class TrialCoordinator:
             if other.state in (_State.MEASURING, _State.TRAINING)
             or (other.state is _State.QUEUED and other.since < self._trials[trial].since)
         ]
+        waiting += self._missing(trial)  # processes that start use the cores, too
         if not waiting:
             self._enter(trial, _State.MEASURING)
         return waiting
@@ -95,9 +96,6 @@ class TrialCoordinator:
         """Asks whether a trial may train. Returns what it waits for; if there is nothing, it trains from now on."""
         self._ask(trial, devices, _State.READY)
         waiting = [key for key, other in self._others(trial) if other.state in (_State.QUEUED, _State.MEASURING)]
-        missing = self._expected - len(self._first)
-        if missing > 0 and not self._started and self._clock() - self._trials[trial].since < _START:
-            waiting.append(f"{missing} that are starting")
         if not waiting:
             self._started = True
             self._enter(trial, _State.TRAINING)
@@ -121,6 +119,12 @@ class TrialCoordinator:
     def is_over(self) -> bool:
         """Returns whether the race has been decided."""
         return self._over
+
+    def _missing(self, trial: str) -> list[str]:
+        """Returns a description of the trials that are expected but have not asked yet; none after a minute."""
+        missing = self._expected - len(self._first | self._trials.keys())
+        waits = missing > 0 and not self._started and self._clock() - self._trials[trial].since < _START
+        return [f"{missing} that are starting"] if waits else []
 
     def _others(self, trial: str) -> list[tuple[str, _Trial]]:
         """Returns the other trials on the devices of a trial, without those that have stopped asking."""

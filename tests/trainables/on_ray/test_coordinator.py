@@ -18,15 +18,17 @@ def coordinator(expected: int = 2, **more: object) -> tuple[TrialCoordinator, Cl
     return TrialCoordinator(expected, clock=clock, **more), clock  # type: ignore[arg-type]
 
 
-def test_trials_take_turns_and_train_when_all_have_measured() -> None:
+def test_trials_take_turns_when_all_have_started() -> None:
     trials, clock = coordinator()
-    assert trials.request_turn("64", GPU) == []
+    assert trials.request_turn("64", GPU) == ["1 that are starting"]
     clock.now += 1
     assert trials.request_turn("256", GPU) == ["64"]
+    assert trials.request_turn("64", GPU) == []
+    assert trials.request_turn("256", GPU) == ["64"]
     trials.end_turn("64", FAST)
-    assert trials.request_training("64", GPU) == ["256", "1 that are starting"]
+    assert trials.request_training("64", GPU) == ["256"]
     assert trials.request_turn("256", GPU) == []
-    assert trials.request_training("64", GPU) == ["256", "1 that are starting"]
+    assert trials.request_training("64", GPU) == ["256"]
     trials.end_turn("256", FAST)
     assert trials.request_training("64", GPU) == []
     assert trials.request_training("256", GPU) == []
@@ -35,7 +37,11 @@ def test_trials_take_turns_and_train_when_all_have_measured() -> None:
 
 
 def test_trials_on_other_devices_measure_at_the_same_time() -> None:
-    trials, _ = coordinator()
+    trials, clock = coordinator(3)
+    trials.request_turn("64", GPU)
+    clock.now += 1
+    trials.request_turn("256", ["node:gpu-1"])
+    assert trials.request_turn("512", ["node:gpu-2", *GPU]) == ["64"]
     assert trials.request_turn("64", GPU) == []
     assert trials.request_turn("256", ["node:gpu-1"]) == []
     assert trials.request_turn("512", ["node:gpu-2", *GPU]) == ["64"]
@@ -46,6 +52,7 @@ def test_turns_are_given_in_the_order_of_requests() -> None:
     for number, key in enumerate(("64", "128", "256")):
         clock.now = number
         trials.request_turn(key, GPU)
+    assert trials.request_turn("64", GPU) == []
     trials.end_turn("64", FAST)
     assert trials.request_turn("256", GPU) == ["128"]
     assert trials.request_turn("128", GPU) == []
@@ -64,16 +71,15 @@ def test_training_trials_pause_at_their_next_report_for_one_that_starts_late() -
 
 
 def test_dead_trials_are_not_waited_for() -> None:
-    trials, clock = coordinator()
+    trials, clock = coordinator(3)
     trials.request_turn("64", GPU)
     clock.now = 1
-    trials.request_turn("256", GPU)
-    trials.leave("64", for_good=False)  # the process died
-    assert trials.request_turn("256", GPU) == []
-    trials.end_turn("256", FAST)
-    assert trials.request_training("256", GPU) == ["1 that are starting"]
+    assert trials.request_turn("256", GPU) == ["64", "1 that are starting"]
+    trials.leave("64", for_good=False)  # the process died and starts again
+    assert trials.request_turn("256", GPU) == ["2 that are starting"]
     trials.leave("64", for_good=True)
-    assert trials.request_training("256", GPU) == []
+    trials.leave("128", for_good=True)  # before it has asked
+    assert trials.request_turn("256", GPU) == []
 
 
 def test_trials_that_stop_asking_are_not_waited_for() -> None:
@@ -83,20 +89,25 @@ def test_trials_that_stop_asking_are_not_waited_for() -> None:
     trials.request_turn("128", GPU)
     clock.now = 2
     assert trials.request_turn("256", GPU) == ["64", "128"]
+    assert trials.request_turn("64", GPU) == []
     clock.now = 20
     assert trials.request_turn("256", GPU) == ["64"]
     clock.now = 400
     assert trials.request_turn("256", GPU) == []
-    trials.end_turn("256", FAST)
-    assert trials.request_training("256", GPU) == ["2 that are starting"]
-    clock.now += 61
-    assert trials.request_training("256", GPU) == []
-    assert trials.request_training("256", GPU) == []  # after its next report
+
+
+def test_trials_that_do_not_start_are_waited_for_a_minute() -> None:
+    trials, clock = coordinator(2)
+    assert trials.request_turn("64", GPU) == ["1 that are starting"]
+    clock.now = 61
+    assert trials.request_turn("64", GPU) == []
+    trials.end_turn("64", FAST)
+    assert trials.request_training("64", GPU) == []
 
 
 def test_restarted_trial_asks_again() -> None:
     """Its process was replaced while it had a turn, or while it trained."""
-    trials, _ = coordinator()
+    trials, _ = coordinator(1)
     assert trials.request_turn("64", GPU) == []
     assert trials.request_turn("64", GPU) == []
     trials.end_turn("64", FAST)
