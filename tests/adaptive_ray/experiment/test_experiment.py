@@ -305,3 +305,18 @@ def test_restarts_are_reported_and_a_failed_winner_can_be_retried(
     elapsed = [event["elapsed"] for event in events]
     assert elapsed == sorted(elapsed)
     assert directory.read_json("result.json")["seconds"] >= elapsed[-1] > 60  # of both sessions
+
+
+def test_if_all_candidates_fail_every_reason_is_reported(tmp_path: Path) -> None:
+    # At such a learning rate the first steps leave every weight without a number.
+    ruin = ["--set", "simclr.optimizer.name=sgd", "--set", "simclr.optimizer.learning_rate=1e30"]
+    process = start(
+        "run", "configs/quickstart.yaml", *SMALL, *ruin, "--set", "candidates=[64]", "--set", "tracking.enabled=false",
+        "--runs-dir", str(tmp_path), "--name", "ruin",
+    )  # fmt: skip
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 1, errors
+    line = errors.strip().splitlines()[-1]
+    assert line.startswith("adaptive-ray: no candidate survived")
+    assert "batch size 64: loss became nan" in line  # with several: tests/schedulers/tune/test_scheduler.py
+    assert not (tmp_path / "ruin" / "result.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from ray import tune
 from ray.util.state import list_actors
 
 from adaptive_ray.ray_cluster.placement import PlacementWatch
-from schedulers import Candidate, LossExtrapolationScheduler
+from schedulers import Candidate, LossExtrapolationScheduler, State
 from trainables.data import TrainingData
 from trainables.on_ray.trial import run_trial
 from trainables.settings import SwapSettings, TrainSettings
@@ -73,6 +74,47 @@ def race(
     return results, record
 
 
+def test_the_winner_of_a_race_continues_with_all_workers(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 1, 4, 4), dtype=np.uint8)
+    scheduler = LossExtrapolationScheduler(
+        "reference_loss", "min", budget=BUDGET, window=WINDOW, prune_below=0, winner_config={"workers": 3}
+    )
+    results, record = race(
+        [Candidate(16), Candidate(64)],
+        noise.repeat(4, axis=2).repeat(4, axis=3),
+        tmp_path,
+        scheduler,
+        budget=BUDGET,
+        evaluate_every=EVERY,
+        augment="digits",
+        encoder={"width": 8, "depth": 1},
+        optimizer={"name": "adamw", "learning_rate": 0.003},
+    )
+    assert not results.errors
+    winner = scheduler.race.winner
+    (loser,) = {"16", "64"} - {winner}
+    assert scheduler.race.state(loser) is State.PRUNED
+
+    early = [r for r in record.results if r["samples_seen"] <= WINDOW]
+    late = [r for r in record.results if r["samples_seen"] > WINDOW]
+    assert {r["workers"] for r in early} == {2}
+    # Two runs of two workers used all four CPUs: a third worker needs CPUs that the loser freed.
+    assert {(r["candidate"], r["workers"]) for r in late} == {(winner, 3)}
+
+    mine = [r for r in record.results if r["candidate"] == winner]
+    assert [r["samples_seen"] for r in mine] == list(range(EVERY, BUDGET + EVERY, EVERY))
+    losses = [r["reference_loss"] for r in mine]
+    last = [r["samples_seen"] for r in mine].index(WINDOW)
+    usual = max(abs(a - b) for a, b in itertools.pairwise(losses))
+    assert abs(losses[last + 1] - losses[last]) <= usual  # no jump
+    assert losses[last + 1] < losses[0]
+
+    here = ray.get_runtime_context().gcs_address  # not another Ray cluster on this machine
+    actors = {actor.class_name for actor in list_actors(here, limit=1_000)}
+    assert "RayTrainWorker" in actors
+    assert "DatasetManager" not in actors  # not needed, and every process takes a second of CPU time to start
+
+
 def test_a_trial_accumulates_swaps_and_reports_decisions(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (140, 1, 16, 16), dtype=np.uint8)
     first, second = Candidate(16, 2), Candidate(64)
@@ -93,11 +135,6 @@ def test_a_trial_accumulates_swaps_and_reports_decisions(tmp_path: Path) -> None
     decisions = [r["decision"] for r in record.results]
     assert [decision["chosen"] for decision in decisions[:3]] == ["64", "16x2", "64"]
     assert json.loads(json.dumps(decisions)) == decisions
-
-    here = ray.get_runtime_context().gcs_address  # not another Ray cluster on this machine
-    actors = {actor.class_name for actor in list_actors(here, limit=1_000)}
-    assert "RayTrainWorker" in actors
-    assert "DatasetManager" not in actors  # not needed, and every process takes a second of CPU time to start
 
 
 def test_a_worker_that_raises_names_its_error_as_the_reason(tmp_path: Path) -> None:
