@@ -182,9 +182,15 @@ def report(run_directory: Annotated[Path, typer.Argument(help="Directory of a fi
 
 @app.command()
 def replay(
-    curves: Annotated[Path, typer.Argument(metavar="CURVES_DIR", help="Directory of recorded runs (JSON).")],
+    curves: Annotated[Path, typer.Argument(metavar="CURVES_DIR", help="Directory of recorded runs (JSON, JSONL).")],
     policy: Annotated[list[str] | None, typer.Option(help="Policy to replay; repeatable. Default: all.")] = None,
-    axis: Annotated[str, typer.Option(help="Unit of the budget: samples or seconds.")] = "samples",
+    axis: Annotated[str, typer.Option("--unit", "--axis", help="Unit of the budget: samples or seconds.")] = "samples",
+    hardware: Annotated[
+        str | None,
+        typer.Option(
+            help="Hardware of the seconds: h200, cpu, 8-gpus, 64-gpus, or recorded (those of the recordings)."
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT.json", help="Also write one row per policy and sweep as JSON.")
     ] = None,
@@ -199,11 +205,13 @@ def replay(
         from adaptive_ray.replay import recordings, replay
 
         names = replay.known_policies(policy or [])
-        sweeps = recordings.load_sweeps(curves)
+        sweeps = recordings.load_sweeps(curves, hardware)
         rows = replay.replay(sweeps, names, axis)
         forecasts = replay.forecast_rows(sweeps)
     console.print(replay.policy_table(rows, sweeps, axis))
     console.print(replay.forecast_table(forecasts))
+    if unknown := replay.unknown_accuracies(sweeps, axis):
+        console.print(unknown, soft_wrap=True, highlight=False)
     try:
         if json_file is not None:
             json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

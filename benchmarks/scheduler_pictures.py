@@ -36,9 +36,9 @@ def raw_losses(sweep: Sweep) -> Figure:
     for run, tone in zip(sweep.runs, tones, strict=True):
         panels[0].plot(run.samples, run.train_loss, color=tone, linewidth=1.2)
         panels[1].plot(run.samples, run.reference_loss, color=tone, linewidth=1.2)
-    panels[2].bar([run.key for run in sweep.runs], [100 * run.probe_accuracy for run in sweep.runs], color=tones)
-    lowest = min(run.probe_accuracy for run in sweep.runs)
-    panels[2].set_ylim(100 * lowest - 2)
+    accuracies = sweep.accuracies("samples") or {}
+    panels[2].bar(list(accuracies), [100 * accuracy for accuracy in accuracies.values()], color=tones)
+    panels[2].set_ylim(100 * min(accuracies.values()) - 2)
     panels[2].set_xlabel("batch size")
     _legend(figure, sweep)
     for panel, name in zip(panels, names, strict=True):

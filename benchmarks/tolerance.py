@@ -60,7 +60,7 @@ def effect(cases: list[tuple[Values, float, Values]], tolerance: float) -> tuple
 def main() -> None:
     sweeps = load_sweeps(HERE / "curves")
     firsts = [max(run.reference_loss[0] for run in sweep.runs) for sweep in sweeps]
-    probes = [{run.key: run.probe_accuracy for run in sweep.runs} for sweep in sweeps]
+    probes = [sweep.accuracies("samples") or {} for sweep in sweeps]
     sources = {
         "true losses": [sweep.final_losses("samples") for sweep in sweeps],
         "forecasts at 10 %": [forecasts(sweep, 0.1) for sweep in sweeps],

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from adaptive_ray.replay.recordings import Axis, Sweep
-from adaptive_ray.replay.replay import FRACTIONS, Row, seed_noise
+from adaptive_ray.replay.replay import FRACTIONS, Row, budgeted, score, seed_noise
 from adaptive_ray.report.curves import STYLE, colours
 
 #: Maximum number of sweeps that are drawn.
@@ -38,24 +38,25 @@ def write_plots(
 
 
 def _policies(rows: Sequence[Row], sweeps: Sequence[Sweep], axis: Axis) -> Figure:
-    """Plots cost and regret of every policy: bars for the mean, ticks for the worst sweep. Lower is better."""
+    """Plots cost and regret of every policy: bars for the mean, ticks for the worst scenario. Lower is better."""
     names = list(dict.fromkeys(row["policy"] for row in rows))
-    accuracy, loss = seed_noise(sweeps, axis)
+    accuracy, loss = seed_noise(budgeted(sweeps, axis), axis)
     sides = (
         ("cost", 1.0, f"{axis} spent, in full runs", np.nan),
-        ("regret", 100.0, "regret in probe accuracy, points", accuracy),
+        ("regret", 100.0, "regret in accuracy, points", accuracy),
         ("reference_loss_regret", 1.0, "regret in reference loss", loss),
     )
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 1.4 + 0.3 * len(names)), layout="constrained")
         panels: Any = figure.subplots(1, 3, sharey=True)
         for panel, (column, scale, label, noise) in zip(panels, sides, strict=True):
-            values = [[scale * row[column] for row in rows if row["policy"] == name] for name in names]
+            scores = [score([row for row in rows if row["policy"] == name], column) for name in names]
             if np.isfinite(noise):
                 panel.axvspan(0, scale * noise, color="#eeeeee", zorder=0, label="standard deviation over seeds")
                 panel.legend(loc="lower right", fontsize=8)
-            panel.barh(names, [np.mean(v) for v in values], color=colours(1)[0], height=0.6)
-            panel.plot([max(v) for v in values], names, "|", color="#444444", markersize=11)
+            means, worst = ([scale * getattr(s, part) if s else np.nan for s in scores] for part in ("mean", "worst"))
+            panel.barh(names, means, color=colours(1)[0], height=0.6)
+            panel.plot(worst, names, "|", color="#444444", markersize=11)
             panel.set_xlabel(label)
             panel.set_xlim(left=0)
             panel.grid(visible=False, axis="y")
@@ -99,7 +100,7 @@ def _curves(sweeps: Sequence[Sweep], axis: Axis) -> Figure:
         for panel, sweep in zip(panels.flat, drawn, strict=False):
             for run in sweep.runs:
                 panel.plot(run.time(axis), run.reference_loss, color=by_key[run.key], linewidth=1.3)
-            panel.set_title(f"{sweep.dataset}, {sweep.learning_rate_rule}, seed {sweep.seed}", fontsize=9)
+            panel.set_title(str(sweep), fontsize=9)
             panel.set_xlabel(axis)
         panels[0][0].set_ylabel("reference loss")
         handles = [Line2D([], [], color=colour, label=key) for key, colour in by_key.items()]

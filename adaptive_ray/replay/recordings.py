@@ -1,11 +1,16 @@
-"""Recorded runs, one JSON file each, and the sweeps that they form."""
+"""Recorded runs and the sweeps that they form.
+
+A ``*.json`` file is one run (``benchmarks/record_curves.py``), a line of a ``*.jsonl`` file is one run as well
+(``benchmarks/record_scenarios.py``). The runs of the latter shared a device, so their seconds are replaced by those of
+named hardware (``hardware``).
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
@@ -15,16 +20,22 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from adaptive_ray.errors import UserError
+from adaptive_ray.replay.hardware import DEFAULT_HARDWARE, HARDWARE, RECORDED
 from schedulers import Candidate
 
 #: Minimum length of a curve.
 MIN_POINTS = 4
+#: The recordings of a sweep may differ in length by this factor, because the last batch is complete.
+_SAME_LENGTH = 1.2
 
 Axis = str  # "samples" or "seconds"
 
 
 class Recording(BaseModel):
-    """A complete run with a fixed batch size. Other entries of its file are ignored."""
+    """A complete run with a fixed batch size. Other entries of its file are ignored.
+
+    Its accuracy is that of a probe after the last report, or of kNN during training (``knn_samples``).
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -33,18 +44,29 @@ class Recording(BaseModel):
     accumulation: int = Field(1, ge=1)
     seed: int = Field(ge=0)
     learning_rate_rule: str
+    scenario: str = Field(
+        default_factory=lambda known: f"{known.get('dataset')}, rule {known.get('learning_rate_rule')}"
+    )
     samples: list[Annotated[FiniteFloat, Field(gt=0)]] = Field(min_length=MIN_POINTS)
     seconds: list[Annotated[FiniteFloat, Field(ge=0)]]
     train_loss: list[float | None]
     reference_loss: list[FiniteFloat]
-    probe_accuracy: float = Field(ge=0, le=1)
+    probe_accuracy: float | None = Field(None, ge=0, le=1)
+    knn_samples: list[Annotated[FiniteFloat, Field(gt=0)]] = []
+    knn_accuracy: list[Annotated[float, Field(ge=0, le=1)]] = []
 
     @model_validator(mode="after")
     def _one_grid(self) -> Self:
         for name in ("seconds", "train_loss", "reference_loss"):
             if len(getattr(self, name)) != len(self.samples):
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries, samples has {len(self.samples)}")
-        for name in ("samples", "seconds"):
+        if len(self.knn_accuracy) != len(self.knn_samples):
+            raise ValueError(
+                f"knn_accuracy has {len(self.knn_accuracy)} entries, knn_samples has {len(self.knn_samples)}"
+            )
+        if self.probe_accuracy is None and not self.knn_samples:
+            raise ValueError("an accuracy is missing: probe_accuracy, or knn_samples and knn_accuracy")
+        for name in ("samples", "seconds", "knn_samples"):
             values = getattr(self, name)
             if any(after <= before for before, after in itertools.pairwise(values)):
                 raise ValueError(f"{name} must be strictly increasing")
@@ -75,19 +97,47 @@ class Recording(BaseModel):
         """Returns the reference loss at a point of the axis, interpolated."""
         return float(np.interp(at, self.time(axis), self.reference_loss))
 
+    def accuracy_at(self, axis: Axis, at: float) -> float:
+        """Returns the kNN accuracy at a point of the axis, interpolated."""
+        return float(np.interp(np.interp(at, self.time(axis), self.samples), self.knn_samples, self.knn_accuracy))
+
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of one data set, learning-rate rule and seed, one per candidate."""
+    """The runs of one scenario, data set, learning-rate rule and seed, one per candidate.
 
+    Args:
+        hardware: That of the recordings' seconds; see ``hardware``.
+    """
+
+    scenario: str
     dataset: str
     learning_rate_rule: str
     seed: int
     runs: tuple[Recording, ...]
+    hardware: str = RECORDED
+
+    def __str__(self) -> str:
+        return f"{self.scenario}, seed {self.seed}"
 
     @cached_property
     def by_key(self) -> dict[str, Recording]:
         return {run.key: run for run in self.runs}
+
+    @property
+    def watched(self) -> bool:
+        """Whether all recordings have accuracies during training."""
+        return all(run.knn_samples for run in self.runs)
+
+    def accuracies(self, axis: Axis) -> dict[str, float] | None:
+        """Returns the accuracy of each candidate at the end of the budget; None if it is unknown.
+
+        With ``axis="samples"`` the accuracy after the last report is enough.
+        """
+        if self.watched:
+            return {run.key: run.accuracy_at(axis, self.budget(axis)) for run in self.runs}
+        final = {run.key: run.probe_accuracy for run in self.runs if run.probe_accuracy is not None}
+        return final if axis == "samples" and len(final) == len(self.runs) else None
 
     def budget(self, axis: Axis) -> float:
         """Returns the samples or seconds that every recording reaches."""
@@ -102,53 +152,114 @@ class Sweep:
         for run in self.runs:
             if run.time(axis)[0] > self.budget(axis):
                 raise UserError(
-                    f"{self.dataset}, rule {self.learning_rate_rule}, seed {self.seed}: batch {run.key} first reports "
-                    f"after {run.time(axis)[0]:g} {axis}, but another recording ends at {self.budget(axis):g}; "
-                    f"record it with more reports, or leave it out"
+                    f"{self}: batch {run.key} first reports after {run.time(axis)[0]:g} {axis}, but another recording "
+                    f"ends at {self.budget(axis):g}; record it with more reports, or leave it out"
                 )
 
     def final_losses(self, axis: Axis) -> dict[str, float]:
         """Returns the reference loss of each candidate at the end of the budget."""
         return {run.key: run.loss_at(axis, self.budget(axis)) for run in self.runs}
 
+    def at_equal_time(self) -> Sweep:
+        """Returns the sweep as it would be with a budget in seconds: every candidate reports equally often within it.
 
-def load_sweeps(directory: Path) -> list[Sweep]:
-    """Loads every ``*.json`` file below a directory.
+        Between two reports, loss and accuracy are interpolated. The candidates start from the same weights: before its
+        first report, a candidate is interpolated from the highest first loss and the lowest first accuracy of all.
+        The learning rate is that of the recording, so that the run of a slow candidate is cut off before it decays.
+        """
+        end = self.budget("seconds")
+        first_loss = max(run.reference_loss[0] for run in self.runs)
+        first_accuracy = min((run.knn_accuracy[0] for run in self.runs if run.knn_samples), default=0.0)
+        runs = []
+        for run in self.runs:
+            seconds = np.linspace(0, end, len(run.samples) + 1)[1:]
+            known = [0.0, *run.seconds], [0.0, *run.samples], [first_loss, *run.reference_loss]
+            samples, losses = (np.interp(seconds, known[0], values).tolist() for values in known[1:])
+            update = {"seconds": seconds.tolist(), "samples": samples, "reference_loss": losses, "train_loss": losses}
+            if run.knn_samples:
+                update |= {"knn_samples": [0.0, *run.knn_samples], "knn_accuracy": [first_accuracy, *run.knn_accuracy]}
+            runs.append(run.model_copy(update=update))
+        return replace(self, runs=tuple(runs))
+
+
+def load_sweeps(directory: Path, hardware: str | None = None) -> list[Sweep]:
+    """Loads every ``*.json`` and ``*.jsonl`` file below a directory.
+
+    Args:
+        directory: That of the recordings.
+        hardware: A key of ``HARDWARE``, whose throughputs give the seconds, or ``recorded``: those of the recordings.
+            None: the recorded seconds of ``*.json`` files, and ``DEFAULT_HARDWARE`` for ``*.jsonl`` files.
 
     Raises:
-        UserError: There is no file, one is not a recording, a run was recorded twice, or no sweep has two candidates.
+        UserError: The hardware is unknown, there is no file, one is not a recording, a run was recorded twice, the runs
+            of a sweep have different lengths, or no sweep has two candidates.
     """
+    if hardware not in (None, RECORDED, *HARDWARE):
+        raise UserError(f"--hardware {hardware}: unknown; use {', '.join((RECORDED, *HARDWARE))}")
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; give one with recorded runs")
-    runs = [_read(file) for file in sorted(directory.rglob("*.json"))]
-    if not runs:
-        raise UserError(f"{directory} contains no recorded runs (*.json); record some with benchmarks/record_curves.py")
-    sweeps: dict[tuple[str, str, int], list[Recording]] = {}
-    for run in runs:
-        sweeps.setdefault((run.dataset, run.learning_rate_rule, run.seed), []).append(run)
-    for (dataset, rule, seed), members in sweeps.items():
-        key, count = Counter(run.key for run in members).most_common(1)[0]
-        if count > 1:
-            raise UserError(
-                f"{directory}: {count} recordings of {dataset}, rule {rule}, seed {seed}, batch {key}; keep one"
-            )
-    whole = [
-        Sweep(*identity, tuple(sorted(members, key=lambda run: run.candidate)))
-        for identity, members in sorted(sweeps.items())
-        if len(members) > 1
-    ]
+    sweeps: dict[tuple[str, str, str, int], list[tuple[str, Recording]]] = {}
+    for file in sorted(directory.rglob("*.json*")):
+        source = hardware or (DEFAULT_HARDWARE if file.suffix == ".jsonl" else RECORDED)
+        for run in _read(file):
+            identity = (run.scenario, run.dataset, run.learning_rate_rule, run.seed)
+            sweeps.setdefault(identity, []).append((source, _timed(run, source)))
+    if not sweeps:
+        raise UserError(
+            f"{directory} contains no recorded runs (*.json, *.jsonl); record some with benchmarks/record_scenarios.py"
+        )
+    whole = []
+    for identity, members in sorted(sweeps.items()):
+        sweep = Sweep(
+            *identity, tuple(sorted((run for _, run in members), key=lambda run: run.candidate)), members[0][0]
+        )
+        _check_comparable(directory, sweep)
+        if len(sweep.runs) > 1:
+            whole.append(sweep)
     if not whole:
-        raise UserError(f"{directory}: no data set, rule and seed has two batch sizes, so there is no choice to replay")
+        raise UserError(
+            f"{directory}: no scenario, data set, rule and seed has two batch sizes, so there is no choice to replay"
+        )
     return whole
 
 
-def _read(file: Path) -> Recording:
+def _check_comparable(directory: Path, sweep: Sweep) -> None:
+    key, count = Counter(run.key for run in sweep.runs).most_common(1)[0]
+    if count > 1:
+        raise UserError(
+            f"{directory}: {count} recordings of {sweep.dataset}, rule {sweep.learning_rate_rule}, seed {sweep.seed}, "
+            f"batch {key}; keep one"
+        )
+    short, long = (best(sweep.runs, key=lambda run: run.samples[-1]) for best in (min, max))
+    if long.samples[-1] > _SAME_LENGTH * short.samples[-1]:
+        raise UserError(
+            f"{directory}: {sweep}: batch {short.key} ends after {short.samples[-1]:,.0f} samples, batch {long.key} "
+            f"after {long.samples[-1]:,.0f}; record all candidates with the same budget, or leave one out"
+        )
+
+
+def _timed(run: Recording, hardware: str) -> Recording:
+    if hardware == RECORDED:
+        return run
+    throughput = HARDWARE[hardware].images_per_second(run.candidate)
+    return run.model_copy(update={"seconds": [samples / throughput for samples in run.samples]})
+
+
+def _read(file: Path) -> list[Recording]:
     try:
-        return Recording.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        text = file.read_text(encoding="utf-8")
+        lines = [text] if file.suffix == ".json" else text.splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{file} is not a recorded run: {f'{place}: ' if place else ''}{message}") from None
+    runs = []
+    for number, line in enumerate(lines, 1):
+        place = f"{file}, line {number}" if file.suffix == ".jsonl" else str(file)
+        try:
+            runs.append(Recording.model_validate(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{place} cannot be read: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            entry, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{place} is not a recorded run: {f'{entry}: ' if entry else ''}{message}") from None
+    return runs

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.table import Table
 from scipy.stats import norm, spearmanr
 
 from adaptive_ray.errors import UserError
+from adaptive_ray.replay.hardware import RECORDED
 from adaptive_ray.replay.policies import POLICIES, Outcome
 from adaptive_ray.replay.recordings import Axis, Sweep
 from schedulers import FORECASTERS
@@ -19,6 +20,9 @@ from schedulers import FORECASTERS
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5)
 #: Central intervals whose coverage is computed.
 LEVELS = (0.5, 0.8, 0.95)
+
+#: Draws of a bootstrap interval.
+_BOOTSTRAPS = 1000
 
 Row = dict[str, Any]
 
@@ -38,30 +42,39 @@ def known_policies(names: Sequence[str]) -> list[str]:
 def replay(sweeps: Sequence[Sweep], policies: Sequence[str], axis: Axis) -> list[Row]:
     """Returns a row per policy and sweep.
 
-    Regrets are the difference between the best candidate and the chosen one. ``cost`` is in units of full runs along
-    ``axis``; ``cost_samples`` and ``cost_seconds`` along either. With ``axis="seconds"`` the reference loss is taken at
-    the end of the budget; the probe accuracy is always that of the whole recording.
+    Regrets are the difference between the best candidate and the chosen one, in accuracy and in reference loss, at the
+    end of the budget: after equal samples, or after equal seconds. ``regret`` is None if that accuracy is unknown.
+    ``cost`` is in units of full runs along ``axis``; ``cost_samples`` and ``cost_seconds`` along either.
 
     Raises:
         UserError: A candidate has no report within the budget.
     """
+    sweeps = budgeted(sweeps, axis)
     for sweep in sweeps:
         sweep.check(axis)
     return [_row(name, POLICIES[name](sweep, axis), sweep, axis) for sweep in sweeps for name in policies]
 
 
+def budgeted(sweeps: Sequence[Sweep], axis: Axis) -> list[Sweep]:
+    """Returns the sweeps with the reports that they would have with a budget in units of ``axis``."""
+    return [sweep.at_equal_time() if axis == "seconds" and sweep.hardware != RECORDED else sweep for sweep in sweeps]
+
+
 def _row(policy: str, outcome: Outcome, sweep: Sweep, axis: Axis) -> Row:
-    losses, chosen = sweep.final_losses(axis), sweep.by_key[outcome.chosen]
+    losses, chosen, accuracies = sweep.final_losses(axis), sweep.by_key[outcome.chosen], sweep.accuracies(axis)
     costs = {unit: _spent(outcome, sweep, axis, unit) for unit in ("samples", "seconds")}
     return {
         "policy": policy,
+        "scenario": sweep.scenario,
         "dataset": sweep.dataset,
         "learning_rate_rule": sweep.learning_rate_rule,
         "seed": sweep.seed,
+        "unit": axis,
         "axis": axis,
+        "hardware": sweep.hardware,
         "chosen_batch_size": chosen.batch_size,
         "chosen_accumulation": chosen.accumulation,
-        "regret": max(run.probe_accuracy for run in sweep.runs) - chosen.probe_accuracy,
+        "regret": None if accuracies is None else max(accuracies.values()) - accuracies[outcome.chosen],
         "reference_loss_regret": losses[outcome.chosen] - min(losses.values()),
         "rank_correlation": _rank_correlation(outcome, sweep, losses),
         "cost": costs[axis],
@@ -119,44 +132,87 @@ def forecast_rows(sweeps: Sequence[Sweep]) -> list[Row]:
 
 
 def seed_noise(sweeps: Sequence[Sweep], axis: Axis) -> tuple[float, float]:
-    """Returns the mean standard deviation over seeds of probe accuracy and final loss; nan for one seed."""
-    groups: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    """Returns the mean standard deviation over seeds of accuracy and final loss; nan if unknown."""
+    groups: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for sweep in sweeps:
-        losses = sweep.final_losses(axis)
-        for run in sweep.runs:
-            group = groups.setdefault((sweep.dataset, sweep.learning_rate_rule, run.key), [])
-            group.append((run.probe_accuracy, losses[run.key]))
-    spreads = [np.std(group, axis=0, ddof=1) for group in groups.values() if len(group) > 1]
-    accuracy, loss = np.mean(spreads, axis=0) if spreads else (math.nan, math.nan)
-    return float(accuracy), float(loss)
+        losses, accuracies = sweep.final_losses(axis), sweep.accuracies(axis) or {}
+        for key, loss in losses.items():
+            groups.setdefault((sweep.scenario, key), []).append((accuracies.get(key, math.nan), loss))
+    spreads = np.array([np.std(group, axis=0, ddof=1) for group in groups.values() if len(group) > 1]).reshape(-1, 2)
+    known = [column[np.isfinite(column)] for column in spreads.T]
+    accuracy, loss = (float(np.mean(column)) if len(column) else math.nan for column in known)
+    return accuracy, loss
+
+
+class Score(NamedTuple):
+    """A column of a policy: mean over sweeps, its 80 % bootstrap interval, and the mean of the worst scenario."""
+
+    mean: float
+    low: float
+    high: float
+    worst: float
+
+
+def score(rows: Sequence[Row], column: str) -> Score | None:
+    """Returns the scores of one policy's rows; None if no row has a value."""
+    known = [row for row in rows if row[column] is not None]
+    if not known:
+        return None
+    values = np.array([row[column] for row in known])
+    scenarios = [f"{row['scenario']} {row['hardware']}" for row in known]
+    worst = max(values[[name == each for name in scenarios]].mean() for each in set(scenarios))
+    draws = np.random.default_rng(0).integers(len(values), size=(_BOOTSTRAPS, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), (0.1, 0.9))
+    return Score(float(values.mean()), float(low), float(high), float(worst))
 
 
 def policy_table(rows: Sequence[Row], sweeps: Sequence[Sweep], axis: Axis) -> Table:
-    """Returns the mean of each policy over all sweeps."""
-    accuracy, loss = seed_noise(sweeps, axis)
+    """Returns the mean of each policy over all sweeps, with bootstrap intervals, and its worst scenario."""
+    accuracy, loss = seed_noise(budgeted(sweeps, axis), axis)
     candidates = sorted({len(sweep.runs) for sweep in sweeps})
+    sizes = f"{candidates[0]} to {candidates[-1]}" if len(candidates) > 1 else f"{candidates[0]}"
+    hardware = ", ".join(sorted({sweep.hardware for sweep in sweeps}))
     table = Table(
-        title=f"{len(sweeps)} sweeps of {' to '.join(map(str, candidates))} candidates, budget in {axis}",
-        caption=f"regret: best candidate minus the chosen one. Standard deviation over seeds: probe "
-        f"{100 * accuracy:.2f} points, loss {loss:.4f}",
+        title=f"{len(sweeps)} sweeps of {sizes} candidates, budget in {axis}; seconds: {hardware}",
+        caption="cost: in full runs. Regret: best candidate minus the chosen one at the end of the budget. [80 % "
+        f"bootstrap interval over sweeps]. Standard deviation over seeds: {100 * accuracy:.2f} points, loss {loss:.4f}",
     )
-    for title in ("policy", "samples", "seconds", "regret, points", "worst", "loss regret", "worst", "rank", "ms"):
+    for title in (
+        "policy",
+        "samples",
+        "seconds",
+        "regret, points",
+        "worst scenario",
+        "loss regret",
+        "worst scenario",
+        "ms",
+    ):
         table.add_column(title, justify="left" if title == "policy" else "right")
     for policy in dict.fromkeys(row["policy"] for row in rows):
         own = [row for row in rows if row["policy"] == policy]
-        ranks = [row["rank_correlation"] for row in own if row["rank_correlation"] is not None]
-        table.add_row(
-            policy,
-            f"{_mean(own, 'cost_samples'):.2f}",
-            f"{_mean(own, 'cost_seconds'):.2f}",
-            f"{100 * _mean(own, 'regret'):.2f}",
-            f"{100 * max(row['regret'] for row in own):.2f}",
-            f"{_mean(own, 'reference_loss_regret'):.4f}",
-            f"{max(row['reference_loss_regret'] for row in own):.4f}",
-            f"{np.mean(ranks):.2f}" if ranks else "-",
-            f"{_mean(own, 'milliseconds_per_decision'):.2f}",
-        )
+        cells = [f"{np.mean([row[column] for row in own]):.2f}" for column in ("cost_samples", "cost_seconds")]
+        for column, scale, digits in (("regret", 100, 2), ("reference_loss_regret", 1, 3)):
+            found = score(own, column)
+            if found is None:
+                cells += ["", ""]
+                continue
+            mean, low, high, worst = (f"{scale * value:.{digits}f}" for value in found)
+            cells += [f"{mean} [{low}, {high}]", worst]
+        table.add_row(policy, *cells, f"{np.mean([row['milliseconds_per_decision'] for row in own]):.2f}")
     return table
+
+
+def unknown_accuracies(sweeps: Sequence[Sweep], axis: Axis) -> str:
+    """Returns a sentence about the sweeps whose regret in points is unknown; empty without any."""
+    unknown = [sweep for sweep in sweeps if sweep.accuracies(axis) is None]
+    if not unknown:
+        return ""
+    reason = (
+        "have no accuracy during training (knn_samples, knn_accuracy), so it is not known at equal time"
+        if axis == "seconds"
+        else "have no accuracy that all candidates measured in the same way"
+    )
+    return f"regret in points is empty for {len(unknown)} of {len(sweeps)} sweeps: their recordings {reason}"
 
 
 def forecast_table(rows: Sequence[Row]) -> Table:
@@ -173,7 +229,3 @@ def forecast_table(rows: Sequence[Row]) -> Table:
             cells.append(" / ".join(f"{100 * row[f'coverage_{level:.0%}']:.0f}" for level in LEVELS))
         table.add_row(name, *cells)
     return table
-
-
-def _mean(rows: Sequence[Row], column: str) -> float:
-    return float(np.mean([row[column] for row in rows]))

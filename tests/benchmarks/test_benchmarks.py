@@ -112,7 +112,7 @@ def test_default_tolerance_costs_little_accuracy_and_chooses_the_faster_of_equal
     assert module.chosen(ends, table["first_loss"], TOLERANCE) == "256"
     sweeps = load_sweeps(BENCHMARKS / "curves")
     firsts = [max(run.reference_loss[0] for run in sweep.runs) for sweep in sweeps]
-    accuracies = [{run.key: run.probe_accuracy for run in sweep.runs} for sweep in sweeps]
+    accuracies = [sweep.accuracies("samples") for sweep in sweeps]
     for fraction in (0.1, 0.2, 1.0):
         forecasts = [module.forecasts(sweep, fraction) for sweep in sweeps]
         mean, _, speedup = module.effect(list(zip(forecasts, firsts, accuracies, strict=True)), TOLERANCE)
@@ -171,7 +171,7 @@ def test_recording_resumes_and_can_be_replayed(tmp_path: Path) -> None:
     (sweep,) = load_sweeps(tmp_path)
     assert sweep.dataset == "mnist5k"
     assert sweep.budget("samples") == 256
-    assert all(0 < run.probe_accuracy < 1 for run in sweep.runs)
+    assert all(0 < accuracy < 1 for accuracy in (sweep.accuracies("samples") or {"": 0}).values())
     files[0].unlink()
     written = files[1].stat().st_mtime_ns
     script("record_curves", *few)

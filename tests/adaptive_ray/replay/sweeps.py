@@ -39,7 +39,18 @@ def recorded(batch_size: int, seed: int = 0, *, rates: dict[int, float] = RATES,
 
 def sweep(seed: int = 0, *, rates: dict[int, float] = RATES) -> Sweep:
     runs = tuple(Recording.model_validate(recorded(size, seed, rates=rates)) for size in rates)
-    return Sweep("made", "sqrt", seed, runs)
+    return Sweep("made, rule sqrt", "made", "sqrt", seed, runs)
+
+
+def watched(batch_size: int, seed: int = 0) -> dict[str, Any]:
+    """Returns a line of a file with accuracies during training, as record_scenarios.py writes them."""
+    run = recorded(batch_size, seed, scenario="made up")
+    del run["probe_accuracy"]
+    every = slice(4, None, 5)
+    return run | {
+        "knn_samples": run["samples"][every],
+        "knn_accuracy": [0.9 - 0.1 * y for y in run["reference_loss"][every]],
+    }
 
 
 def write(directory: Path, contents: list[dict[str, Any]]) -> Path:
@@ -47,3 +58,9 @@ def write(directory: Path, contents: list[dict[str, Any]]) -> Path:
     for number, content in enumerate(contents):
         (directory / f"{number}.json").write_text(json.dumps(content))
     return directory
+
+
+def write_lines(file: Path, contents: list[dict[str, Any]]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{json.dumps(content)}\n" for content in contents))
+    return file.parent

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, MedianStoppingRule
@@ -50,7 +51,7 @@ def test_choice_depends_only_on_observed_reports() -> None:
         run.model_copy(update={"reference_loss": [*run.reference_loss[:8], *([9.0] * 32)]}) if run.key == "128" else run
         for run in early.runs
     ]
-    later = type(early)(early.dataset, early.learning_rate_rule, early.seed, tuple(bent))
+    later = replace(early, runs=tuple(bent))
     for name in ("default", "joint", "discard"):
         assert POLICIES[name](later, "samples").chosen == "128"
     assert POLICIES["sweep"](later, "samples").chosen != "128"

@@ -7,7 +7,7 @@ import pytest
 
 from adaptive_ray.errors import UserError
 from adaptive_ray.replay.recordings import load_sweeps
-from tests.adaptive_ray.replay.sweeps import RATES, recorded, write
+from tests.adaptive_ray.replay.sweeps import RATES, recorded, watched, write, write_lines
 
 
 def test_sweep_has_equal_data_rule_and_seed(tmp_path: Path) -> None:
@@ -41,6 +41,8 @@ def test_budget_is_the_shortest_recording(tmp_path: Path) -> None:
         ({"seconds": [1.0] * 40}, "seconds must be strictly increasing"),
         ({"samples": [1.0, 2.0, 3.0]}, "samples"),
         ({"probe_accuracy": 61}, "probe_accuracy"),
+        ({"probe_accuracy": None}, "an accuracy is missing: probe_accuracy, or knn_samples and knn_accuracy"),
+        ({"knn_samples": [100.0]}, "knn_accuracy has 0 entries, knn_samples has 1"),
         ({"reference_loss": [float("nan")] * 40}, "reference_loss"),
     ],
 )
@@ -66,3 +68,59 @@ def test_rejects_unusable_directories(tmp_path: Path) -> None:
     (tmp_path / "1.json").write_text("{")
     with pytest.raises(UserError, match=r"1\.json cannot be read"):
         load_sweeps(tmp_path)
+
+
+def test_lines_of_a_scenario_are_runs_with_the_seconds_of_named_hardware(tmp_path: Path) -> None:
+    write_lines(tmp_path / "scenarios" / "made.jsonl", [watched(size, seed) for seed in (0, 1) for size in (64, 512)])
+    write(tmp_path / "curves", [recorded(64), recorded(512)])
+    first, second, curves = load_sweeps(tmp_path)
+    assert [sweep.scenario for sweep in (first, second, curves)] == ["made up", "made up", "made, rule sqrt"]
+    assert [sweep.hardware for sweep in (curves, first)] == ["recorded", "h200"]
+    assert [run.throughput for run in first.runs] == pytest.approx([16_450, 29_480])  # as measured
+    assert first.accuracies("samples") == pytest.approx({r.key: r.knn_accuracy[-1] for r in first.runs})
+    assert curves.accuracies("samples") == {run.key: run.probe_accuracy for run in curves.runs}
+    assert curves.accuracies("seconds") is None
+    alone = load_sweeps(tmp_path, "recorded")[0]
+    assert alone.by_key["64"].seconds == watched(64)["seconds"]
+    gpus = load_sweeps(tmp_path, "64-gpus")[0]
+    assert gpus.by_key["512"].throughput > 7 * gpus.by_key["64"].throughput  # an update of each takes equally long
+
+
+def test_equal_time_gives_every_candidate_reports_within_the_budget(tmp_path: Path) -> None:
+    write_lines(tmp_path / "made.jsonl", [watched(64), watched(512)])
+    (sweep,) = load_sweeps(tmp_path, "64-gpus")
+    timed = sweep.at_equal_time()
+    slow, fast = timed.runs
+    assert slow.seconds == pytest.approx(fast.seconds)
+    assert len(slow.seconds) == 40
+    assert fast.samples == pytest.approx(sweep.runs[1].samples)
+    end = sweep.runs[0].throughput * sweep.budget("seconds")
+    assert slow.samples[-1] == pytest.approx(end)
+    assert slow.reference_loss[-1] == pytest.approx(sweep.runs[0].loss_at("samples", end))
+    known, accuracies = sweep.accuracies("seconds"), timed.accuracies("seconds")
+    assert known is not None
+    assert accuracies is not None
+    assert accuracies["512"] == pytest.approx(known["512"])
+    assert accuracies["64"] <= known["64"]  # before the first accuracy, from the lowest of all
+    first = max(run.reference_loss[0] for run in sweep.runs)
+    assert all(first >= run.reference_loss[0] > run.reference_loss[-1] for run in timed.runs)
+
+
+def test_bad_lines_and_unequal_lengths_are_named(tmp_path: Path) -> None:
+    for contents, message in (
+        (
+            [watched(64), watched(128) | {"knn_accuracy": [0.5]}],
+            "line 2 is not a recorded run: knn_accuracy has 1 entr",
+        ),
+        ([watched(64), watched(128) | {"reference_loss": [float("nan")] * 40}], "line 2 is not .* finite number"),
+        ([watched(64)], "no scenario, data set, rule and seed has two batch sizes"),
+    ):
+        write_lines(tmp_path / "made.jsonl", contents)
+        with pytest.raises(UserError, match=message):
+            load_sweeps(tmp_path)
+    half = {name: watched(128)[name][:20] for name in ("samples", "seconds", "train_loss", "reference_loss")}
+    write_lines(tmp_path / "made.jsonl", [watched(64), recorded(128, scenario="made up") | half])
+    with pytest.raises(UserError, match="batch 128 ends after 20,000 samples, batch 64 after 40,000; record all"):
+        load_sweeps(tmp_path)
+    with pytest.raises(UserError, match="--hardware tpu: unknown; use recorded, h200, cpu, 8-gpus, 64-gpus"):
+        load_sweeps(tmp_path, "tpu")

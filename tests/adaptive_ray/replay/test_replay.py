@@ -14,7 +14,7 @@ from adaptive_ray.cli import app
 from adaptive_ray.errors import UserError
 from adaptive_ray.replay.policies import POLICIES
 from adaptive_ray.replay.replay import forecast_rows, known_policies, replay, seed_noise
-from tests.adaptive_ray.replay.sweeps import RATES, recorded, sweep, write
+from tests.adaptive_ray.replay.sweeps import RATES, recorded, sweep, watched, write, write_lines
 
 
 def rows_of(axis: str) -> dict[str, dict[str, float]]:
@@ -23,10 +23,11 @@ def rows_of(axis: str) -> dict[str, dict[str, float]]:
 
 def test_regret_is_relative_to_the_best_recording() -> None:
     made = sweep()
-    best = max(run.probe_accuracy for run in made.runs)
+    accuracies = made.accuracies("samples")
+    assert accuracies is not None
     for row in replay([made], list(POLICIES), "samples"):
         chosen = made.by_key[str(row["chosen_batch_size"])]
-        assert row["regret"] == pytest.approx(best - chosen.probe_accuracy)
+        assert row["regret"] == pytest.approx(max(accuracies.values()) - accuracies[chosen.key])
         lowest = min(run.reference_loss[-1] for run in made.runs)
         assert row["reference_loss_regret"] == pytest.approx(chosen.reference_loss[-1] - lowest)
         assert row["regret"] >= 0
@@ -115,3 +116,23 @@ def test_invalid_arguments(tmp_path: Path) -> None:
         done = CliRunner().invoke(app, ["replay", *arguments])
         assert isinstance(done.exception, UserError)
         assert message in str(done.exception)
+
+
+def test_regret_at_equal_time_is_that_of_the_accuracy_then(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    curves = write_lines(tmp_path / "runs" / "made.jsonl", [watched(size, seed) for seed in (0, 1) for size in RATES])
+    policies = ["--policy", "default", "--policy", "sweep"]
+    done = CliRunner().invoke(app, ["replay", str(curves), *policies, "--unit", "seconds", "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "regret in points is empty" not in done.output
+    rows = json.loads(file.read_text())
+    assert {(row["scenario"], row["unit"], row["axis"], row["hardware"]) for row in rows} == {
+        ("made up", "seconds", "seconds", "h200")
+    }
+    assert [row["regret"] for row in rows if row["policy"] == "sweep"] == pytest.approx([0, 0], abs=1e-9)
+    write(curves / "alone", [recorded(size) for size in RATES])
+    both = CliRunner().invoke(app, ["replay", str(curves), *policies, "--unit", "seconds", "--json", str(file)])
+    assert (
+        "regret in points is empty for 1 of 3 sweeps: their recordings have no accuracy during training" in both.output
+    )
+    assert [row["regret"] for row in json.loads(file.read_text()) if row["hardware"] == "recorded"] == [None, None]
