@@ -94,55 +94,9 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     console = _console()
     from adaptive_ray.config.loading import load_config
     from adaptive_ray.experiment.experiment import Experiment
-    from adaptive_ray.report.terminal import print_lines
+    from adaptive_ray.experiment.plan_command import print_plan
 
-    settings = load_config(config, overrides or [])
-    experiment = Experiment(settings, address=address)
-    print_lines(console, experiment.data.summary)
-    p = experiment.plan
-    channels, height, width = experiment.data.shape
-    races = len(p.trials) > 1
-    titles = ("batch size", *(("race steps", "total steps") if races else ("steps",)), "learning rate")
-    table = Table(
-        *(Column(title, justify="right") for title in titles),
-        title=f"{settings.dataset.name}: {p.epoch:,} training images, {channels} x {height} x {width}",
-    )
-    about = ""
-    if settings.accumulation is not None:  # measured if the clusters are known, else a bound
-        clusters = experiment.dataset_clusters
-        about = "about " if clusters is not None and clusters.known else "at most "
-    for candidate in p.candidates:
-        images = p.updates[candidate]
-        rate = settings.simclr.optimizer.learning_rate_at(settings.simclr.optimizer.warmup, images)
-        counts = (-(-p.window // images), p.steps(candidate)) if races else (p.steps(candidate),)
-        steps = [f"{about}{count:,}" if p.time is None else "measured first" for count in counts]
-        table.add_row(candidate.key, *steps, f"{rate:.2g}")
-    console.print(table)
-    sweep = len(p.candidates)
-    accuracy = f", kNN accuracy every {p.knn_every:,}" if p.knn_every and experiment.data.labels is not None else ""
-    explored = f"race: {p.window:,} samples per candidate" if races else "one run"
-    if settings.explore == "rotate":
-        explored = f"one run: candidates rotate every {p.turn:,} samples"
-    if p.time is None:
-        console.print(
-            f"{explored}, one report every {p.evaluate_every:,} samples{accuracy}\n"
-            f"budget: {p.budget:,} samples ({p.budget / p.epoch:.3g} epochs)\n"
-            f"cost: at most {1 + p.explore_limit / p.budget:.2f} x one full run (grid search: {sweep} x)"
-        )
-    else:
-        explored = f"race: {p.time.window / 60:.3g} minutes per candidate" if races else "one run"
-        console.print(
-            f"{explored}, {p.time.evaluations} reports in that time\n"
-            f"budget: {p.time.budget / 60:.3g} minutes of training, including the race\n"
-            "samples: each candidate's measured throughput times the time that is left"
-        )
-    layout = experiment.prepared.layout if experiment.prepared else None
-    if layout:
-        race, winner, at_once = layout.race, layout.winner, layout.concurrent
-        device = f"{race.gpus:.3g} GPU" if race.gpus else f"{race.cpus:.3g} CPU core{'' if race.cpus == 1 else 's'}"
-        concurrent = f", {at_once} concurrent" if at_once < sweep else ""
-        racing = f"{sweep} x {race.count} in the race ({device} per worker{concurrent}), {winner.count} for the winner"
-        console.print(f"workers: {racing if races else winner.count}")
+    print_plan(console, Experiment(load_config(config, overrides or []), address=address))
 
 
 @app.command()

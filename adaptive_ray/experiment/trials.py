@@ -121,9 +121,9 @@ class Trials:
         starts: dict[Hashable, TrainingReport] = {}
         for key in keys:  # a candidate that rejoins forks from another one
             if key in race.alive and (found := checkpoints.newest(key)):
-                starts[key], damage = found
-                if damage:
-                    say(f"batch size {key} is resumed from {starts[key].samples_seen:,} samples: {damage}")
+                starts[key], problem = found
+                if problem:
+                    say(f"batch size {key} is resumed from {starts[key].samples_seen:,} samples: {problem}")
         checkpoints.delete_unnamed()
         winner = str(race.winner)
         if winner in starts and race.spent(winner, starts[winner].samples_seen) >= race.budget:

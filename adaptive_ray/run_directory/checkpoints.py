@@ -15,7 +15,7 @@ from ray import tune
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory.directory import RunDirectory
 from trainables.report import TrainingReport
-from trainables.training.checkpoint import CHECKPOINT_FILE, UNFINISHED, checkpoint_damage
+from trainables.training.checkpoint import CHECKPOINT_FILE, UNFINISHED, checkpoint_problem
 
 #: Checkpoints kept per candidate; the second is used if the last is corrupt.
 _KEPT = 2
@@ -35,7 +35,7 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
             candidate: [Path(report.checkpoint_path) for report in reports if report.checkpoint_path][-_KEPT:]
             for candidate, reports in directory.reports().items()
         }
-        self._damaged: set[Path] = set()
+        self._corrupt: set[Path] = set()
         self._error: UserError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -52,20 +52,20 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
             UserError: The candidate has reported and all its checkpoints are corrupt.
         """
         kept = self._kept.get(candidate, [])
-        damages: list[str] = []
+        problems: list[str] = []
         for report in reversed(self._directory.reports().get(candidate, [])):
             if report.checkpoint_path is None or not math.isfinite(report.reference_loss):
                 continue  # NaN: the weights are invalid
             path = Path(report.checkpoint_path)
-            if (damage := checkpoint_damage(path)) is None:
-                return report, damages[0] if damages else None
-            damages.append(damage)
-            self._damaged.add(path)
+            if (problem := checkpoint_problem(path)) is None:
+                return report, problems[0] if problems else None
+            problems.append(problem)
+            self._corrupt.add(path)
             kept[:] = [each for each in kept if each != path]  # else the next report would delete the valid one
-        if not damages:
+        if not problems:
             return None
         raise UserError(
-            f"{damages[0]}, and no older checkpoint of batch size {candidate} is valid; restore the file from a copy, "
+            f"{problems[0]}, and no older checkpoint of batch size {candidate} is valid; restore the file from a copy, "
             f"or start a new run: "
             f"adaptive-ray run {self._directory.path / 'config.yaml'} --name OTHER"
         )
@@ -77,12 +77,12 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Selects the last valid checkpoint before Tune restarts a trial."""
         path, candidate = trial.config["resume_from"], trial.config["candidate"]
-        if not path or (damage := checkpoint_damage(Path(path))) is None:
+        if not path or (problem := checkpoint_problem(Path(path))) is None:
             return
         try:
             found = self.newest(candidate) if Path(path) in self._kept.get(candidate, []) else None
             if found is None:  # weights of another candidate
-                raise UserError(f"{damage}; resume the run with: adaptive-ray run --resume {self._directory.path}")
+                raise UserError(f"{problem}; resume the run with: adaptive-ray run --resume {self._directory.path}")
             trial.set_config({**trial.config, "resume_from": found[0].checkpoint_path})
         except UserError as error:
             self._error = error  # Tune would log a traceback here
@@ -112,7 +112,7 @@ class Checkpoints(tune.Callback):  # type: ignore[misc]
 
         Call only while no trial is running. Corrupt checkpoints are kept for repair.
         """
-        kept = self._damaged.union(*self._kept.values())
+        kept = self._corrupt.union(*self._kept.values())
         for run in (self._directory.path / "train").glob("*"):
             for checkpoint in itertools.chain(_checkpoints_in(run), run.glob(f"{UNFINISHED}*")):
                 if checkpoint not in kept:

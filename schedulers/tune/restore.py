@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-
-class Stateful(Protocol):
-    """An object whose state is a dictionary."""
-
-    def get_state(self) -> dict[str, Any]: ...
-
-    def set_state(self, state: dict[str, Any]) -> None: ...
+if TYPE_CHECKING:
+    from schedulers.tune.scheduler import LossExtrapolationScheduler
 
 
 class RestoreCallback(tune.Callback):  # type: ignore[misc]
@@ -21,7 +16,7 @@ class RestoreCallback(tune.Callback):  # type: ignore[misc]
     Tune pickles the scheduler and its callbacks together, so the restored callback refers to the restored scheduler.
     """
 
-    def __init__(self, scheduler: Stateful) -> None:
+    def __init__(self, scheduler: LossExtrapolationScheduler) -> None:
         self._scheduler = scheduler
 
     def get_state(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from adaptive_ray import __version__, cli
+from adaptive_ray.ray_cluster import signals
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -30,8 +31,9 @@ Command = Callable[..., Answer]
 
 
 @pytest.fixture
-def _signals() -> Iterator[None]:
-    """``main`` installs signal handlers."""
+def _signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restores the signal handlers, which ``main`` installs, and forgets the signals that they received."""
+    monkeypatch.setattr(signals, "_state", signals._State())
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():

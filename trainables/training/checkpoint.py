@@ -62,13 +62,13 @@ def load_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(directory / CHECKPOINT_FILE, map_location=device, weights_only=True)
     except Exception:  # torch raises the same types for a corrupt file and for exhausted GPU memory
-        if damage := checkpoint_damage(directory):
-            raise CheckpointError(damage) from None
+        if problem := checkpoint_problem(directory):
+            raise CheckpointError(problem) from None
         raise
     return state
 
 
-def checkpoint_damage(directory: Path) -> str | None:
+def checkpoint_problem(directory: Path) -> str | None:
     """Returns what is wrong with a checkpoint's file, or None if it is complete.
 
     Reads the whole file and compares the checksums that torch writes for every tensor.

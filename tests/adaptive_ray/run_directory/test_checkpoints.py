@@ -17,7 +17,7 @@ from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory.checkpoints import Checkpoints
 from adaptive_ray.run_directory.directory import RunDirectory
 from trainables.report import TrainingReport
-from trainables.training.checkpoint import CHECKPOINT_FILE, UNFINISHED, checkpoint_damage, save_checkpoint
+from trainables.training.checkpoint import CHECKPOINT_FILE, UNFINISHED, checkpoint_problem, save_checkpoint
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "configs" / "quickstart.yaml"
 
@@ -81,7 +81,7 @@ class TestDeleting:
             saved.append(training.save("a-start", samples))
             training.report("64", samples - ahead, saved[samples - ahead])
             last = training.directory.reports()["64"][-1]
-            assert checkpoint_damage(Path(str(last.checkpoint_path))) is None
+            assert checkpoint_problem(Path(str(last.checkpoint_path))) is None
             for path in saved[samples - ahead :]:  # not reported yet
                 assert path.is_dir()
         assert len(training.there()) == ahead + 2
@@ -156,8 +156,8 @@ class TestResuming:
         training.train("128", "b-start", 1)
         found = training.resume().checkpoints.newest("64")
         assert found is not None
-        report, damage = found
-        assert damage is None
+        report, problem = found
+        assert problem is None
         assert report.samples_seen == 3
         assert report.checkpoint_path == str(training.directory.path / "train/a-start/checkpoint_3")
 
@@ -180,14 +180,14 @@ class TestResuming:
         resumed = training.resume()
         found = resumed.checkpoints.newest("64")
         assert found is not None
-        report, damage = found
+        report, problem = found
         assert report.samples_seen == 2
-        assert damage is not None
-        assert str(last / CHECKPOINT_FILE) in damage
+        assert problem is not None
+        assert str(last / CHECKPOINT_FILE) in problem
 
         resumed.checkpoints.delete_unnamed()  # the corrupt checkpoint is kept, so that users can repair it
         assert last.is_dir() == (fault != "directory")
-        assert checkpoint_damage(Path(str(report.checkpoint_path))) is None
+        assert checkpoint_problem(Path(str(report.checkpoint_path))) is None
         resumed.train("64", "c-start", 3)  # repeated: there are two valid ones again
         found = resumed.checkpoints.newest("64")
         assert found is not None
@@ -261,7 +261,7 @@ class TestStartingAgain:
             shutil.rmtree(last)
         assert self.recover(training, "64", last) == str(last.with_name("checkpoint_2"))
         training.train("64", "a-4", 3, 4)
-        assert checkpoint_damage(last.parent.parent / "a-4/checkpoint_3") is None
+        assert checkpoint_problem(last.parent.parent / "a-4/checkpoint_3") is None
 
     def test_without_a_valid_checkpoint_the_file_is_reported(self, training: Training) -> None:
         training.train("64", "a-start", 1)

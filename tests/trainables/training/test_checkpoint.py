@@ -13,7 +13,7 @@ from tests.disks import disk
 from trainables.training.checkpoint import (
     CHECKPOINT_FILE,
     CheckpointError,
-    checkpoint_damage,
+    checkpoint_problem,
     load_checkpoint,
     new_directory,
     save_checkpoint,
@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_round_trips(file: Path) -> None:
-    assert checkpoint_damage(file.parent) is None
+    assert checkpoint_problem(file.parent) is None
     state = load_checkpoint(file.parent, CPU)
     assert {name: state[name] for name in ("samples", "text", "none")} == {"samples": 7, "text": "x" * 50, "none": None}
     assert all(torch.equal(state["model"][name], tensor) for name, tensor in WEIGHTS.items())
@@ -41,11 +41,11 @@ def test_truncation_at_any_byte_is_detected(file: Path) -> None:
     whole = file.read_bytes()
     for length in {*range(64), *range(64, len(whole), 211), *range(len(whole) - 200, len(whole))}:
         os.truncate(file, length)
-        damage = checkpoint_damage(file.parent)
-        assert damage is not None, length
-        assert str(file) in damage
+        problem = checkpoint_problem(file.parent)
+        assert problem is not None, length
+        assert str(file) in problem
         file.write_bytes(whole)
-    assert checkpoint_damage(file.parent) is None
+    assert checkpoint_problem(file.parent) is None
 
 
 def test_missing_blocks_are_detected(file: Path) -> None:
@@ -53,7 +53,7 @@ def test_missing_blocks_are_detected(file: Path) -> None:
     whole = file.read_bytes()
     for start in random.Random(0).sample(range(len(whole) - 512), 200):
         file.write_bytes(whole[:start] + bytes(512) + whole[start + 512 :])
-        if checkpoint_damage(file.parent) is None:  # the block was zero before
+        if checkpoint_problem(file.parent) is None:  # the block was zero before
             state = load_checkpoint(file.parent, CPU)
             assert all(torch.equal(state["model"][name], tensor) for name, tensor in WEIGHTS.items())
 
@@ -102,7 +102,7 @@ def test_a_new_directory_is_removed_unless_it_was_moved(tmp_path: Path) -> None:
             save_checkpoint(STATE, directory)
             directory.rename(tmp_path / f"moved from {parent is None}")
     moved = sorted(tmp_path.iterdir())
-    assert [checkpoint_damage(path) for path in moved] == [None, None]
+    assert [checkpoint_problem(path) for path in moved] == [None, None]
     with pytest.raises(RuntimeError), new_directory(tmp_path):
         raise RuntimeError
     assert sorted(tmp_path.iterdir()) == moved
