@@ -12,29 +12,16 @@ Rerace = str | Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class ReracePlan:
-    """Says when further races start. All numbers are in units of the budget: samples or seconds.
+    """Says when further races start. All numbers are in units of the budget: samples or seconds."""
 
-    Args:
-        window: Window of each further race.
-        budget: Length of the whole run.
-        points: Points of the budget at which further races start.
-        on_deviation: Whether they start when the winner underperforms instead.
-    """
-
-    window: float
-    budget: float
-    points: tuple[float, ...] = ()
-    on_deviation: bool = False
+    window: float  # of each further race
+    budget: float  # length of the whole run
+    points: tuple[float, ...] = ()  # of the budget, at which further races start
+    on_deviation: bool = False  # whether they start when the winner underperforms instead
 
     @classmethod
     def of(cls, rerace: Rerace, *, window: float, rerace_window: float | None, budget: float) -> ReracePlan:
-        """Parses the setting.
-
-        Args:
-            rerace: See ``Rerace``.
-            window: Window of the first race.
-            rerace_window: Window of further races; None: the same.
-            budget: Length of the whole run.
+        """Parses the setting. ``window`` is that of the first race, ``rerace_window`` of further ones; None: the same.
 
         Raises:
             ValueError: The setting is unknown, or the races would overlap or not fit into the budget.
@@ -64,11 +51,9 @@ class ReracePlan:
         return cls(again, budget, tuple(fraction * budget for fraction in fractions))
 
     def next(self, spent: float, races: int) -> float:
-        """Returns the earliest point at which another race may start; inf if there is none.
+        """Returns the earliest point at which another race may start after ``races`` further ones; inf if none may.
 
-        Args:
-            spent: Part of the budget that the winner has spent.
-            races: Number of further races so far.
+        ``spent`` is the part of the budget that the winner has spent.
         """
         if self.on_deviation:
             point = spent

@@ -14,19 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images and labels for the online kNN accuracy; training does not see the labels.
+    """Images and labels for the online kNN accuracy; training does not see the labels."""
 
-    Args:
-        bank: Some training images, uint8 [k, C, H, W].
-        bank_labels: Their labels, integers [k], of at least two classes.
-        images: Held-out images, uint8 [m, C, H, W].
-        labels: Their labels, integers [m].
-    """
-
-    bank: NDArray[np.uint8]
-    bank_labels: NDArray[np.int64]
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    bank: NDArray[np.uint8]  # some training images [k, C, H, W]
+    bank_labels: NDArray[np.int64]  # their labels [k], of at least two classes
+    images: NDArray[np.uint8]  # held-out images [m, C, H, W]
+    labels: NDArray[np.int64]  # their labels [m]
 
 
 @dataclass(frozen=True)

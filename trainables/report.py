@@ -12,19 +12,12 @@ from schedulers import Candidate
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric of a report is shown. All metrics are written to ``reports.jsonl``.
+    """How a metric of a report is shown. All metrics are written to ``reports.jsonl``."""
 
-    Args:
-        unit: Unit; empty for dimensionless metrics.
-        label: Name in tables and plots.
-        column: Column in ``curves.json``; None: not included.
-        logged: Whether it is logged to MLflow, with ``samples_seen`` as the step.
-    """
-
-    unit: str
-    label: str
-    column: str | None = None
-    logged: bool = False
+    unit: str  # empty for dimensionless metrics
+    label: str  # in tables and plots
+    column: str | None = None  # in curves.json; None: not included
+    logged: bool = False  # to MLflow, with samples_seen as the step
 
     @property
     def title(self) -> str:

@@ -11,12 +11,13 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util import ActorPool
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from adaptive_ray.clusters.encoders import ImageEncoder, open_encoder
 from adaptive_ray.clusters.feature_store import FeatureFile
-from adaptive_ray.errors import AdaptiveRayError, PlacementError, UserError
+from adaptive_ray.errors import AdaptiveRayError, PlacementError, UserError, first_line
 from adaptive_ray.ray_cluster.nodes import described, free_devices, no_place
 from trainables.batches import ImageFiles
 
@@ -42,15 +43,15 @@ class Embedder:
         self._name, self._input_size = name, input_size
         self._encoder: ImageEncoder | None = None
 
-    def embed(self, shared: list[Any], start: int, stop: int) -> NDArray[np.float16]:
-        """Computes the features of images from ``start`` to ``stop``, float16 [m, d].
+    def embed(self, shared: list[Any], rows: slice) -> tuple[slice, NDArray[np.float16]]:
+        """Returns ``rows`` and the features of these images, float16 [m, d].
 
         ``shared`` holds a reference to all images (in a list, so that Ray keeps it).
         """
         images = ray.get(shared[0])
         if self._encoder is None:
             self._encoder = open_encoder(self._name, input_size=self._input_size, sample=sample_of(images))
-        return self._encoder(channels_last(images[start:stop])).astype(np.float16)
+        return rows, self._encoder(channels_last(images[rows])).astype(np.float16)
 
 
 def embed(
@@ -76,29 +77,18 @@ def embed(
     done = len(images) - sum(rows.stop - rows.start for rows in missing)
     with _pool(name, input_size, count) as actors:
         shared = [ray.put(images)]
-        waiting = iter(missing)
-        running: dict[Any, tuple[slice, Any]] = {}
-
-        def give(actor: Any) -> None:
-            if (rows := next(waiting, None)) is not None:
-                running[actor.embed.remote(shared, rows.start, rows.stop)] = rows, actor
-
         report(done, len(images), len(actors))
-        for actor in _QUEUED * actors:
-            give(actor)
-        while running:
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            rows, actor = running.pop(ready)
-            try:
-                file.write(rows, ray.get(ready))
-            except RayTaskError as error:
-                raise UserError(str(error.cause).splitlines()[0]) from None
-            except RayActorError as error:
-                reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
-                raise AdaptiveRayError(f"an embedding process died {_RETRIES + 1} times: {reason}") from None
-            give(actor)
-            done += rows.stop - rows.start
-            report(done, len(images), len(actors))
+        pool = ActorPool(_QUEUED * actors)
+        try:
+            for rows, features in pool.map_unordered(lambda actor, rows: actor.embed.remote(shared, rows), missing):
+                file.write(rows, features)
+                done += rows.stop - rows.start
+                report(done, len(images), len(actors))
+        except RayTaskError as error:
+            raise UserError(first_line(error.cause)) from None
+        except RayActorError as error:
+            reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+            raise AdaptiveRayError(f"an embedding process died {_RETRIES + 1} times: {reason}") from None
 
 
 def sample_of(images: Images | ImageFiles) -> Images:
@@ -136,9 +126,7 @@ def _pool(name: str, input_size: int, count: int | None) -> Iterator[list[Any]]:
         actor = ray.remote(
             num_cpus=each.get("CPU", 0), num_gpus=each.get("GPU", 0), max_restarts=_RETRIES, max_task_retries=_RETRIES
         )(Embedder)
-        yield [
-            actor.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, index)).remote(name, input_size)
-            for index in range(group.bundle_count)
-        ]
+        places = [PlacementGroupSchedulingStrategy(group, index) for index in range(group.bundle_count)]
+        yield [actor.options(scheduling_strategy=place).remote(name, input_size) for place in places]
     finally:
         remove_placement_group(group)  # also stops the actors

@@ -30,24 +30,11 @@ class ClusterService:
 
     def __init__(self, folder: Path, settings: ClusterSettings, seed: int, order: str) -> None:
         self._clustering = clustering_of(folder, settings, seed)
-        self._folder, self._encoder, self._seed = folder, settings.encoder, seed
+        self._folder, self._seed = folder, seed
         self._order_of = CLUSTER_ORDERS.get(order)
         self._orders: dict[int, Future[Any]] = {}
         self._references: dict[str, Any] = {}
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="next epoch")
-
-    def summary(self) -> dict[str, Any]:
-        """Returns M, sizes, method, scores, stability, notes, and the encoder."""
-        found = self._clustering
-        return {
-            "m": found.m,
-            "sizes": found.sizes.tolist(),
-            "method": found.method,
-            "scores": found.scores,
-            "stability": found.stability,
-            "notes": list(found.notes),
-            "encoder": self._encoder,
-        }
 
     def strata(self) -> Labels:
         """Returns the cluster of each image, int64 [n]."""

@@ -30,25 +30,15 @@ _NAMED = 8
 
 @dataclass(frozen=True)
 class Dataset:
-    """uint8 images [n, C, H, W] with labels.
-
-    Args:
-        name: Name of the data set.
-        training: Training images and reference images.
-        labels: Labels of ``training.images``; None: unlabelled, or a single class.
-        test_images: Held-out images.
-        test_labels: Labels of ``test_images``; None if ``labels`` is None.
-        summary: Lines that describe the data set and what was skipped.
-        unreadable: Reason for each file that could not be decoded, by path.
-    """
+    """uint8 images [n, C, H, W] with labels."""
 
     name: str
-    training: TrainingData
-    labels: Labels | None
+    training: TrainingData  # training images and reference images
+    labels: Labels | None  # of the training images; None: unlabelled, or a single class
     test_images: Images
-    test_labels: Labels | None
-    summary: tuple[str, ...] = ()
-    unreadable: Mapping[str, str] = field(default_factory=dict)
+    test_labels: Labels | None  # None if the training images have none
+    summary: tuple[str, ...] = ()  # lines that describe the data set and what was skipped
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # reason for each file that could not be decoded
 
     @property
     def shape(self) -> tuple[int, int, int]:

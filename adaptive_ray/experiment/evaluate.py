@@ -43,17 +43,13 @@ class HeldOut:
 
 @dataclass
 class Evaluation:
-    """Results of an evaluation.
+    """Results of an evaluation."""
 
-    Args:
-        accuracies: Accuracy (0 to 1) for each of ``ACCURACIES``; None: not available. With more than ten classes also
-            the top-5 accuracies.
-        unavailable: Reason for each missing accuracy or plot, in one line.
-        neighbours: The nearest training images of the first held-out images, uint8 [6, 8, C, H, W].
-    """
-
+    #: From 0 to 1, for each of ``ACCURACIES`` and, with more than ten classes, for top-5; None: not available.
     accuracies: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(ACCURACIES))
+    #: Reason for each missing accuracy or plot, in one line.
     unavailable: dict[str, str] = field(default_factory=dict)
+    #: The nearest training images of the first held-out images, uint8 [6, 8, C, H, W].
     neighbours: Images | None = None
 
     @contextmanager
@@ -81,9 +77,7 @@ def reason(error: BaseException) -> str:
 
 def failed(error: BaseException) -> Evaluation:
     """Returns an evaluation without results because of ``error``."""
-    found = Evaluation()
-    found.unavailable = dict.fromkeys((*ACCURACIES, "neighbours.png"), reason(error))
-    return found
+    return Evaluation(unavailable=dict.fromkeys((*ACCURACIES, "neighbours.png"), reason(error)))
 
 
 def evaluate(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import ray
 import torch
@@ -34,17 +35,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """Evaluates encoders in a Ray task, on any node of the cluster.
+    """Evaluates encoders in a Ray task, on any node of the cluster."""
 
-    Args:
-        cpus: CPU cores of the task, and threads of torch.
-        gpus: Fraction of a GPU; 0: it computes on the CPU.
-        seconds: Time limit of an attempt.
-    """
-
-    cpus: float
-    gpus: float
-    seconds: float
+    cpus: float  # cores of the task, and threads of torch
+    gpus: float  # fraction of a GPU; 0: it computes on the CPU
+    seconds: float  # time limit of an attempt
 
     @classmethod
     def like(cls, workers: Workers, nodes: Sequence[Node], training_seconds: float) -> EvaluationTask:
@@ -66,21 +61,22 @@ class EvaluationTask:
             encoder: The trained encoder, on the CPU. Its weights are sent to the task's node.
             settings: Settings of its training, for the untrained encoder.
             data: Reference to ``TrainingData`` in the object store.
-            held_out: Test images and labels.
-            limit: Maximum number of training images.
+            held_out, limit: See ``evaluate``.
         """
         release_places()  # of the trials, which are over
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        late = f"the evaluation was not finished after {self.seconds:,.0f} seconds"
         error: Exception
         for _ in range(_ATTEMPTS):
             try:
-                self._wait_for_resources(remote(_nothing).remote())
-                threads = max(int(self.cpus), 1)
-                return self._result(
-                    remote(_evaluate).remote(encoder, settings, data, held_out, limit, threads, self.gpus)
-                )
-            except TimeoutError as late:
-                return failed(late)
+                # Waits for a task with the same resources; its process is used again.
+                _result(remote(_nothing).remote(), _PLACEMENT_SECONDS, partial(no_place, [wanted], _PLACEMENT_SECONDS))
+                running = remote(_evaluate).remote(self, encoder, settings, data, held_out, limit)
+                evaluation: Evaluation = _result(running, self.seconds, lambda: late)
+                return evaluation
+            except TimeoutError as timeout:
+                return failed(timeout)
             except RayTaskError as raised:  # by the evaluation itself: it would fail again
                 return failed(raised.cause)
             except RayError as lost:  # the process or its node died
@@ -88,22 +84,14 @@ class EvaluationTask:
                 error = lost
         return failed(error)
 
-    def _wait_for_resources(self, running: ObjectRef) -> None:
-        """Waits for a task with the same resources; its process is used again."""
-        try:
-            ray.get(running, timeout=_PLACEMENT_SECONDS)
-        except GetTimeoutError:
-            ray.cancel(running, force=True)
-            wanted = {"CPU": self.cpus, "GPU": self.gpus}
-            raise TimeoutError(no_place([wanted], _PLACEMENT_SECONDS)) from None
 
-    def _result(self, running: ObjectRef) -> Evaluation:
-        try:
-            evaluation: Evaluation = ray.get(running, timeout=self.seconds)
-        except GetTimeoutError:
-            ray.cancel(running, force=True)
-            raise TimeoutError(f"the evaluation was not finished after {self.seconds:,.0f} seconds") from None
-        return evaluation
+def _result(running: ObjectRef, seconds: float, late: Callable[[], str]) -> Any:
+    """Returns the result of a task; cancels it and raises ``TimeoutError`` if it is ``late``."""
+    try:
+        return ray.get(running, timeout=seconds)
+    except GetTimeoutError:
+        ray.cancel(running, force=True)
+        raise TimeoutError(late()) from None
 
 
 def _nothing() -> None:
@@ -111,17 +99,11 @@ def _nothing() -> None:
 
 
 def _evaluate(
-    encoder: Encoder,
-    settings: TrainSettings,
-    data: TrainingData,
-    held_out: HeldOut,
-    limit: int,
-    threads: int,
-    gpus: float,
+    task: EvaluationTask, encoder: Encoder, settings: TrainSettings, data: TrainingData, held_out: HeldOut, limit: int
 ) -> Evaluation:
-    torch.set_num_threads(threads)
-    device = torch.device("cuda", torch.cuda.current_device()) if gpus else torch.device("cpu")
-    if gpus:
-        share_gpu(device, gpus)
+    torch.set_num_threads(max(int(task.cpus), 1))
+    device = torch.device("cuda", torch.cuda.current_device()) if task.gpus else torch.device("cpu")
+    if task.gpus:
+        share_gpu(device, task.gpus)
     untrained = partial(initial_encoder, settings, data, pretrained=False)
     return evaluate(encoder, untrained, data.images, held_out, limit=limit, device=device)

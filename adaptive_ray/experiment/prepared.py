@@ -25,19 +25,12 @@ _TIMEOUT = 30
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run whose batch sizes are known.
+    """A run whose batch sizes are known."""
 
-    Args:
-        config: With the batch sizes and images per update that follow from the clusters.
-        plan: Samples, steps and reports of the run.
-        memory: Minimum bytes of a worker's training.
-        layout: Workers and their resources on this machine; None: the run joins a cluster.
-    """
-
-    config: ExperimentConfig
-    plan: Plan
-    memory: int
-    layout: Layout | None
+    config: ExperimentConfig  # with the batch sizes and images per update that follow from the clusters
+    plan: Plan  # samples, steps and reports of the run
+    memory: int  # minimum bytes of a worker's training
+    layout: Layout | None  # workers and their resources on this machine; None: the run joins a cluster
 
     @classmethod
     def of(

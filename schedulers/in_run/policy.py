@@ -21,44 +21,28 @@ _DRIFT = 0.3
 
 @dataclass(frozen=True)
 class SwapDecision:
-    """A decision on the candidate to train with, and the numbers that it is based on.
+    """A decision on the candidate to train with, and the numbers that it is based on."""
 
-    Args:
-        samples: Samples seen.
-        candidate: Key of the previous candidate.
-        chosen: Key of the next candidate.
-        action: ``keep``, ``swap`` (try another), ``confirm`` (keep it after the trial) or ``return`` (go back).
-        reason: The reason, for users.
-        forecast: The loss that was forecast for this point at the last decision; None at the first.
-        actual: The loss.
-        deviation: (forecast - actual) / standard deviation, mean since the last decision; nan at the first.
-        rates: The candidates' log efficiencies and standard deviations.
-    """
-
-    samples: float
-    candidate: str
-    chosen: str
-    action: str
-    reason: str
-    forecast: Forecast | None
-    actual: float
-    deviation: float
-    rates: Mapping[str, tuple[float, float]]
+    samples: float  # seen so far
+    candidate: str  # key of the previous candidate
+    chosen: str  # key of the next candidate
+    action: str  # keep, swap (try another), confirm (keep it after the trial) or return (go back)
+    reason: str  # for users
+    forecast: Forecast | None  # the loss that was forecast for this point at the last decision; None at the first
+    actual: float  # the loss
+    deviation: float  # (forecast - actual) / standard deviation, mean since the last decision; nan at the first
+    rates: Mapping[str, tuple[float, float]]  # the candidates' log efficiencies and standard deviations
 
     def as_dict(self) -> dict[str, Any]:
         """Returns a dictionary for JSON, with None for numbers that are not finite."""
         forecast = self.forecast or Forecast(math.nan, math.nan)
         return {
-            "samples": self.samples,
-            "candidate": self.candidate,
-            "chosen": self.chosen,
-            "action": self.action,
-            "reason": self.reason,
+            **vars(self),
             "forecast": _finite(forecast.mean),
             "forecast_std": _finite(forecast.std),
             "actual": _finite(self.actual),
             "deviation": _finite(self.deviation),
-            "rates": {key: [_finite(mean), _finite(std)] for key, (mean, std) in self.rates.items()},
+            "rates": {key: [*map(_finite, rate)] for key, rate in self.rates.items()},
         }
 
 

@@ -6,6 +6,7 @@ import difflib
 import logging
 import math
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -19,30 +20,17 @@ from schedulers.tune.trials import can_be_resumed
 logger = logging.getLogger(__name__)
 
 
+@dataclass
 class ResultReader:
-    """Reads loss, samples and seconds from results and reports them to a race series.
+    """Reads loss, samples and seconds from results and reports them to a race series."""
 
-    Args:
-        metric: The entry that is extrapolated; None until it is known.
-        mode: ``min`` or ``max``; None until it is known.
-        time_attr: The entry with the samples seen.
-        seconds_attr: The entry with the seconds of training.
-        throughput_attr: The entry with the throughput that was measured alone; results may lack it.
-        axis: The unit of the budget: ``samples`` or ``seconds``.
-    """
-
-    def __init__(
-        self,
-        metric: str | None,
-        mode: str | None,
-        time_attr: str,
-        seconds_attr: str,
-        throughput_attr: str,
-        axis: str,
-    ) -> None:
-        self.metric, self.mode, self.time_attr = metric, mode, time_attr
-        self._seconds_attr, self._throughput_attr, self._axis = seconds_attr, throughput_attr, axis
-        self._warned = False
+    metric: str | None  # the entry that is extrapolated; None until it is known
+    mode: str | None  # min or max; None until it is known
+    time_attr: str  # the entry with the samples seen
+    seconds_attr: str  # the entry with the seconds of training
+    throughput_attr: str  # the entry with the throughput that was measured alone; results may lack it
+    axis: str  # the unit of the budget: samples or seconds
+    _warned: bool = False
 
     def samples(self, result: Mapping[str, Any]) -> float:
         """Returns the samples seen; nan if the result lacks them."""
@@ -50,7 +38,7 @@ class ResultReader:
 
     def spent(self, result: Mapping[str, Any]) -> float:
         """Returns the part of the budget that the trial has spent; nan if the result lacks it."""
-        return _number(result.get(self.time_attr if self._axis == "samples" else self._seconds_attr))
+        return _number(result.get(self.time_attr if self.axis == "samples" else self.seconds_attr))
 
     def take(self, series: RaceSeries, key: Hashable, trial: Trial, result: Mapping[str, Any]) -> None:
         """Reports a result to the series; a result that is unusable fails the candidate.
@@ -58,7 +46,7 @@ class ResultReader:
         Raises:
             ValueError: No trial reports the metric, or the trial cannot be paused for another race.
         """
-        if 0 < (throughput := _number(result.get(self._throughput_attr))) < math.inf:
+        if 0 < (throughput := _number(result.get(self.throughput_attr))) < math.inf:
             series.measure(key, throughput)
         if self.metric not in result:
             self._without_metric(series, key, result)
@@ -73,7 +61,7 @@ class ResultReader:
         else:
             loss = _number(result[self.metric or ""])
             loss = -loss if self.mode == "max" else loss
-            series.report(key, self.samples(result), loss, _number(result.get(self._seconds_attr)))
+            series.report(key, self.samples(result), loss, _number(result.get(self.seconds_attr)))
 
     def is_missing(self, series: RaceSeries, result: Mapping[str, Any]) -> bool:
         """Returns whether neither this result nor any earlier one has the metric."""
@@ -105,8 +93,8 @@ class ResultReader:
     def _problem(self, result: Mapping[str, Any]) -> str | None:
         """Returns why a result with the metric is unusable; None if it is usable."""
         needed = {"time_attr": self.time_attr}
-        if self._axis == "seconds":
-            needed["seconds_attr"] = self._seconds_attr
+        if self.axis == "seconds":
+            needed["seconds_attr"] = self.seconds_attr
         for setting, name in needed.items():
             if name not in result:
                 return f"does not report {name!r}: report it, or set {setting} to one of {', '.join(_numbers(result))}"

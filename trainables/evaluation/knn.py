@@ -39,7 +39,6 @@ def knn_accuracies(
         ValueError: All training images are of one class, or there are no test images.
     """
     classes, targets = numbered(train_labels, test_labels)
-    votes = {"knn": _by_distance, "knn200": _by_temperature}
     sizes = {"knn": NEIGHBOURS, "knn200": FIELD_NEIGHBOURS}
     bank, queries = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
     most = min(max(sizes[name] for name in protocols), len(bank))
@@ -48,7 +47,8 @@ def knn_accuracies(
         similar, nearest = (part @ bank.T).topk(most)
         for name in protocols:
             rows = nearest[:, : sizes[name]]
-            weights = votes[name](part, bank, similar[:, : sizes[name]], rows)
+            by_similarity = (similar[:, : sizes[name]] / FIELD_TEMPERATURE).exp()
+            weights = by_similarity if name == "knn200" else _inverse_distances(part, bank, rows)
             sums = weights.new_zeros(len(part), len(classes))
             scores[name].append(sums.scatter_add_(1, targets[rows], weights))
     return {name: accuracy(torch.cat(parts), classes, test_labels) for name, parts in scores.items()}
@@ -60,11 +60,7 @@ def nearest_rows(train: Tensor, queries: Tensor, count: int) -> Tensor:
     return similarities.topk(min(count, len(train))).indices
 
 
-def _by_temperature(queries: Tensor, bank: Tensor, similar: Tensor, nearest: Tensor) -> Tensor:
-    return (similar / FIELD_TEMPERATURE).exp()
-
-
-def _by_distance(queries: Tensor, bank: Tensor, similar: Tensor, nearest: Tensor) -> Tensor:
+def _inverse_distances(queries: Tensor, bank: Tensor, nearest: Tensor) -> Tensor:
     """Inverse distances [m, k]. If some neighbours equal the query, only these have a weight."""
     # From the features themselves, since 2 - 2 * similarity is inexact for close neighbours.
     distances = torch.stack([torch.linalg.vector_norm(bank[rows] - queries, dim=1) for rows in nearest.unbind(1)], 1)

@@ -25,16 +25,13 @@ def shrunk(images: Tensor) -> Tensor:
 def pixel_features(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """Projects uint8 images [n, C, H, W] and [m, C, H, W] on the principal components of the first: [n, d] and [m, d].
 
-    Deterministic on the CPU; random numbers are drawn from a generator of its own.
+    Deterministic on the CPU; the state of the random number generators is not changed.
     """
     rows, others = (shrunk(images).flatten(1).float() / 255 for images in (train, test))
     mean = rows.mean(0)
     rows, others = rows - mean, others - mean
     count = min(COMPONENTS, *rows.shape)
-    directions = min(count + _EXTRA, *rows.shape)
-    random = torch.randn(rows.shape[1], directions, generator=torch.Generator().manual_seed(0))
-    basis = torch.linalg.qr(rows @ random.to(rows.device)).Q
-    for _ in range(_ITERATIONS):
-        basis = torch.linalg.qr(rows @ torch.linalg.qr(rows.T @ basis).Q).Q
-    components = torch.linalg.svd(basis.T @ rows, full_matrices=False).Vh[:count]
-    return rows @ components.T, others @ components.T
+    with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
+        torch.manual_seed(0)
+        axes = torch.svd_lowrank(rows, min(count + _EXTRA, *rows.shape), _ITERATIONS)[2][:, :count]
+    return rows @ axes, others @ axes

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from trainables.simclr.batchnorm import buffers_restored
+
 
 def cached_backward(
     model: nn.Module,
@@ -40,16 +42,13 @@ def cached_backward(
     """
     autocast = autocast or nullcontext()
     network = model.module if isinstance(model, DistributedDataParallel) else model
-    before = [buffer.clone() for buffer in network.buffers()]
     random_states, parts = [], []
-    with torch.no_grad():
+    with torch.no_grad(), buffers_restored(network):  # the second pass updates them
         for views in micro_batches:
             batch = views()
             random_states.append((torch.get_rng_state(), get_device_states(batch)))
             with autocast:
                 parts.append(network(batch).chunk(2))
-        for buffer, value in zip(network.buffers(), before, strict=True):
-            buffer.copy_(value)  # the second pass updates them
 
     z_a, z_b = (torch.cat(views).requires_grad_() for views in zip(*parts, strict=True))
     value = loss(z_a, z_b)

@@ -39,6 +39,7 @@ def nt_xent(
     group: dist.ProcessGroup | None = None,
     chunk: int | None = None,
     shard_sizes: Sequence[int] | None = None,
+    decoupled: bool = False,
 ) -> Tensor:
     """Returns the NT-Xent loss of two views of the same images, the mean over the 2B anchors of the global batch.
 
@@ -56,6 +57,7 @@ def nt_xent(
         group: Process group of the workers; None: the default group, if torch.distributed is initialised.
         chunk: Anchors per tile; None: as many as fit into a tile of 32 MB, or 256 MB on a GPU.
         shard_sizes: Number of images of every worker; None: they are gathered, which synchronises with the device.
+        decoupled: Whether the positive pair is left out of the denominator; see ``dcl``.
 
     Returns:
         A scalar in float32 (float64 for float64 inputs).
@@ -63,37 +65,24 @@ def nt_xent(
     Raises:
         ValueError: The views' shapes differ, or the temperature is not above 0.
     """
-    return _contrast(z_a, z_b, temperature, weights, images, group, chunk, shard_sizes, False)
-
-
-def dcl(
-    z_a: Tensor,
-    z_b: Tensor,
-    temperature: float,
-    *,
-    weights: Tensor | None = None,
-    images: Tensor | None = None,
-    group: dist.ProcessGroup | None = None,
-    chunk: int | None = None,
-    shard_sizes: Sequence[int] | None = None,
-) -> Tensor:
-    """Returns the decoupled contrastive loss: NT-Xent without the positive pair in the denominator (Yeh et al. 2022).
-
-    In NT-Xent the positive pair in the denominator reduces the gradient, more so in small batches. Arguments, return
-    value and errors are those of ``nt_xent``. The loss of a single image is -inf, because there are no negatives. With
-    ``images``, only the positive term remains for an anchor without negatives.
-    """
-    return _contrast(z_a, z_b, temperature, weights, images, group, chunk, shard_sizes, True)
-
-
-def _contrast(z_a: Tensor, z_b: Tensor, temperature: float, *options: Any) -> Tensor:
     if z_a.shape != z_b.shape or z_a.ndim != 2:
         raise ValueError(f"the views' shapes must be equal [b, d], not {tuple(z_a.shape)} and {tuple(z_b.shape)}")
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} must be above 0")
+    options = weights, images, group, chunk, shard_sizes, decoupled
     with torch.autocast(z_a.device.type, enabled=False):
         loss: Tensor = _Contrast.apply(z_a, z_b, temperature, *options)
         return loss
+
+
+def dcl(z_a: Tensor, z_b: Tensor, temperature: float, **options: Any) -> Tensor:
+    """Returns the decoupled contrastive loss: NT-Xent without the positive pair in the denominator (Yeh et al. 2022).
+
+    In NT-Xent the positive pair in the denominator reduces the gradient, more so in small batches. Options, return
+    value and errors are those of ``nt_xent``. The loss of a single image is -inf, because there are no negatives. With
+    ``images``, only the positive term remains for an anchor without negatives.
+    """
+    return nt_xent(z_a, z_b, temperature, decoupled=True, **options)
 
 
 class _Contrast(torch.autograd.Function):

@@ -20,17 +20,11 @@ _BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's shard of a global batch.
+    """One worker's shard of a global batch."""
 
-    Args:
-        indices: Indices of the shard's images, int64 [b].
-        shard: Rows of the global batch that form the shard.
-        draw: Augmentation parameters of its 2b views: the first views of all images, then the second views.
-    """
-
-    indices: Indices
-    shard: slice
-    draw: Draw
+    indices: Indices  # of the shard's images, int64 [b]
+    shard: slice  # rows of the global batch that form the shard
+    draw: Draw  # augmentation parameters of its 2b views: the first views of all images, then the second views
     _feed: Feed
     _augment: Augment
 
@@ -47,16 +41,15 @@ class Batch:
         """Splits the shard into ``parts`` micro-batches whose sizes differ by one image at most."""
         if parts == 1:
             return [self]
-        count = len(self.indices)
-        rows = [shard_rows(count, part, parts) for part in range(parts)]
+        count, start = len(self.indices), self.shard.start
         return [
             replace(
                 self,
                 indices=self.indices[own],
-                shard=slice(self.shard.start + own.start, self.shard.start + own.stop),
+                shard=slice(start + own.start, start + own.stop),
                 draw=self.draw[_both_views(own, count)],
             )
-            for own in rows
+            for own in (shard_rows(count, part, parts) for part in range(parts))
         ]
 
 
