@@ -78,7 +78,9 @@ def run(
             experiment = Experiment(settings, address=address)
         else:
             assert config is not None
-            settings = load_config(config, overrides or [], name=name, runs_dir=runs_dir)
+            notes: list[str] = []
+            settings = load_config(config, overrides or [], name=name, runs_dir=runs_dir, say=notes.append)
+            print_lines(console, notes)
             experiment = Experiment(settings, address=address)
             experiment.check_loss()  # before creating the directory
             default = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.dataset.name}"
@@ -95,8 +97,12 @@ def plan(config: ConfigFile, overrides: Overrides = None, address: Address = Non
     from adaptive_ray.config.loading import load_config
     from adaptive_ray.experiment.experiment import Experiment
     from adaptive_ray.experiment.plan_command import print_plan
+    from adaptive_ray.report.terminal import print_lines
 
-    print_plan(console, Experiment(load_config(config, overrides or []), address=address))
+    notes: list[str] = []
+    settings = load_config(config, overrides or [], say=notes.append)
+    print_lines(console, notes)
+    print_plan(console, Experiment(settings, address=address))
 
 
 @app.command()

@@ -5,6 +5,7 @@ Independent of Ray and torch. All decisions follow from the ordered list of even
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
@@ -158,6 +159,14 @@ class RaceSeries:
     def may_rejoin(self, key: Hashable) -> bool:
         """Returns whether a pruned candidate may take part in another race."""
         return self.may_race_again and key not in self.out
+
+    def origin(self, key: Hashable) -> tuple[float, float]:
+        """Returns the samples, and the budget spent, at which a candidate last forked; zeros if it never did."""
+        origin = (0.0, 0.0)
+        for before, race in itertools.pairwise(self.races):
+            if key in race.keys and key != before.winner:
+                origin = race.start, race.spent(key, race.start)
+        return origin
 
     @property
     def explored(self) -> float:

@@ -131,8 +131,12 @@ class ExperimentConfig(Settings):
             raise ValueError(f"swap.enabled needs more candidates than {keys[0]}; add one or disable it")
         if self.swap.enabled and self.race.rerace != "never":
             raise ValueError("swap.enabled cannot be used with race.rerace; remove one of them")
-        if self.budget.minutes is not None and (self.race.rerace != "never" or self.explore == "rotate"):
-            raise ValueError("a budget in minutes cannot be used with race.rerace or explore = 'rotate'; use epochs")
+        if self.budget.minutes is not None and self.explore == "rotate":
+            raise ValueError(
+                "explore = 'rotate' needs a budget in samples or epochs: the learning rate of its single run decays "
+                "until a number of samples that must be known in advance, and with a budget in minutes it would depend "
+                "on which candidates get how many turns; set budget.epochs"
+            )
         if self.race.window is not None and (self.race.window.minutes is None) != (self.budget.minutes is None):
             raise ValueError("budget and race.window must both be in minutes, or neither; change one of them")
         if self.race.rerace != "never" and (self.explore != "race" or len(keys) < 2):

@@ -90,11 +90,8 @@ class Plan:
         if grid <= every:
             every = every // grid * grid
         window = min(every * max(round(window / every), 1), budget)
-        rerace: Rerace = {"at": config.race.rerace.at} if isinstance(config.race.rerace, Points) else config.race.rerace
-        try:
-            ReracePlan.of(rerace, window=window, rerace_window=None, budget=budget)
-        except ValueError as error:
-            raise UserError(f"race.rerace: {error}") from None
+        rerace = _rerace(config)
+        _check_rerace(rerace, window, budget)
         candidates = tuple(updates)
         trials = candidates if races else candidates[:1]
         # A turn is an epoch, or less in a short run, so that each candidate has several turns.
@@ -117,44 +114,63 @@ class Plan:
         candidates = tuple(updates)
         time = TimeBudget(budget, window if races else budget, config.race.evaluations)
         trials = candidates if races else candidates[:1]
+        rerace = _rerace(config)
+        _check_rerace(rerace, window, budget)
         every = config.evaluation.every
         if every == "auto":  # as rarely as its cost requires
             knn_every: int | None = max(math.ceil(_KNN_COST * (min(BANK, images) + QUERIES) / _KNN_SHARE), images)
         else:
             knn_every = every.of(images) if every is not None else None
-        return cls(candidates, trials, updates, images, images, images, images, images, "never", knn_every, time)
+        return cls(candidates, trials, updates, images, images, images, images, images, rerace, knn_every, time)
 
     def sharing(self, slowdown: float) -> Plan:
-        """Returns the plan of a race that takes ``slowdown`` windows because candidates share devices.
+        """Returns the plan of races that take ``slowdown`` windows each because candidates share devices.
 
-        With a budget in minutes, the windows of the others are not available to the winner.
+        With a budget in minutes, the windows of the others are not available to the winner. Those of races that only
+        start on a deviation are not known in advance: they are added to the budget.
 
         Raises:
             UserError: The budget is too short for that.
         """
         if self.time is None:
             return self
-        left = self.time.budget - (slowdown - 1) * self.time.window
+        others = self._known_races * (slowdown - 1) * self.time.window
+        left = self.time.budget - others
         if left <= self.time.window and len(self.trials) > 1:
+            a_race = "the race takes" if self._known_races == 1 else f"{self._known_races} races take"
             raise UserError(
                 f"budget = {self.time.budget / 60:g} minutes is too short: {len(self.trials)} candidates share "
-                f"devices, so that the race takes {slowdown:g} x {self.time.window / 60:g} minutes; use at least "
-                f"{(slowdown + 1) * self.time.window / 60:g} minutes, or shorten race.window"
+                f"devices, so that {a_race} {slowdown:g} x {self.time.window / 60:g} minutes; use at least "
+                f"{(others + 2 * self.time.window) / 60:g} minutes, or shorten race.window"
             )
+        _check_rerace(self.rerace, self.time.window, left)
         return replace(self, time=replace(self.time, budget=left))
 
     @property
     def explore_limit(self) -> int:
         """Maximum samples spent on losing candidates, if none is pruned early."""
-        if self.rerace == "on_deviation":
-            races = self.budget // self.window
-        else:
-            races = 1 + (len(self.rerace["at"]) if isinstance(self.rerace, Mapping) else 0)
+        races = self.budget // self.window if self.rerace == "on_deviation" else self._known_races
         return races * (len(self.trials) - 1) * self.window
+
+    @property
+    def _known_races(self) -> int:
+        """Races that take place in any case."""
+        return 1 + (len(self.rerace["at"]) if isinstance(self.rerace, Mapping) else 0)
 
     def steps(self, candidate: Candidate) -> int:
         """Optimizer steps of a full run."""
         return math.ceil(self.budget / self.updates[candidate])
+
+
+def _rerace(config: ExperimentConfig) -> Rerace:
+    return {"at": config.race.rerace.at} if isinstance(config.race.rerace, Points) else config.race.rerace
+
+
+def _check_rerace(rerace: Rerace, window: float, budget: float) -> None:
+    try:
+        ReracePlan.of(rerace, window=window, rerace_window=None, budget=budget)
+    except ValueError as error:
+        raise UserError(f"race.rerace: {error}") from None
 
 
 def _images(config: ExperimentConfig, candidate: Candidate) -> int:

@@ -180,7 +180,8 @@ class Experiment:
             layout = prepared.place(directory, nodes)
             progress.plan = plan = plan.sharing(layout.slowdown)
             tracker = tracking.tracker()
-            trials = Trials(config, plan, settings, layout, directory, history, clusters)
+            joined = prepared.layout is None
+            trials = Trials(config, plan, settings, layout, directory, history, clusters, joined=joined)
             scheduler = trials.scheduler
             progress.phase(_phase(config, plan))
             callback = RunCallback(scheduler, directory, progress, tracker)

@@ -40,6 +40,7 @@ class Trials:
     Args:
         settings: Settings of each candidate, by its key.
         clusters: Source of the dataset clusters for workers; see ``train_worker``.
+        joined: Whether the Ray cluster is one that others use, too.
 
     Raises:
         UserError: There are reports, but no history.
@@ -54,6 +55,8 @@ class Trials:
         directory: RunDirectory,
         history: History,
         clusters: dict[str, Any] | None = None,
+        *,
+        joined: bool = False,
     ) -> None:
         self._clusters = clusters
         self._config, self._plan, self._settings, self._layout = config, plan, settings, layout
@@ -63,7 +66,7 @@ class Trials:
                 f"{directory.path} has reports but no events.jsonl: it was made by an earlier version, or the file was "
                 "deleted; it cannot be resumed, so start a new run"
             )
-        self._control = RaceControl(config, plan, layout, directory.reports())
+        self._control = RaceControl(config, plan, layout, directory.reports(), joined=joined)
         self.scheduler = self._scheduler(history)
         directory.write_decisions(map(describe, self.scheduler.decisions))  # they follow from the events
 
@@ -139,7 +142,7 @@ class Trials:
             data=[data],
             storage=str(storage),
             clusters=self._clusters,
-            race=None if alone and plan.time is None else self._control.start(series, keys),
+            race=None if alone and plan.time is None else self._control.start(self.scheduler, keys),
         )
         tuner = tune.Tuner(
             tune.with_resources(trainable, _DRIVER),

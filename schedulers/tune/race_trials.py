@@ -111,6 +111,27 @@ class RaceTrials:
         racing = [other for other in series.race.alive if series.state(other) is State.RACING]
         return all(other in self.by_key and self.by_key[other].status == Trial.RUNNING for other in racing)
 
+    @property
+    def waiting_in_place(self) -> list[Trial]:
+        """The trials that have spent the window and wait for the decision with their resources."""
+        if self._reset_config is None:
+            return []
+        return [
+            trial
+            for key, trial in self.by_key.items()
+            if trial.status == Trial.RUNNING and not trial.is_finished() and self.series.state(key) is State.WAITING
+        ]
+
+    def pause_waiting(self, controller: TuneController) -> None:
+        """Pauses trials that wait in place, so that others can use their resources."""
+        for trial in self.waiting_in_place:
+            if trials.can_be_resumed(trial):
+                # It no longer counts against max_concurrent_trials.
+                controller.search_alg.on_trial_complete(trial.trial_id, result=trial.last_result)
+                at = trials.weights_at(trial, self._time_attr)
+                if trials.pause(controller, trial, trial.last_result, at) == "PAUSE":
+                    controller.pause_trial(trial)
+
     def _continue_waiting(self, controller: TuneController, winner: Trial) -> None:
         """Continues a winner that has spent the window and reports no more until it knows of the decision."""
         series, key = self.series, self.series.race.winner

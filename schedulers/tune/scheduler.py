@@ -119,6 +119,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
     def _reset(self) -> None:
         #: The last result of every candidate of an earlier ``Tuner``, for the trials of a new one.
         self.last_results: Mapping[Hashable, Mapping[str, Any]] = {}
+        self._pause_waiting = False
         self._reader = ResultReader(*self._reader_settings)
         self._trials = RaceTrials(self._settings, self._winner_config, self._reader.time_attr, self._reset_config)
 
@@ -141,6 +142,15 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
     def callback(self) -> RestoreCallback:
         """Pass it to ``RunConfig(callbacks=[...])`` to support ``Tuner.restore``."""
         return RestoreCallback(self)
+
+    @property
+    def trials_wait_in_place(self) -> bool:
+        """Whether trials that have spent the window keep their resources while they wait (see ``reset_config``)."""
+        return bool(self._trials.waiting_in_place)
+
+    def pause_waiting(self) -> None:
+        """Pauses these trials at Tune's next step, because other trials need the resources."""
+        self._pause_waiting = True
 
     def get_state(self) -> dict[str, Any]:
         """Returns the state of the experiment."""
@@ -254,6 +264,9 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         everything = tune_controller.get_trials()
         if tune_controller.search_alg.is_finished() and self.series.expect(len(everything)):
             self._trials.stop_pruned(tune_controller)
+        if self._pause_waiting:
+            self._pause_waiting = False
+            self._trials.pause_waiting(tune_controller)
         taken = sum(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in everything)
         free = taken < ray_compat.concurrency_limit(tune_controller.search_alg)
         if free and (paused := self._trials.next_paused()) is not None:

@@ -26,6 +26,21 @@ class Measurement:
     in_place: bool
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a candidate needs to know when its workers start.
+
+    Args:
+        measurement: Its measurement; None: it has not been measured.
+        again: Whether this is a further race, or the training after it. Candidates do not wait in place there.
+        origin: Samples, and budget spent, at which it last forked from another candidate; zeros if it never did.
+    """
+
+    measurement: Measurement | None
+    again: bool = False
+    origin: tuple[float, float] = (0.0, 0.0)
+
+
 class _State(StrEnum):
     QUEUED = "queued"  # asks for a turn
     MEASURING = "measuring"
@@ -51,6 +66,7 @@ class TrialCoordinator:
         expected: Trials that start together. The turns begin when all of them have asked, within a minute.
         measured: Throughputs that are known from an earlier session.
         over: Whether the race has been decided.
+        origins: Those of a further race; see ``race_again``.
         clock: Returns seconds.
     """
 
@@ -60,17 +76,26 @@ class TrialCoordinator:
         measured: Mapping[str, Measurement] | None = None,
         *,
         over: bool = False,
+        origins: Mapping[str, tuple[float, float]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._expected, self._over, self._clock = expected, over, clock
         self._measured = dict(measured or {})
+        self._origins = origins
         self._started = False  # whether a trial has trained
         self._first: set[str] = set()  # trials that have had their turn in this session
         self._trials: dict[str, _Trial] = {}
 
-    def measurement(self, trial: str) -> Measurement | None:
-        """Returns a trial's measurement, if there is one."""
-        return self._measured.get(trial)
+    def start(self, trial: str) -> Start:
+        """Returns what a trial needs to know when it starts."""
+        measurement = self._measured.get(trial)
+        if self._origins is None:
+            return Start(measurement)
+        return Start(measurement, again=True, origin=self._origins.get(trial, (0.0, 0.0)))
+
+    def race_again(self, origins: Mapping[str, tuple[float, float]]) -> None:
+        """Announces a further race, before its candidates start: ``Start.origin`` of each of them."""
+        self._over, self._origins = True, origins
 
     def request_turn(self, trial: str, devices: Iterable[str]) -> list[str]:
         """Asks for exclusive use of devices. Returns the trials to wait for; if there is none, the turn has begun."""

@@ -15,8 +15,9 @@ class RaceTerms:
     Args:
         coordinator: Actor handle of a ``TrialCoordinator``.
         window: Samples at which a candidate waits for the decision; 0: it trains alone.
-        threads: Threads of a worker during the race.
-        winner_threads: Threads of a worker after the race.
+        threads: Threads of a worker during the first race.
+        in_place_threads: Threads of a worker of a winner that continues in place.
+        winner_threads: Threads of a worker of a winner that is restarted.
         winner_workers: Workers that the winner could have.
         winner_memory: Whether the winner's workers could use more memory than those of the race.
         restart: Whether the winner always gets ``winner_workers``; False: only if that saves time.
@@ -27,6 +28,7 @@ class RaceTerms:
     coordinator: Any
     window: int
     threads: int
+    in_place_threads: int
     winner_threads: int
     winner_workers: int
     winner_memory: bool

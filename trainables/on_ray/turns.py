@@ -10,7 +10,7 @@ import ray
 import torch
 import torch.distributed as dist
 
-from trainables.on_ray.coordinator import Measurement
+from trainables.on_ray.coordinator import Measurement, Start
 from trainables.on_ray.race_terms import RaceTerms
 from trainables.settings import TrainSettings
 from trainables.training.broadcast import broadcast_from_rank0
@@ -36,10 +36,11 @@ class Turns:
         terms: Terms of the race.
         trial: Key of the candidate.
         device: Device of this worker.
+        threads: Threads of this worker by the trial's configuration.
     """
 
-    def __init__(self, terms: RaceTerms, trial: str, device: torch.device) -> None:
-        self._terms, self._trial, self._device = terms, trial, device
+    def __init__(self, terms: RaceTerms, trial: str, device: torch.device, threads: int) -> None:
+        self._terms, self._trial, self._device, self._threads = terms, trial, device, threads
         self._rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         names: list[Any] = [None] * workers
         if workers > 1:
@@ -48,12 +49,14 @@ class Turns:
             names = [_name(device)]
         self._devices = sorted(set(names))
         self._samples, self._window = 0, terms.window
+        self._start = Start(None)
         self.measurement: Measurement | None = None
 
     def settings(self, settings: TrainSettings) -> TrainSettings:
         """Returns the settings to start with: with the samples of a budget in seconds, if the throughput is known."""
-        known = self._ask("measurement", self._trial) if self._rank == 0 else None
-        self.measurement = broadcast_from_rank0([known], self._device)[0]
+        start = self._ask("start", self._trial) if self._rank == 0 else None
+        self._start = broadcast_from_rank0(start, self._device)
+        self.measurement = self._start.measurement
         return self._timed(settings) if self.measurement is not None else settings
 
     def begin(self, run: Run) -> TrainSettings | None:
@@ -71,12 +74,14 @@ class Turns:
         if self.measurement is None:
             startup = time.time() - terms.started
             self._until_granted("request_turn", _LONGEST)
-            torch.set_num_threads(terms.winner_threads)
             self.measurement = self._measure(run, startup)
             if self._rank == 0:
                 self._ask("end_turn", self._trial, self.measurement)
             timed = self._timed(run.state.settings) if terms.time is not None else None
-        if self._samples >= self._window:  # restarted after its window
+        if self._start.again:  # Tune restarts a candidate when its resources change
+            torch.set_num_threads(self._threads)
+            self._until_granted("request_training")
+        elif self._samples >= self._window:  # restarted after its window
             self._await_decision()
         else:
             torch.set_num_threads(terms.threads)
@@ -88,7 +93,7 @@ class Turns:
         if terms.time is None or measured is None:
             return settings
         self._window = terms.time.window_samples(settings, measured.throughput) if self._window else 0
-        return terms.time.settings(settings, measured.throughput)
+        return terms.time.settings(settings, measured.throughput, self._start.origin)
 
     def after_report(self, samples: int) -> None:
         """Waits after a report: for trials that measure, and at the end of the window for the decision.
@@ -97,7 +102,7 @@ class Turns:
             samples: Samples seen.
         """
         before, self._samples = self._samples, samples
-        if samples < self._window:
+        if self._start.again or samples < self._window:
             self._until_granted("request_training")
         elif before < self._window:
             self._await_decision()
@@ -107,13 +112,16 @@ class Turns:
             self._ask("leave", self._trial, for_good=False)  # others may use the device
         while not self._ask("is_over"):  # all workers ask: a collective operation would time out
             time.sleep(_ASK_EVERY)
-        torch.set_num_threads(self._terms.winner_threads)
+        assert self.measurement is not None
+        terms = self._terms
+        torch.set_num_threads(terms.in_place_threads if self.measurement.in_place else terms.winner_threads)
 
     def _measure(self, run: Run, startup: float) -> Measurement:
         terms, state = self._terms, run.state
         workers, shards = run.step.loader.world_size, run.step.loader.shard_sizes(state.candidate.batch_size)
-        same = terms.winner_workers == workers
+        same = terms.winner_workers == workers and terms.winner_threads == terms.in_place_threads
         seconds = (_ON_GPU if self._device.type == "cuda" else _ON_CPU) / (1 if same else 2)
+        torch.set_num_threads(terms.in_place_threads)
         here = measure_throughput(run, seconds=seconds)
         cramped = terms.winner_memory and run.step.gradients.micro_batch < max(shards)
         if same:
@@ -124,6 +132,7 @@ class Turns:
         if state.settings.information is not None:  # alpha may be out of reach for smaller micro-batches
             smaller = state.candidate
         alone = terms.winner_workers == 1
+        torch.set_num_threads(terms.winner_threads)
         per_worker = measure_throughput(run, seconds=seconds, candidate=smaller, graphs=alone) / workers
         there = per_worker * terms.winner_workers
         left = terms.time.budget if terms.time else (state.settings.budget - state.samples) / here

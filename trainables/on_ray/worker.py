@@ -59,7 +59,9 @@ def _train(config: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         share_gpu(device, config["gpus"])  # trials on the same GPU share its memory
-    turns = Turns(config["race"], config["candidate"], device) if config["race"] is not None else None
+    turns = None
+    if config["race"] is not None:
+        turns = Turns(config["race"], config["candidate"], device, config["threads"])
 
     def report(metrics: dict[str, Any], checkpoint: str | None = None) -> None:
         if turns is not None and turns.measurement is not None:

@@ -32,12 +32,15 @@ class TimeBudget:
         """
         return _until(self.window, throughput, self._evaluate_every(settings, throughput))
 
-    def settings(self, settings: TrainSettings, throughput: float) -> TrainSettings:
+    def settings(
+        self, settings: TrainSettings, throughput: float, origin: tuple[float, float] = (0.0, 0.0)
+    ) -> TrainSettings:
         """Returns a candidate's settings with the samples that correspond to the budget.
 
         Args:
             settings: Settings of the candidate; its budget and the samples between its reports are replaced.
             throughput: Images per second.
+            origin: Samples and seconds at which the candidate forked from another one, whose weights it starts with.
 
         Raises:
             ValueError: The window is too short for a forecast.
@@ -51,7 +54,7 @@ class TimeBudget:
                 f"{MIN_REPORTS}, which take {needed:.2g} minutes: raise race.window and the budget"
             )
         every = self._evaluate_every(settings, throughput)
-        total = _until(self.budget, throughput, images)
+        total = _until(self.budget, throughput, images, origin)
         return type(settings)(**{**dict(settings), "budget": total, "evaluate_every": min(every, total)})
 
     def _evaluate_every(self, settings: TrainSettings, throughput: float) -> int:
@@ -59,9 +62,10 @@ class TimeBudget:
         return max(math.ceil(self.window * throughput / self.evaluations / images), 1) * images
 
 
-def _until(seconds: float, throughput: float, step: int) -> int:
-    """Returns the fewest samples, a multiple of ``step``, that take at least ``seconds``; compared as ``Race`` does."""
-    steps = max(int(seconds * throughput / step), 1)
-    while steps * step / throughput < seconds:
+def _until(seconds: float, throughput: float, step: int, origin: tuple[float, float] = (0.0, 0.0)) -> int:
+    """Returns the fewest samples that take at least ``seconds``, in steps from ``origin``. ``Race`` does the same."""
+    first, spent = origin
+    steps = max(int((seconds - spent) * throughput / step), 1)
+    while spent + steps * step / throughput < seconds:
         steps += 1
-    return steps * step
+    return int(first) + steps * step

@@ -34,6 +34,32 @@ class TestShipped:
         config = load_config(file)
         assert parse_config(yaml.safe_load(dump_config(config))) == config
 
+    @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+    def test_a_budget_in_minutes_keeps_the_share_of_the_window(self, file: Path) -> None:
+        before, said = load_config(file), list[str]()
+        config = load_config(file, ["budget.minutes=20"], say=said.append)
+        assert before.race.window is not None
+        share = (before.race.window.epochs or 0) / (before.budget.epochs or 1)
+        assert config.race.window is not None
+        assert config.race.window.minutes == pytest.approx(20 * share)
+        assert len(said) == 1
+        assert f"becomes {20 * share:.3g} of 20 minutes" in said[0]
+        assert "race.window.minutes" in said[0]
+        minutes = file.read_text().replace("epochs:", "minutes:")
+        assert parse_config(yaml.safe_load(minutes)).budget.minutes == before.budget.epochs
+
+    def test_a_window_that_is_set_is_not_converted(self, tmp_path: Path) -> None:
+        said = list[str]()
+        both = ["budget.minutes=5", "race.window.minutes=1"]
+        assert load_config(QUICKSTART, both, say=said.append).race.window == Amount(minutes=1)
+        assert load_config(QUICKSTART, ["budget.samples=5000"], say=said.append).race.window == Amount(epochs=2)
+        assert not said
+        file = changed(tmp_path, race={"window": {"samples": 100}})
+        assert load_config(file, ["budget.minutes=5"], say=said.append).race.window is None
+        assert said == ["race.window = 100 samples is not used with a budget in minutes: the default is used"]
+        file = changed(tmp_path, budget={"minutes": 10}, race={"window": {"minutes": 2.5}})
+        assert load_config(file, ["budget.samples=1001"], say=said.append).race.window == Amount(samples=250)
+
     def test_the_hint_at_the_head_of_cifar10_works(self) -> None:
         hint = (CONFIGS / "cifar10.yaml").read_text().partition("\ndataset:")[0]
         settings = [word for word in hint.split() if "=" in word]
@@ -135,11 +161,10 @@ class TestWrongSettings:
                 ["race.rerace=on_deviation", "swap.enabled=true"],
                 ["swap.enabled cannot be used with race.rerace", "remove one"],
             ),
-            (["budget.minutes=5"], ["both be in minutes"]),
             (["race.window.minutes=5"], ["both be in minutes"]),
             (["budget.minutes=0"], ["budget.minutes = 0", "greater than 0"]),
             (["budget={minutes: 5}"], ["set the keys of budget one by one"]),
-            (["budget.minutes=5", "race.window=null", "race.rerace={at: [0.3]}"], ["minutes", "rerace", "use epochs"]),
+            (["budget.minutes=5", "explore=rotate"], ["rotate", "known in advance", "set budget.epochs"]),
             (["race.tolerance=-0.1"], ["race.tolerance = -0.1", "greater than or equal to 0"]),
             (["evaluation.every={minutes: 1}"], ["evaluation.every", "samples or epochs"]),
             (["race.rerace={at: [0.3]}", "candidates=[64]"], ["race.rerace", "two candidates", "remove it"]),

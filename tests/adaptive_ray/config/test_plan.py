@@ -218,6 +218,17 @@ class TestMinutes:
         with pytest.raises(UserError, match=r"budget = 30 minutes is too short.*at least 50 minutes"):
             self.plan(race={"window": {"minutes": 10}}).sharing(4.0)
 
+    def test_windows_of_further_races_are_subtracted_if_they_are_known(self) -> None:
+        again = self.plan(race={"window": {"minutes": 3}, "rerace": {"at": [0.3, 0.6]}})
+        assert again.rerace == {"at": [0.3, 0.6]}
+        assert again.sharing(2.0).time == TimeBudget(1800 - 3 * 180, 180, 12)
+        with pytest.raises(UserError, match=r"too short: .*3 races take 4 x 3 minutes; use at least 33 minutes"):
+            again.sharing(4.0)
+        with pytest.raises(UserError, match=r"race.rerace: rerace at 0.5 starts before the race at 0.3 ends"):
+            self.plan(race={"window": {"minutes": 6}, "rerace": {"at": [0.3, 0.5]}}).sharing(1.2)
+        watched = self.plan(race={"window": {"minutes": 3}, "rerace": "on_deviation"})
+        assert watched.sharing(2.0).time == TimeBudget(1800 - 180, 180, 12)
+
     def test_a_window_as_long_as_the_budget_is_refused(self) -> None:
         with pytest.raises(UserError, match=r"not more than race.window = 30 minutes"):
             self.plan(race={"window": {"minutes": 30}})

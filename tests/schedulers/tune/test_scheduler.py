@@ -135,6 +135,35 @@ def test_waiting_winner_continues_in_place_or_restarts(best: str, in_place: bool
     assert samples_of(results, best) == list(range(STEP, BUDGET + STEP, STEP))
 
 
+def test_trials_that_wait_in_place_give_their_resources_back_when_others_need_them(tmp_path: Path) -> None:
+    class LacksPlace(tune.Callback):
+        paused = 0
+
+        def on_step_begin(self, iteration: int, trials: list[Trial], **_: Any) -> None:
+            self.paused += any(trial.status == Trial.PAUSED for trial in trials)
+            if scheduler.trials_wait_in_place:
+                scheduler.pause_waiting()
+
+    scheduler = LossExtrapolationScheduler(
+        "loss", "min", budget=BUDGET, window=WINDOW, prune_below=0, reset_config=lambda trial, entries: True
+    )
+    extra: dict[str, Any] = {"storage": str(tmp_path), "run_tag": "start", "resume_from": None}
+    extra |= {"decided": str(tmp_path / "decided"), "seconds": {"a": 0.02, "b": 0.1}}
+    watch = LacksPlace()
+    results, _ = run(
+        walk_like_train,
+        {"a": 1.4, "b": 0.9},
+        tmp_path,
+        scheduler=scheduler,
+        extra=extra,
+        run_config={"callbacks": [watch]},
+    )
+    assert watch.paused
+    assert scheduler.race.winner == "a"
+    assert last(results)["a"]["starts"] == 2
+    assert samples_of(results, "a") == list(range(STEP, BUDGET + STEP, STEP))
+
+
 def test_failed_trials_are_pruned_and_the_others_continue(tmp_path: Path) -> None:
     rates = {"raises": 3.0, "nan": 2.0, "sound": 1.0, "slow": 0.9}
     extra = {"raises_at": {"raises": 2 * STEP}, "nan_at": {"nan": 3 * STEP}}

@@ -1,6 +1,6 @@
 """Trials on one device measure their throughput one after the other, and none trains meanwhile."""
 
-from trainables.on_ray.coordinator import Measurement, TrialCoordinator
+from trainables.on_ray.coordinator import Measurement, Start, TrialCoordinator
 
 FAST = Measurement(100.0, in_place=True)
 GPU = ["node:gpu-0"]
@@ -32,8 +32,8 @@ def test_trials_take_turns_when_all_have_started() -> None:
     trials.end_turn("256", FAST)
     assert trials.request_training("64", GPU) == []
     assert trials.request_training("256", GPU) == []
-    assert trials.measurement("64") == FAST
-    assert trials.measurement("1024") is None
+    assert trials.start("64") == Start(FAST)
+    assert trials.start("1024") == Start(None)
 
 
 def test_trials_on_other_devices_measure_at_the_same_time() -> None:
@@ -112,14 +112,23 @@ def test_restarted_trial_asks_again() -> None:
     assert trials.request_turn("64", GPU) == []
     trials.end_turn("64", FAST)
     trials.leave("64", for_good=False)
-    assert trials.measurement("64") == FAST
+    assert trials.start("64") == Start(FAST)
 
 
 def test_knows_earlier_measurements_and_the_end_of_the_race() -> None:
     trials, _ = coordinator(0, measured={"64": FAST})
-    assert trials.measurement("64") == FAST
+    assert trials.start("64") == Start(FAST)
     assert trials.request_training("64", GPU) == []
     assert not trials.is_over()
     trials.end_race()
     assert trials.is_over()
     assert coordinator(0, over=True)[0].is_over()
+
+
+def test_knows_where_candidates_fork_in_a_further_race() -> None:
+    trials, _ = coordinator(0, measured={"64": FAST})
+    trials.race_again({"64": (0.0, 0.0), "256": (960.0, 12.5)})
+    assert trials.is_over()
+    assert trials.start("64") == Start(FAST, again=True)
+    assert trials.start("256") == Start(None, again=True, origin=(960.0, 12.5))
+    assert coordinator(0, origins={"256": (960.0, 12.5)})[0].start("256").again

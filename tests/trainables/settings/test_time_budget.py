@@ -1,10 +1,13 @@
 """A budget in seconds becomes samples once the throughput is known."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schedulers import Race, State
+from schedulers.race_series import RaceSeries
 from tests.trainables.runs import small
 from trainables.settings import TrainSettings
 from trainables.settings.time_budget import TimeBudget
@@ -49,6 +52,39 @@ def test_a_race_finds_window_and_budget_spent_at_these_samples(
     assert race.spent("a", known.budget) >= time.budget
     assert race.spent("a", known.budget - images) < time.budget
     assert known.budget % images == window % known.evaluate_every == known.evaluate_every % images == 0
+
+
+@pytest.mark.parametrize("speeds", [{"a": 700, "b": 1e5 / 3, "c": 1234.5}, {"a": 1e5 / 7, "b": 330, "c": 9e4}])
+@pytest.mark.parametrize(("seconds", "images"), [(60, 64), (1e5 / 3, 250)])
+def test_a_fork_has_its_own_throughput_times_the_time_that_is_left(
+    speeds: dict[str, float], seconds: float, images: int
+) -> None:
+    """In a second race all fork from a; in a third one, from b."""
+    common: dict[str, Any] = {"axis": "seconds", "prune_below": 0, "forecaster": "last_value"}
+    races = RaceSeries(budget=seconds, window=seconds / 10, rerace={"at": [0.3, 0.6]}, **common)
+
+    def trains(key: str, spent: float, loss: float) -> None:
+        samples, before = races.origin(key)
+        races.report(key, samples + (spent * seconds - before) * speeds[key], loss)
+
+    for key, speed in speeds.items():
+        races.enter(key)
+        races.measure(key, speed)
+    for best, begin in (("a", 0.0), ("b", 0.31)):
+        for key in "abc":
+            for part in range(1, 13):
+                trains(key, begin + part / 100, 5 - part / 100 - begin - (key == best))
+        assert races.race.winner == best
+        trains(best, begin + 0.31, 3.0)
+        assert races.source == best
+    assert len(races.races) == 3
+    assert races.origin("b") == (races.races[1].start, pytest.approx(0.31 * seconds))
+    origin = races.origin("c")
+    assert origin == (races.race.start, pytest.approx(0.62 * seconds))
+    total = TimeBudget(seconds, seconds / 10, 6).settings(settings(images), speeds["c"], origin).budget
+    assert (total - int(origin[0])) % images == 0
+    assert races.race.spent("c", total) >= seconds * (1 - 1e-6)
+    assert races.race.spent("c", total - images) < seconds
 
 
 def test_too_short_a_window_says_how_long_it_must_be() -> None:
