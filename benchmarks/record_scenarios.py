@@ -30,9 +30,9 @@ import numpy as np
 #: Held-out images of the reference loss.
 REFERENCE = 512
 #: Measurements of the accuracy per run, evenly spaced over the budget.
-KNN_POINTS = 15
-#: Number of labelled neighbours to search, and of classified images.
-BANK, TESTED = 10_000, 5_000
+KNN_POINTS = 12
+#: Number of labelled images among which neighbours are searched.
+BANK = 10_000
 NEIGHBOURS, TEMPERATURE = 20, 0.1
 
 _SIZES = (32, 64, 128, 256, 512, 1024, 2048)
@@ -51,6 +51,8 @@ class Scenario:
         tail: Ratio of the largest class to the smallest in a long-tailed subset; 1: balanced.
         sizes: Batch sizes.
         seeds: Number of seeds.
+        shrink: Factor by which width and height are divided; each pixel is the mean of a square.
+        tested: Number of images that the kNN accuracy classifies.
     """
 
     dataset: str
@@ -60,10 +62,33 @@ class Scenario:
     tail: float = 1.0
     sizes: tuple[int, ...] = _SIZES
     seeds: int = 3
+    shrink: int = 1
+    tested: int = 5_000
 
 
 def _small(depth: int = 1, width: int = 16) -> dict[str, Any]:
     return {"depth": depth, "width": width}
+
+
+def _tiny(
+    images: int,
+    epochs: float,
+    optimizer: tuple[str, float, str] = ("adamw", 0.002, "sqrt"),
+    *,
+    dataset: str = "cifar10",
+    width: int = 8,
+    tail: float = 1.0,
+    **settings: Any,
+) -> Scenario:
+    """Returns a scenario for a CPU: 10 s per run on one core. ``optimizer``: name, learning rate and scaling rule."""
+    name, rate, rule = optimizer
+    settings |= {
+        "augment": "natural" if dataset == "cifar10" else "digits",
+        "encoder": _small(1, width),
+        "optimizer": {"name": name, "learning_rate": rate, "lr_scaling": rule},
+    }
+    sizes = _SIZES[1:6] if rule == "linear" else _SIZES[:5]
+    return Scenario(dataset, images, epochs, settings, tail, sizes, seeds=2, shrink=2, tested=1_500)
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -95,6 +120,26 @@ SCENARIOS: dict[str, Scenario] = {
          "optimizer": {"name": "adamw", "learning_rate": 0.001}},
         seeds=2,
     ),
+    "tiny": _tiny(2_048, 8),
+    "tiny-linear-low": _tiny(2_048, 8, ("adamw", 0.0003, "linear")),
+    "tiny-hot": _tiny(2_048, 8, ("adamw", 0.03, "none")),
+    "tiny-long": _tiny(640, 40),
+    "tiny-mnist": _tiny(2_048, 8, dataset="mnist5k"),
+    "tiny-mnist-linear-low": _tiny(2_048, 8, ("adamw", 0.0003, "linear"), dataset="mnist5k"),
+    "tiny-fashion": _tiny(2_048, 8, dataset="fashion_mnist"),
+    "tiny-fashion-hot": _tiny(2_048, 8, ("adamw", 0.03, "none"), dataset="fashion_mnist"),
+    "tiny-lars-fixed": _tiny(2_048, 8, ("lars", 5.0, "none"), temperature=0.5),
+    "tiny-lars-linear": _tiny(2_048, 8, ("lars", 0.2, "linear"), temperature=0.5),
+    "tiny-dcl": _tiny(2_048, 8, loss="dcl", temperature=0.1),
+    "tiny-cold": _tiny(2_048, 8, temperature=0.07),
+    "tiny-warm": _tiny(2_048, 8, ("adamw", 0.001, "linear"), temperature=0.5),
+    "tiny-tail": _tiny(2_048, 8, tail=100.0),
+    "tiny-wide": _tiny(2_048, 6, width=16),
+    "tiny-short": _tiny(6_144, 3),
+    "tiny-sgd-fixed": _tiny(2_048, 8, ("sgd", 0.5, "none")),
+    "tiny-fashion-linear-low": _tiny(2_048, 8, ("adamw", 0.0003, "linear"), dataset="fashion_mnist"),
+    "tiny-mnist-hot": _tiny(2_048, 8, ("adamw", 0.03, "none"), dataset="mnist5k"),
+    "tiny-dcl-linear-low": _tiny(2_048, 8, ("adamw", 0.0003, "linear"), loss="dcl", temperature=0.1),
 }  # fmt: skip
 
 
@@ -113,8 +158,15 @@ def settings_of(scenario: Scenario, seed: int, batch_size: int, images: int, rep
     }
 
 
+def shrunk(images: Any, factor: int) -> Any:
+    """Returns uint8 images [n, C, H, W] whose pixels are the means of squares of ``factor`` x ``factor`` pixels."""
+    n, channels, height, width = images.shape
+    squares = images.reshape(n, channels, height // factor, factor, width // factor, factor)
+    return np.ascontiguousarray(squares.mean((3, 5), dtype=np.float32).round().astype(np.uint8))
+
+
 @functools.cache
-def load(dataset: str, root: str, images: int, tail: float, seed: int) -> Any:
+def load(dataset: str, root: str, images: int, tail: float, shrink: int, seed: int) -> Any:
     """Returns images and labels of a data set; with ``tail``, class sizes decrease exponentially (Cui et al. 2019)."""
     from dataclasses import replace
 
@@ -133,11 +185,15 @@ def load(dataset: str, root: str, images: int, tail: float, seed: int) -> Any:
         rows = np.sort(np.concatenate([own[:n] for own, n in zip(members, wanted, strict=True)]))
         kept = np.ascontiguousarray(data.training.images[rows])
         data = replace(data, training=replace(data.training, images=kept), labels=data.labels[rows])
+    if shrink > 1:
+        parts = (data.training.images, data.training.reference, data.test_images)
+        kept, reference, tested = (shrunk(part, shrink) for part in parts)
+        data = replace(data, training=replace(data.training, images=kept, reference=reference), test_images=tested)
     return data
 
 
-def knn_accuracy(encoder: Any, data: Any, device: Any) -> float:
-    """Measures the kNN accuracy; see the module's docstring."""
+def knn_accuracy(encoder: Any, data: Any, device: Any, tested: int) -> float:
+    """Measures the kNN accuracy on ``tested`` images; see the module's docstring."""
     import torch
     import torch.nn.functional as F
 
@@ -149,11 +205,11 @@ def knn_accuracy(encoder: Any, data: Any, device: Any) -> float:
         return F.normalize(torch.cat(parts).float())
 
     with torch.no_grad():
-        bank, tested = embed(data.training.images[:BANK]), embed(data.test_images[:TESTED])
+        bank, queries = embed(data.training.images[:BANK]), embed(data.test_images[:tested])
         labels = torch.tensor(data.labels[:BANK], device=device)
-        expected = torch.tensor(data.test_labels[:TESTED], device=device)
-        similar, nearest = (tested @ bank.T).topk(min(NEIGHBOURS, len(bank)))
-        votes = torch.zeros(len(tested), int(labels.max()) + 1, device=device)
+        expected = torch.tensor(data.test_labels[:tested], device=device)
+        similar, nearest = (queries @ bank.T).topk(min(NEIGHBOURS, len(bank)))
+        votes = torch.zeros(len(queries), int(labels.max()) + 1, device=device)
         votes.scatter_add_(1, labels[nearest], (similar / TEMPERATURE).exp())
         return float((votes.argmax(1) == expected).float().mean())
 
@@ -167,7 +223,8 @@ def record(name: str, seed: int, batch_size: int, options: argparse.Namespace) -
 
     torch.set_num_threads(1)
     scenario = SCENARIOS[name]
-    data = load(scenario.dataset, str(options.root), options.images or scenario.images, scenario.tail, seed)
+    images = options.images or scenario.images
+    data = load(scenario.dataset, str(options.root), images, scenario.tail, scenario.shrink, seed)
     settings = settings_of(scenario, seed, batch_size, len(data.labels), options.reports)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     reports: list[dict[str, Any]] = []
@@ -178,7 +235,9 @@ def record(name: str, seed: int, batch_size: int, options: argparse.Namespace) -
         reports.append(metrics)
         if metrics["samples_seen"] * KNN_POINTS >= (len(knn) + 1) * settings["budget"]:
             encoder = load_ema_encoder(TrainSettings.model_validate(settings), channels, size, str(checkpoint))
-            knn.append((metrics["samples_seen"], round(knn_accuracy(encoder.to(device), data, device), 5)))
+            knn.append(
+                (metrics["samples_seen"], round(knn_accuracy(encoder.to(device), data, device, scenario.tested), 5))
+            )
 
     started = time.perf_counter()
     train(settings, data.training, report, device=device)
@@ -198,7 +257,7 @@ def record(name: str, seed: int, batch_size: int, options: argparse.Namespace) -
         "knn_accuracy": [accuracy for _, accuracy in knn],
         "images": len(data.labels),
         "wall_seconds": round(time.perf_counter() - started, 1),
-        "settings": settings,
+        "settings": {**settings, "device": device.type},
     }
 
 

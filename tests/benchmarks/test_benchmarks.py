@@ -259,3 +259,26 @@ def test_every_recorded_scenario_has_complete_sweeps() -> None:
             assert np.isfinite(run["reference_loss"]).all()
         for seed, found in sizes.items():
             assert sorted(found) == list(scenarios.SCENARIOS[file.stem].sizes), (file.name, seed)
+
+
+def test_shrunk_images_are_means_of_squares() -> None:
+    images = np.array([[[[0, 2, 10, 10], [4, 6, 10, 13], [0, 0, 255, 255], [0, 1, 255, 255]]]], np.uint8)
+    assert load("record_scenarios").shrunk(images, 2).tolist() == [[[[3, 11], [0, 255]]]]
+
+
+def test_growing_batches_get_the_samples_of_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    growing = load("growing")
+    table = {64: 16_450, 128: 21_670, 256: 25_890, 512: 29_480, 1024: 31_310, 2048: 32_100}
+    for size, speed in table.items():
+        assert growing.images_per_second(size, 1) == pytest.approx(speed, rel=0.02)
+    seconds, gpus = 3.0, 8
+    for plan in growing.PLANS.values():
+        samples, spent, start = growing.samples_within(seconds, plan, gpus), 0.0, 0.0
+        for size, until in plan:
+            spent += (until - start) * samples / growing.images_per_second(size, gpus)
+            start = until
+        assert (start, spent) == (1.0, pytest.approx(seconds))
+    # After the same number of samples, the same part of an old gradient is left.
+    left = {size: growing.second_beta(size, "samples") ** (4096 / size) for size in growing.SIZES}
+    assert list(left.values()) == pytest.approx([left[256]] * len(left))
