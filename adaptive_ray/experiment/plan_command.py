@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.table import Column, Table
 
+from adaptive_ray.config.plan import Plan
+from adaptive_ray.experiment.earlier_throughputs import earlier_throughputs
 from adaptive_ray.experiment.experiment import Experiment
 from adaptive_ray.ray_cluster.layout import Layout
 from adaptive_ray.report.terminal import print_lines
@@ -18,7 +23,15 @@ def print_plan(console: Console, experiment: Experiment) -> None:
     """
     print_lines(console, experiment.data.summary)
     plan, races = experiment.plan, len(experiment.plan.trials) > 1
-    console.print(_steps(experiment))
+    layout = experiment.prepared.layout if experiment.prepared is not None else None
+    if layout is not None:
+        plan = plan.sharing(layout.slowdown)
+    known = {
+        key: each
+        for key, each in earlier_throughputs(experiment.config, layout).items()
+        if key in {candidate.key for candidate in plan.candidates}
+    }
+    console.print(_steps(experiment, plan, {key: throughput for key, (throughput, _) in known.items()}))
     accuracy = ""
     if plan.knn_every and experiment.data.labels is not None:
         accuracy = f", kNN accuracy every {plan.knn_every:,}"
@@ -34,22 +47,32 @@ def print_plan(console: Console, experiment: Experiment) -> None:
         )
     else:
         explored = f"race: {plan.time.window / 60:.3g} minutes per candidate" if races else "one run"
+        whole = experiment.config.budget.minutes or 0.0
+        others = whole - plan.time.budget / 60
         lines = (
             f"{explored}, {plan.time.evaluations} reports in that time",
-            f"budget: {plan.time.budget / 60:.3g} minutes of training, including the race",
+            f"budget: {whole:.3g} minutes of training, including the race"
+            + (f"; others train for {others:.3g} of them on the winner's devices" if others > 1e-9 else ""),
             "samples: each candidate's measured throughput times the time that is left",
         )
     console.print("\n".join(lines))
-    if experiment.prepared is not None and (layout := experiment.prepared.layout) is not None:
+    runs = ", ".join(sorted({run for _, run in known.values()}))
+    at_start = "measured when the candidates start" if races or plan.time is not None else "not measured"
+    console.print(f"throughputs: {f'as measured in {runs}' if runs else f'{at_start}; none from earlier runs'}")
+    if layout is not None:
         console.print(f"workers: {_workers(layout, len(plan.candidates)) if races else layout.winner.count}")
 
 
-def _steps(experiment: Experiment) -> Table:
-    """Returns a table of the candidates' steps and learning rates."""
-    plan, data, optimizer = experiment.plan, experiment.data, experiment.config.simclr.optimizer
+def _steps(experiment: Experiment, plan: Plan, throughputs: Mapping[str, float]) -> Table:
+    """Returns a table of the candidates' steps and learning rates.
+
+    With throughputs, also what a budget in minutes comes to in epochs, and the reverse.
+    """
+    data, optimizer = experiment.data, experiment.config.simclr.optimizer
     channels, height, width = data.shape
     races = len(plan.trials) > 1
-    titles = ("batch size", *(("race steps", "total steps") if races else ("steps",)), "learning rate")
+    titles = ["batch size", *(("race steps", "total steps") if races else ("steps",)), "learning rate"]
+    titles += ["images/s", "epochs", "minutes"] if throughputs else []
     table = Table(
         *(Column(title, justify="right") for title in titles),
         title=f"{data.name}: {plan.epoch:,} training images, {channels} x {height} x {width}",
@@ -60,9 +83,16 @@ def _steps(experiment: Experiment) -> Table:
         about = "about " if clusters is not None and clusters.known else "at most "
     for candidate in plan.candidates:
         images = plan.updates[candidate]
-        counts = (-(-plan.window // images), plan.steps(candidate)) if races else (plan.steps(candidate),)
-        steps = [f"{about}{count:,}" if plan.time is None else "measured first" for count in counts]
-        table.add_row(candidate.key, *steps, f"{optimizer.learning_rate_at(optimizer.warmup, images):.2g}")
+        speed = throughputs.get(candidate.key)
+        window, budget = float(plan.window), float(plan.budget)
+        if plan.time is not None:
+            window, budget = ((speed or math.nan) * seconds for seconds in (plan.time.window, plan.time.budget))
+        counts = [window, budget] if races else [budget]
+        steps = ["measured first" if math.isnan(n) else f"{about}{math.ceil(n / images):,}" for n in counts]
+        row = [candidate.key, *steps, f"{optimizer.learning_rate_at(optimizer.warmup, images):.2g}"]
+        if speed is not None:
+            row += [f"{speed:,.0f}", f"{budget / plan.epoch:.3g}", f"{budget / speed / 60:.3g}"]
+        table.add_row(*row)
     return table
 
 
