@@ -78,6 +78,7 @@ def _tiny(
     dataset: str = "cifar10",
     width: int = 8,
     tail: float = 1.0,
+    sizes: tuple[int, ...] = _SIZES[:5],
     **settings: Any,
 ) -> Scenario:
     """Returns a scenario for a CPU: 10 s per run on one core. ``optimizer``: name, learning rate and scaling rule."""
@@ -87,7 +88,6 @@ def _tiny(
         "encoder": _small(1, width),
         "optimizer": {"name": name, "learning_rate": rate, "lr_scaling": rule},
     }
-    sizes = _SIZES[1:6] if rule == "linear" else _SIZES[:5]
     return Scenario(dataset, images, epochs, settings, tail, sizes, seeds=2, shrink=2, tested=1_500)
 
 
@@ -120,26 +120,19 @@ SCENARIOS: dict[str, Scenario] = {
          "optimizer": {"name": "adamw", "learning_rate": 0.001}},
         seeds=2,
     ),
-    "tiny": _tiny(2_048, 8),
-    "tiny-linear-low": _tiny(2_048, 8, ("adamw", 0.0003, "linear")),
     "tiny-hot": _tiny(2_048, 8, ("adamw", 0.03, "none")),
-    "tiny-long": _tiny(640, 40),
-    "tiny-mnist": _tiny(2_048, 8, dataset="mnist5k"),
-    "tiny-mnist-linear-low": _tiny(2_048, 8, ("adamw", 0.0003, "linear"), dataset="mnist5k"),
-    "tiny-fashion": _tiny(2_048, 8, dataset="fashion_mnist"),
-    "tiny-fashion-hot": _tiny(2_048, 8, ("adamw", 0.03, "none"), dataset="fashion_mnist"),
-    "tiny-lars-fixed": _tiny(2_048, 8, ("lars", 5.0, "none"), temperature=0.5),
-    "tiny-lars-linear": _tiny(2_048, 8, ("lars", 0.2, "linear"), temperature=0.5),
-    "tiny-dcl": _tiny(2_048, 8, loss="dcl", temperature=0.1),
-    "tiny-cold": _tiny(2_048, 8, temperature=0.07),
-    "tiny-warm": _tiny(2_048, 8, ("adamw", 0.001, "linear"), temperature=0.5),
-    "tiny-tail": _tiny(2_048, 8, tail=100.0),
-    "tiny-wide": _tiny(2_048, 6, width=16),
-    "tiny-short": _tiny(6_144, 3),
-    "tiny-sgd-fixed": _tiny(2_048, 8, ("sgd", 0.5, "none")),
-    "tiny-fashion-linear-low": _tiny(2_048, 8, ("adamw", 0.0003, "linear"), dataset="fashion_mnist"),
-    "tiny-mnist-hot": _tiny(2_048, 8, ("adamw", 0.03, "none"), dataset="mnist5k"),
-    "tiny-dcl-linear-low": _tiny(2_048, 8, ("adamw", 0.0003, "linear"), loss="dcl", temperature=0.1),
+    "tiny-linear-low": _tiny(2_048, 8, ("adamw", 0.0003, "linear"), sizes=_SIZES[1:6]),
+    "tiny-mnist-linear-low": _tiny(1_024, 10, ("adamw", 0.0003, "linear"), dataset="mnist5k"),
+    "tiny-warm-linear": _tiny(1_024, 10, ("adamw", 0.001, "linear"), temperature=0.5),
+    "tiny-mnist-hot": _tiny(1_024, 10, ("adamw", 0.03, "none"), dataset="mnist5k"),
+    "tiny-fashion": _tiny(1_024, 10, dataset="fashion_mnist"),
+    "tiny": _tiny(1_024, 10),
+    "tiny-lars": _tiny(1_024, 10, ("lars", 5.0, "none"), temperature=0.5),
+    "tiny-long": _tiny(256, 40, dataset="mnist5k", sizes=(16, *_SIZES[:4])),
+    "tiny-dcl-linear": _tiny(1_024, 10, ("adamw", 0.001, "linear"), loss="dcl", temperature=0.1),
+    "tiny-cold": _tiny(1_024, 10, temperature=0.07, dataset="fashion_mnist"),
+    "tiny-tail": _tiny(1_024, 10, tail=100.0),
+    "tiny-wide": _tiny(1_024, 6, width=16),
 }  # fmt: skip
 
 
