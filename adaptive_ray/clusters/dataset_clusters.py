@@ -27,11 +27,7 @@ from trainables.batches import ImageFiles
 class DatasetClusters:
     """The clusters of a set of images. The constructor loads the encoder, so that errors are raised early.
 
-    Args:
-        images: uint8 [n, C, H, W], or files.
-        settings: The encoder, and how clusters are counted.
-        cache: Directory of features and clusters, with a folder for each set of images and encoder.
-        seed: Seed of the clusters.
+    ``cache`` is a directory of features and clusters, with a folder for each set of images and encoder.
 
     Raises:
         UserError: The encoder is not available, or ``m`` exceeds the number of images.

@@ -57,15 +57,10 @@ class Embedder:
 def embed(
     images: Images | ImageFiles, file: FeatureFile, name: str, input_size: int, count: int | None, report: Report
 ) -> None:
-    """Computes the missing shards of a feature file. Ray must be initialised.
+    """Computes the missing shards of a feature file with ``open_encoder(name, input_size)``. Ray must be initialised.
 
-    An actor that dies is restarted and repeats its unfinished shards.
-
-    Args:
-        images: uint8 [n, C, H, W], or files that are accessible from all nodes.
-        file: The file of the features.
-        name: See ``open_encoder``, also for ``input_size``.
-        count: Number of actors; None: one per GPU or, without GPUs, one per CPU core.
+    An actor that dies is restarted and repeats its unfinished shards. There are ``count`` actors; None: one per GPU or,
+    without GPUs, one per CPU core. Files must be accessible from all nodes.
 
     Raises:
         UserError: The encoder or an image file is not available.

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from adaptive_ray import __version__
 from adaptive_ray.clusters import pictures
 from adaptive_ray.clusters.counting import Clustering
 from adaptive_ray.config.clusters import AlphaM
+from adaptive_ray.report.html import render
 
 #: Images on a page are drawn from the first images.
 _IMAGES = 20_000
@@ -41,17 +39,14 @@ def write_page(
     """Writes ``clusters.html``: a map with thumbnails, sizes, the score curve, and examples of each cluster."""
     some = slice(0, min(len(found.labels), _IMAGES))
     labels, centrality = found.labels[some], found.centrality[some]
-    template = Environment(
-        loader=PackageLoader("adaptive_ray"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    ).get_template("clusters.html.j2")
-    page = template.render(
+    page = render(
+        "clusters.html.j2",
         s=summary,
         dataset=dataset,
-        version=__version__,
-        map=base64.b64encode(pictures.cluster_map(images, features[some], labels)).decode(),
+        map=pictures.cluster_map(images, features[some], labels),
         sizes=pictures.cluster_sizes(found.sizes),
         scores=pictures.score_curve(found.scores, found.m, found.method) if found.scores else "",
-        examples=base64.b64encode(pictures.examples(images, labels, centrality)).decode(),
+        examples=pictures.examples(images, labels, centrality),
         shown=pictures.SHOWN,
     )
     file.write_text(page, encoding="utf-8")

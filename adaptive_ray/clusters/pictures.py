@@ -12,7 +12,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from adaptive_ray.report.curves import STYLE, colours, png, svg
+from adaptive_ray.report.curves import STYLE, colours, pixels, png, svg
 
 #: Points on the map, and how many of them are shown as thumbnails.
 _DOTS, _THUMBNAILS = 1_500, 250
@@ -42,9 +42,8 @@ def cluster_map(images: Any, features: NDArray[Any], labels: NDArray[np.int64], 
         dots = [colour[label] for label in labels[drawn]]
         axes.scatter(places[:, 0], places[:, 1], s=9, c=dots, alpha=0.7, linewidths=0)
         for row in _without_overlap(places, generator)[:_THUMBNAILS]:
-            box = OffsetImage(
-                _shown(images, drawn[row]), zoom=26 / images.shape[2], cmap="gray", interpolation="nearest"
-            )
+            image, zoom = pixels(images[drawn[row : row + 1]][0]), 26 / images.shape[2]
+            box = OffsetImage(image, zoom=zoom, cmap="gray", interpolation="nearest")
             frame = {"edgecolor": colour[labels[drawn[row]]], "linewidth": 2, "boxstyle": "square,pad=0"}
             axes.add_artist(AnnotationBbox(box, tuple(places[row]), pad=0, bboxprops=frame))
         for cluster in np.unique(labels[drawn]):
@@ -114,9 +113,9 @@ def examples(images: Any, labels: NDArray[np.int64], centrality: NDArray[np.floa
         halves = members[:_EXAMPLES], members[max(len(members) - _EXAMPLES, _EXAMPLES) :]
         for start, half in zip((0, int(edge)), halves, strict=True):
             for place, index in enumerate(half):
-                image, left = _shown(images, index), start + place * pitch
-                pixels = image if image.ndim == 3 else image[..., None]
-                canvas[cluster * pitch : cluster * pitch + side, left : left + side] = pixels
+                left = start + place * pitch
+                image = images[index : index + 1][0].transpose(1, 2, 0)
+                canvas[cluster * pitch : cluster * pitch + side, left : left + side] = image
     with matplotlib.rc_context(STYLE):
         height = 11 * canvas.shape[0] / canvas.shape[1]  # inches
         figure = Figure(figsize=(11.6, height + 0.4), dpi=110)
@@ -138,8 +137,3 @@ def _without_overlap(places: NDArray[Any], generator: np.random.Generator) -> li
         if not kept or np.abs(places[kept] - places[row]).max(1).min() > reach:
             kept.append(int(row))
     return kept
-
-
-def _shown(images: Any, index: int) -> NDArray[np.uint8]:
-    image: NDArray[np.uint8] = images[np.array([index])][0]  # files are indexed by arrays only
-    return image.transpose(1, 2, 0).squeeze()

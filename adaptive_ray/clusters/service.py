@@ -21,11 +21,8 @@ _KEPT = 8
 class ClusterService:
     """The actor. Its results depend only on files and a seed, so it may be restarted on any node.
 
-    Args:
-        folder: Features and clusters on disk, accessible from all nodes.
-        settings: How the images were embedded and clustered.
-        seed: Seed of the clusters and of the orders.
-        order: Key of ``CLUSTER_ORDERS``; any other name if no orders are needed.
+    The ``folder`` of features and clusters is accessible from all nodes. ``order`` is a key of ``CLUSTER_ORDERS``, or
+    any other name if no orders are needed.
     """
 
     def __init__(self, folder: Path, settings: ClusterSettings, seed: int, order: str) -> None:

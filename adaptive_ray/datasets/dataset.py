@@ -96,11 +96,7 @@ def load_dataset(settings: DatasetSettings, seed: int) -> Dataset:
         training, order = _in_memory(images, order, source, settings)
     reference, _ = _in_memory(images, held_out[tested:], source, settings)
     test_images, test_rows = _in_memory(tests, test_rows, source, settings)
-    for part, purpose, least in (
-        (training, "training", 16),
-        (reference, "reference", 2),
-        (test_images, "test", 1),
-    ):
+    for part, purpose, least in ((training, "training", 16), (reference, "reference", 2), (test_images, "test", 1)):
         if len(part) < least:
             skipped = "; ".join(source.skipped.lines())
             raise UserError(f"dataset {settings.name}: only {len(part)} {purpose} images can be decoded ({skipped})")
@@ -167,8 +163,6 @@ def _flat(source: _Source, images: Images) -> Iterator[str]:
 
 def _drawn(count: int, limit: int, seed: int) -> Rows:
     """At most ``limit`` rows of a test set, sampled with ``seed``, sorted."""
-    if count <= limit:
-        return np.arange(count)
     return np.sort(np.random.default_rng((seed, 2)).permutation(count)[:limit])
 
 

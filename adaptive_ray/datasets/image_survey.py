@@ -74,7 +74,7 @@ def survey(
     Images will be resized to ``side`` pixels. ``value_range`` is (black, white) of images with more than 8 bits; None:
     estimated from a sample.
     """
-    opened = paths if decode_all else _spread(paths, HEADERS)
+    opened = paths if decode_all else _some(paths, HEADERS)
     headers = _in_threads(lambda path: _examine(path, whole=decode_all), opened)
     found = [header for header in headers if not header.error]
     lines = []
@@ -193,14 +193,16 @@ def _sampled(paths: Sequence[str], function: Callable[[Image.Image], Out]) -> li
         except UnreadableImageError:
             return None
 
-    return [result for result in _in_threads(attempt, _spread(paths, _SAMPLE)) if result is not None]
+    return [result for result in _in_threads(attempt, _some(paths, _SAMPLE)) if result is not None]
 
 
-def _spread(paths: Sequence[str], count: int) -> Sequence[str]:
-    """At most ``count`` paths, evenly spaced, so that all classes are included."""
-    if len(paths) <= count:
-        return paths
-    return [paths[row] for row in np.linspace(0, len(paths) - 1, count).round().astype(int)]
+def spaced(count: int, most: int) -> NDArray[np.int64]:
+    """Returns at most ``most`` of ``count`` rows, evenly spaced: images may be sorted by class."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
+def _some(paths: Sequence[str], most: int) -> list[str]:
+    return [paths[row] for row in spaced(len(paths), most)]
 
 
 def _in_threads(function: Callable[[In], Out], arguments: Sequence[In]) -> list[Out]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from adaptive_ray.config.plan import BANK, QUERIES
 from adaptive_ray.datasets.dataset import Dataset
+from adaptive_ray.datasets.image_survey import spaced
 from trainables.batches import ImageFiles
 from trainables.data import LabelledImages
 
@@ -19,7 +19,7 @@ def labelled_images(data: Dataset) -> LabelledImages | None:
     """
     if data.labels is None or data.test_labels is None:
         return None
-    rows, tested = _spaced(len(data.labels), BANK), _spaced(len(data.test_labels), QUERIES)
+    rows, tested = spaced(len(data.labels), BANK), spaced(len(data.test_labels), QUERIES)
     images = data.training.images
     if isinstance(images, ImageFiles):
         bank, unreadable = images.readable(rows)
@@ -29,8 +29,3 @@ def labelled_images(data: Dataset) -> LabelledImages | None:
     if len(np.unique(data.labels[rows])) < 2:
         return None
     return LabelledImages(bank, data.labels[rows], data.test_images[tested], data.test_labels[tested])
-
-
-def _spaced(count: int, most: int) -> NDArray[np.int64]:
-    """At most ``most`` of ``count`` rows; held-out images may be sorted by class."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)

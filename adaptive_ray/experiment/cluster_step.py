@@ -33,14 +33,7 @@ def serve_clusters(
 ) -> dict[str, Any] | None:
     """Starts the actor that serves the clusters, if training needs them, and shows what follows from them.
 
-    Args:
-        clusters: The counted clusters.
-        found: What ``count_clusters`` returned.
-        config: With the batch sizes that follow from the clusters.
-        progress: Shows the number of clusters, the batch sizes and remarks.
-
-    Returns:
-        What workers need; see ``train_worker``.
+    ``config`` has the batch sizes that follow from the clusters. Returns what workers need; see ``train_worker``.
     """
     from adaptive_ray.clusters.consequences import remarks
 

@@ -91,68 +91,47 @@ def evaluate(
 ) -> Evaluation:
     """Classifies held-out images by the features of an encoder, of an untrained one, and of raw pixels.
 
-    Args:
-        encoder: The trained encoder.
-        untrained: Returns the untrained encoder.
-        images: Training images, in memory or on disk.
-        held_out: Test images, and the labels. Without labels, only neighbours are found.
-        limit: Maximum number of training images; the first ones are used. Fewer if their pixels exceed 4 GiB.
-        device: Device of networks and classifiers.
-
-    Returns:
-        Accuracies, neighbours and the reasons for missing parts. Errors of a part are not raised.
+    Classifiers are trained on the first ``limit`` of the training ``images``, or fewer if their pixels exceed 4 GiB.
+    Without labels, only neighbours are found. Errors of a part are not raised, but returned as reasons.
     """
     found = Evaluation()
+    labelled = held_out.train_labels is not None and held_out.labels is not None
     with found.part(*ACCURACIES, "neighbours.png"):
         train, rows = _readable(images, limit, found)
-        _evaluate_images(encoder, untrained, train, rows, held_out, device, found)
+
+        def embedded_by(network: Encoder) -> _Features:
+            network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            features = [torch.from_numpy(network.embed(images)).to(device) for images in (train, held_out.images)]
+            if not all(part.isfinite().all() for part in features):
+                raise ValueError("some features are NaN or infinite")
+            return features[0], features[1]
+
+        def classify(prefix: str, features: _Features) -> None:
+            if held_out.train_labels is None or held_out.labels is None:
+                raise ValueError("the images are unlabelled or have a single class")
+            targets, expected = (
+                torch.tensor(array, device=device) for array in (held_out.train_labels[rows], held_out.labels)
+            )
+            with found.part(f"{prefix}probe_accuracy"):
+                found.add(f"{prefix}probe", linear_accuracy(features[0], targets, features[1], expected))
+            with found.part(f"{prefix}knn_accuracy", f"{prefix}knn200_accuracy"):
+                for name, accuracy in knn_accuracies(features[0], targets, features[1], expected).items():
+                    found.add(f"{prefix}{name}", accuracy)
+
+        with found.part(*accuracies_of(""), "neighbours.png"):
+            features = embedded_by(encoder)
+            with found.part("neighbours.png"):
+                shown = nearest_rows(features[0], features[1][:_QUERIES], _SHOWN).cpu().numpy()
+                found.neighbours = train[shown]
+            with found.part(*accuracies_of("") if labelled else ACCURACIES):
+                classify("", features)
+        if labelled:
+            with found.part(*accuracies_of("untrained_")):
+                classify("untrained_", embedded_by(untrained()))
+            with found.part(*accuracies_of("pixel_")):
+                small = [shrunk(torch.tensor(images)).to(device) for images in (train, held_out.images)]
+                classify("pixel_", pixel_features(small[0], small[1]))
     return found
-
-
-def _evaluate_images(
-    encoder: Encoder,
-    untrained: Callable[[], Encoder],
-    train: Images,
-    rows: NDArray[np.int64],
-    held_out: HeldOut,
-    device: torch.device,
-    found: Evaluation,
-) -> None:
-    labelled = held_out.train_labels is not None and held_out.labels is not None
-
-    def embedded_by(network: Encoder) -> _Features:
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        features = [torch.from_numpy(network.embed(images)).to(device) for images in (train, held_out.images)]
-        if not all(part.isfinite().all() for part in features):
-            raise ValueError("some features are NaN or infinite")
-        return features[0], features[1]
-
-    def classify(prefix: str, features: _Features) -> None:
-        if held_out.train_labels is None or held_out.labels is None:
-            raise ValueError("the images are unlabelled or have a single class")
-        targets, expected = (
-            torch.tensor(array, device=device) for array in (held_out.train_labels[rows], held_out.labels)
-        )
-        with found.part(f"{prefix}probe_accuracy"):
-            found.add(f"{prefix}probe", linear_accuracy(features[0], targets, features[1], expected))
-        with found.part(f"{prefix}knn_accuracy", f"{prefix}knn200_accuracy"):
-            for name, accuracy in knn_accuracies(features[0], targets, features[1], expected).items():
-                found.add(f"{prefix}{name}", accuracy)
-
-    with found.part(*accuracies_of(""), "neighbours.png"):
-        features = embedded_by(encoder)
-        with found.part("neighbours.png"):
-            shown = nearest_rows(features[0], features[1][:_QUERIES], _SHOWN).cpu().numpy()
-            found.neighbours = train[shown]
-        with found.part(*accuracies_of("") if labelled else ACCURACIES):
-            classify("", features)
-    if not labelled:
-        return
-    with found.part(*accuracies_of("untrained_")):
-        classify("untrained_", embedded_by(untrained()))
-    with found.part(*accuracies_of("pixel_")):
-        small = [shrunk(torch.tensor(images)).to(device) for images in (train, held_out.images)]
-        classify("pixel_", pixel_features(small[0], small[1]))
 
 
 def _readable(images: Images | ImageFiles, limit: int, found: Evaluation) -> tuple[Images, NDArray[np.int64]]:

@@ -113,15 +113,9 @@ class Experiment:
             raise UserError(f"simclr.loss: {first_line(error)}; {advice}") from None
 
     def run(self, directory: RunDirectory, console: Console, *, retry_failed: bool = False) -> dict[str, Any]:
-        """Starts the run, or resumes it from ``directory``, and writes the results there.
+        """Starts the run, or resumes it from ``directory``, writes the results there and returns ``result.json``.
 
-        Args:
-            directory: A new directory, or that of an unfinished run.
-            console: Shows the progress.
-            retry_failed: Whether to retry candidates that failed in an earlier session.
-
-        Returns:
-            The content of ``result.json``.
+        With ``retry_failed``, candidates that failed in an earlier session are retried.
 
         Raises:
             AdaptiveRayError: Its subclasses say why the run failed or was interrupted.

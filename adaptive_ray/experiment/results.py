@@ -32,14 +32,7 @@ class Winner:
 
     @classmethod
     def saved(cls, winner: Candidate, directory: RunDirectory, data: Dataset, settings: TrainSettings) -> Winner:
-        """Saves the encoder of the winner's last checkpoint to ``directory``.
-
-        Args:
-            winner: The candidate whose training is finished.
-            directory: Directory of the run, with its reports.
-            data: The training data.
-            settings: That the winner has trained with.
-        """
+        """Saves the encoder of the winner's last checkpoint to the directory of its run."""
         reports = directory.reports_of(winner.key)
         last, chosen = reports[-1], _mostly_used(reports)
         # Of repeated reports, the last has the existing checkpoint.
@@ -65,18 +58,10 @@ def judge(
     budget: int,
     explored: int,
 ) -> dict[str, Any]:
-    """Evaluates the encoder of the winner and returns the content of ``result.json``.
+    """Evaluates the encoder of the winner, writes plots to the directory, and returns the content of ``result.json``.
 
-    Args:
-        winner: The winner.
-        directory: Directory of the run; plots are written to it.
-        data: Training and test images.
-        evaluate: Evaluates the encoder on held-out images.
-        budget: Budget in samples.
-        explored: Samples spent on losing candidates.
-
-    Returns:
-        All entries except the run time. Missing accuracies are None; ``unavailable`` holds the reasons.
+    ``budget`` is in samples, as is ``explored``, the part spent on losing candidates. All entries except the run time
+    are returned. Missing accuracies are None; ``unavailable`` holds the reasons.
     """
     found = evaluate(HeldOut(data.test_images, data.labels, data.test_labels))
     write_plots(found, winner.reports, data, budget, directory.path)

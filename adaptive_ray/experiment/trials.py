@@ -35,12 +35,8 @@ _DRIVER = {"CPU": 0, "memory": 1 << 20}
 class Trials:
     """The trials of an experiment that remain to be trained.
 
-    Races continue from ``history``, and training after the reports in ``directory``.
-
-    Args:
-        settings: Settings of each candidate, by its key.
-        clusters: Source of the dataset clusters for workers; see ``train_worker``.
-        joined: Whether the Ray cluster is one that others use, too.
+    Races continue from ``history``, and training after the reports in ``directory``. ``settings`` are by key of the
+    candidate; ``joined`` says whether others use the Ray cluster, too. For ``clusters`` see ``train_worker``.
 
     Raises:
         UserError: There are reports, but no history.
@@ -108,10 +104,8 @@ class Trials:
     def run(self, data: ray.ObjectRef, callback: RunCallback, say: Callable[[str], None]) -> None:
         """Trains the candidates that are not pruned, until the winner has spent the budget.
 
-        Args:
-            data: Reference to ``TrainingData`` in the object store.
-            callback: Writes the reports.
-            say: Receives a message for each candidate that is resumed from an earlier checkpoint than its last.
+        ``data`` is a reference to ``TrainingData`` in the object store. ``say`` receives a message for each candidate
+        that is resumed from an earlier checkpoint than its last.
 
         Raises:
             UserError: A candidate has reported, and all of its checkpoints are corrupt or missing.

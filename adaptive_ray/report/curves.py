@@ -159,11 +159,16 @@ def neighbours(queries: Any, nearest: Any) -> bytes:
         for row in range(rows):
             for column, image in enumerate([queries[row], *nearest[row]]):
                 axes = grid[row][column]
-                axes.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
+                axes.imshow(pixels(image), cmap="gray", interpolation="nearest")
                 axes.set_axis_off()
         grid[0][0].set_title("held out", fontsize=9)
         grid[0][1].set_title("nearest in training", fontsize=9, loc="left")
         return png(figure)
+
+
+def pixels(image: Any) -> Any:
+    """Returns the pixels of an image [C, H, W] as matplotlib shows them: [H, W, 3], or [H, W] if it is grey."""
+    return image.transpose(1, 2, 0).squeeze()
 
 
 def colours(count: int) -> list[str]:

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from adaptive_ray.report.curves import STYLE, colours, png, samples_axis, svg
+from adaptive_ray.report.curves import STYLE, colours, pixels, png, samples_axis, svg
 from trainables.report import METRICS, TrainingReport
 
 
@@ -32,13 +30,7 @@ def information(curve: Mapping[str, Any]) -> str:
 
 
 def weighted_images(images: Any, first: TrainingReport, last: TrainingReport, budget: int) -> bytes:
-    """Plots the images of a batch with the highest and lowest weights, early and late in a run. Returns PNG.
-
-    Args:
-        images: uint8 [n, C, H, W] or files.
-        first, last: An early and a late report with ``weighted``.
-        budget: Budget in samples.
-    """
+    """Plots the images of a batch with the highest and lowest weights, early and late in a run. Returns PNG."""
     names = {"most": "highest", "least": "lowest"}
     rows = [(report, kind, (report.weighted or {})[kind]) for report in (first, last) for kind in names]
     shown = max(len(weights) for _, _, weights in rows)
@@ -49,7 +41,7 @@ def weighted_images(images: Any, first: TrainingReport, last: TrainingReport, bu
             for axes in line:
                 axes.set_axis_off()
             for axes, (index, weight) in zip(line, weights, strict=False):
-                axes.imshow(_picture(images, index), cmap="gray", interpolation="nearest")
+                axes.imshow(pixels(images[index : index + 1][0]), cmap="gray", interpolation="nearest")
                 axes.set_title(f"{weight:.2f}", fontsize=8)
             share = min(report.samples_seen / budget, 1.0)
             text = f"{names[kind]} weights\nat {100 * share:.0f} %\nof the run"
@@ -61,8 +53,3 @@ def weighted_reports(reports: Sequence[TrainingReport]) -> tuple[TrainingReport,
     """The first and the last report with weighted images; None if there are none."""
     named = [report for report in reports if report.weighted]
     return (named[0], named[-1]) if named else None
-
-
-def _picture(images: Any, index: int) -> NDArray[np.uint8]:
-    one: NDArray[np.uint8] = images[index : index + 1][0]
-    return one.transpose(1, 2, 0).squeeze()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from adaptive_ray import __version__
 from adaptive_ray.config.loading import dump_config
 from adaptive_ray.report import curves as plots
 from adaptive_ray.report import methods as method_plots
 from adaptive_ray.report.accuracies import ACCURACIES, REPRESENTATIONS, accuracy_rows, missing, percent, reference_loss
 from adaptive_ray.report.decisions import decision_rows, last_decisions
+from adaptive_ray.report.html import render
 from adaptive_ray.report.swaps import swap_picture
 from adaptive_ray.run_directory.atomic_write import write_whole
 from adaptive_ray.run_directory.directory import RunDirectory
@@ -25,12 +22,9 @@ def write_report(directory: RunDirectory) -> Path:
     config, decisions = directory.config(), directory.decisions()
     winner, swaps = result["winner"], directory.swaps()
     neighbours, weights = directory.path / "neighbours.png", directory.path / "weights.png"
-    template = Environment(
-        loader=PackageLoader("adaptive_ray"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    ).get_template("report.html.j2")
-    page = template.render(
+    page = render(
+        "report.html.j2",
         name=directory.name,
-        version=__version__,
         result=result,
         chosen=Candidate(result["chosen_batch_size"], result["chosen_accumulation"]).key,
         dataset=config.dataset.name,
@@ -38,7 +32,7 @@ def write_report(directory: RunDirectory) -> Path:
         batch_sizes=plots.batch_sizes(curves, decisions, winner),
         swaps=swap_picture(directory.reports_of(winner), swaps) if swaps else "",
         information=method_plots.information(curves[winner]) if config.accumulation is not None else "",
-        weights=base64.b64encode(weights.read_bytes()).decode() if weights.is_file() else "",
+        weights=weights.read_bytes() if weights.is_file() else b"",
         weight_settings=config.sample_weights,
         probe=percent(result["probe_accuracy"]),
         knn=percent(result["knn_accuracy"]),
@@ -48,7 +42,7 @@ def write_report(directory: RunDirectory) -> Path:
         missing=list(missing(result)),
         accuracies=plots.accuracies(result) if any(result[name] is not None for name in ACCURACIES) else "",
         online_accuracy=plots.online_accuracy(curves, winner),
-        neighbours=base64.b64encode(neighbours.read_bytes()).decode() if neighbours.is_file() else "",
+        neighbours=neighbours.read_bytes() if neighbours.is_file() else b"",
         rows=decision_rows(last_decisions(decisions)),
         config=dump_config(config),
     )

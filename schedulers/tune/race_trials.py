@@ -18,14 +18,7 @@ ResetConfig = Callable[[Trial, Mapping[str, Any]], bool]
 
 
 class RaceTrials:
-    """A race series with the trial of each candidate.
-
-    Args:
-        settings: The arguments of ``RaceSeries``.
-        winner_config: See ``WinnerConfig``.
-        time_attr: The entry of a result with the samples seen.
-        reset_config: See ``LossExtrapolationScheduler``.
-    """
+    """A race series with the trial of each candidate. ``settings`` are the arguments of ``RaceSeries``."""
 
     def __init__(
         self,

@@ -81,12 +81,8 @@ def restart(trial: Trial, time_attr: str, *, forked: bool) -> None:
     """Makes a failed trial resume from the last result that the scheduler has seen.
 
     A Ray Train run gets a new ``run_tag``. With the old one it would resume from its own last checkpoint, whose result
-    may have been lost with the trial and would never be reported.
-
-    Args:
-        trial: Tune is about to restart it.
-        time_attr: The entry of a result with the samples seen.
-        forked: Whether it is to start from another trial's weights, which are newer than its own last result.
+    may have been lost with the trial and would never be reported. If it has ``forked``, it is to start from another
+    trial's weights, which are newer than its own last result.
     """
     if "run_tag" not in trial.config:
         return

@@ -21,10 +21,6 @@ class Feed:
     is not copied. It may be read-only shared memory (Ray's object store).
 
     ``ImageFiles`` are decoded by threads, ahead of time if ``prefetch`` is called.
-
-    Args:
-        images: Images in memory or on disk.
-        device: Device of the batches.
     """
 
     def __init__(self, images: Images | ImageFiles, device: torch.device) -> None:

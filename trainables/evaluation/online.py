@@ -13,13 +13,7 @@ class OnlineKnn:
     """Measures an encoder at the first report after each interval, and at the end of the run.
 
     Which reports these are depends on the samples seen only, and no random number is drawn, so that training and a
-    resumed run are not affected.
-
-    Args:
-        images: Training images as the bank, and held-out images.
-        every: Interval in samples.
-        budget: Length of the run in samples.
-        device: Device of the neighbours.
+    resumed run are not affected. The interval ``every`` and the ``budget`` of the run are in samples.
     """
 
     def __init__(self, images: LabelledImages, *, every: int, budget: int, device: torch.device) -> None:

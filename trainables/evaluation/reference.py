@@ -19,15 +19,7 @@ _CHUNK = 1024
 
 
 class ReferenceSet:
-    """Measures models on held-out images in two fixed views.
-
-    Args:
-        images: Held-out images, uint8 [n, C, H, W].
-        augment: Augmentation of the views.
-        temperature: Temperature of the loss.
-        seed: Seed of the views.
-        device: Device of the views.
-    """
+    """Measures models on held-out images, uint8 [n, C, H, W], in two fixed views, which ``seed`` determines."""
 
     def __init__(
         self, images: NDArray[np.uint8], augment: Augment, *, temperature: float, seed: int, device: torch.device

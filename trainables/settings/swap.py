@@ -35,5 +35,4 @@ class SwapSettings(DeviationSettings):
         description="log statistical efficiency per candidate key: mean and standard deviation",
     )
     throughputs: dict[str, float] = Field(default_factory=dict, description="images per second per candidate key")
-    exploration: float = Field(1.0, ge=0, description="exploration bonus of rotate, in standard deviations")
     turn: int | None = Field(None, ge=1, description="samples per turn of rotate; null: one epoch")

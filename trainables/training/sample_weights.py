@@ -60,14 +60,13 @@ class SampleWeights:
     ) -> Tensor | None:
         """Returns weights of this worker's images [b], up to a factor common to all workers; None without weights.
 
+        Several ``batches`` may be weighted together: a worker passes its shard of the first one, then of the next.
+
         Args:
-            z_a: Projections of the first views [b, d].
-            z_b: Projections of the second views [b, d].
+            z_a, z_b: Projections of both views of the images [b, d].
             indices: Indices of the images [b].
             progress: Fraction of the run's budget that has been used.
             shard_sizes: Number of images in every worker's shard of one batch.
-            batches: Number of batches that are weighted together. A worker passes its shard of the first batch, then of
-                the next.
         """
         settings = self._settings
         if settings.mode == "none":

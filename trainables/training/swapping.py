@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from schedulers import Candidate
@@ -27,21 +29,19 @@ class Swapping:
         """Starts the policy without history at a position of the run."""
         self._start = (samples, seconds)
         settings = self._settings
-        common: dict[str, Any] = {
-            "budget": self._budget,
-            "start": self._start,
-            "axis": settings.axis,
-            "rates": settings.rates,
-            "throughputs": settings.throughputs,
-        }
-        self._policy: LoaderPolicy
+        kind: Callable[..., LoaderPolicy] = partial(
+            SwapOnDeviation, patience=settings.patience, threshold=settings.threshold
+        )
         if settings.mode == "rotate":
-            turn = settings.turn or self._epoch
-            self._policy = Rotation(self._candidates, turn=turn, exploration=settings.exploration, **common)
-        else:
-            self._policy = SwapOnDeviation(
-                self._candidates, patience=settings.patience, threshold=settings.threshold, **common
-            )
+            kind = partial(Rotation, turn=settings.turn or self._epoch)
+        self._policy = kind(
+            self._candidates,
+            budget=self._budget,
+            start=self._start,
+            axis=settings.axis,
+            rates=settings.rates,
+            throughputs=settings.throughputs,
+        )
 
     @property
     def current(self) -> Candidate:
