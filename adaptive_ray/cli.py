@@ -30,7 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[Path, typer.Argument(help="Configuration file (YAML), for example configs/quickstart.yaml.")]
+_CONFIG = typer.Argument(help="Configuration file (YAML), for example configs/quickstart.yaml.")
+ConfigFile = Annotated[Path, _CONFIG]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, for example trial.workers=2."),
@@ -42,9 +43,7 @@ Address = Annotated[
 
 @app.command()
 def run(
-    config: Annotated[
-        Path | None, typer.Argument(help="Configuration file (YAML), for example configs/quickstart.yaml.")
-    ] = None,
+    config: Annotated[Path | None, _CONFIG] = None,
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: time and data set.")] = None,
     runs_dir: Annotated[

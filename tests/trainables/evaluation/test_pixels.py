@@ -45,3 +45,10 @@ def test_large_images_are_averaged() -> None:
     assert small.dtype == torch.uint8
     assert small[0].unique().tolist() == [50]
     assert shrunk(small) is small
+
+
+def test_fewer_images_than_components() -> None:
+    images = torch.from_numpy(smooth_images(60, 8))
+    train, test = pixel_features(images[:40], images[40:])
+    assert (train.shape, test.shape) == ((40, 39), (20, 39))  # centred images are dependent
+    assert train.std(0).min() > 1e-3  # else a classifier would scale up rounding errors
