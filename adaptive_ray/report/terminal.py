@@ -40,9 +40,7 @@ class Progress:
 
     plan: Plan  # set before the first report
 
-    def __init__(self, console: Console, plan: Plan | None = None) -> None:
-        if plan is not None:
-            self.plan = plan
+    def __init__(self, console: Console) -> None:
         self._console = console
         self._embedding: tuple[float, int, int] | None = None  # start time, images then, and last tenth shown
         self._phase = ""

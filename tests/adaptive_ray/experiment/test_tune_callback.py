@@ -48,7 +48,8 @@ class Session:
         history = History(directory.path / "events.jsonl")
         self._trials = Trials(CONFIG, plan, {}, layout, directory, history)
         self.tracker, self.screen = Told(), io.StringIO()
-        progress = Progress(Console(file=self.screen), plan)
+        progress = Progress(Console(file=self.screen))
+        progress.plan = plan
         self._callback = RunCallback(self._trials.scheduler, directory, progress, self.tracker)
 
     def report(self, samples: int, checkpoint: str) -> None:

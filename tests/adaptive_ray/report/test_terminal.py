@@ -63,7 +63,9 @@ class TestWithoutTerminal:
 
     @pytest.fixture
     def progress(self, out: io.StringIO) -> Progress:
-        return Progress(Console(file=out, width=80), PLAN)
+        progress = Progress(Console(file=out, width=80))
+        progress.plan = PLAN
+        return progress
 
     def test_one_line_per_report(self, progress: Progress, out: io.StringIO) -> None:
         with progress:
@@ -140,7 +142,8 @@ class TestOnATerminal:
 
     def test_a_live_table(self) -> None:
         out = io.StringIO()
-        with Progress(Console(file=out, force_terminal=True, width=140), PLAN) as progress:
+        with Progress(Console(file=out, force_terminal=True, width=140)) as progress:
+            progress.plan = PLAN
             progress.phase("starting Ray and MLflow")
             progress.phase("race: batch sizes 32, 64 in parallel")
             race = new_race()
@@ -154,7 +157,8 @@ class TestOnATerminal:
 
     def test_the_phase_follows_the_race(self) -> None:
         out = io.StringIO()
-        with Progress(Console(file=out, force_terminal=True, width=140), PLAN) as progress:
+        with Progress(Console(file=out, force_terminal=True, width=140)) as progress:
+            progress.plan = PLAN
             progress.phase("race: batch sizes 32, 64 in parallel")
             whole_race(progress)
         screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
@@ -176,7 +180,8 @@ class TestOnATerminal:
                 super().fit(curves, ends)
 
         out = io.StringIO()
-        with Progress(Console(file=out, force_terminal=True, width=140), PLAN) as progress:
+        with Progress(Console(file=out, force_terminal=True, width=140)) as progress:
+            progress.plan = PLAN
             race = new_race(forecaster=Shown())
             for samples in (1024, 2048, 3072):
                 for key in ("32", "64"):
@@ -187,5 +192,5 @@ class TestOnATerminal:
         assert [standing.state for standing in shown] == [State.RACING, State.PRUNED]  # known before the next report
 
     def test_errors_in_the_block_are_raised(self) -> None:
-        with pytest.raises(KeyboardInterrupt), Progress(Console(file=io.StringIO(), force_terminal=True), PLAN):
+        with pytest.raises(KeyboardInterrupt), Progress(Console(file=io.StringIO(), force_terminal=True)):
             raise KeyboardInterrupt
