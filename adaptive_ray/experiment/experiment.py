@@ -40,7 +40,6 @@ from adaptive_ray.run_directory.directory import RunDirectory
 from adaptive_ray.run_directory.history import History
 from adaptive_ray.run_directory.inputs import check_data, check_unfinished
 from adaptive_ray.run_directory.lock import locked
-from trainables.data import TrainingData
 from trainables.simclr import build_encoder
 from trainables.simclr.losses import loss_named
 
@@ -183,7 +182,8 @@ class Experiment:
                 trials.retry_failed()
                 callback.write_decisions()
             try:
-                images = ray.put(self._training_data(plan))
+                labelled = labelled_images(self.data) if plan.knn_every is not None else None
+                images = ray.put(dataclasses.replace(self.data.training, labelled=labelled))
                 trials.run(images, callback, progress.phase)
             except PlacementError as error:
                 raise PlacementError(f"{error}. Make room; then resume with: {resume}") from None
@@ -207,10 +207,6 @@ class Experiment:
         result["seconds"] = round(history.seconds, 1)
         write_results(directory, result, tracker)
         return result
-
-    def _training_data(self, plan: Plan) -> TrainingData:
-        labelled = labelled_images(self.data) if plan.knn_every is not None else None
-        return dataclasses.replace(self.data.training, labelled=labelled)
 
 
 def _phase(config: ExperimentConfig, plan: Plan) -> str:
