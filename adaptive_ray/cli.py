@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 # Disables telemetry. Must be set before Ray and MLflow are imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -17,7 +17,6 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
 
 from adaptive_ray import __version__
 from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, UserError, storage_problem
@@ -67,6 +66,7 @@ def run(
         from adaptive_ray.config.loading import load_config
         from adaptive_ray.experiment.experiment import Experiment
         from adaptive_ray.ray_cluster.address import check_address
+        from adaptive_ray.report.result import print_result
         from adaptive_ray.report.terminal import print_lines
         from adaptive_ray.run_directory.directory import RunDirectory
         from adaptive_ray.run_directory.inputs import open_run
@@ -86,7 +86,7 @@ def run(
             directory = RunDirectory.create(settings, settings.name or default)
         print_lines(console, experiment.data.summary)
     result = experiment.run(directory, console, retry_failed=retry_failed)
-    _show(console, directory, result, settings)
+    print_result(console, directory, result, settings)
 
 
 @app.command()
@@ -192,35 +192,6 @@ def version() -> None:
 def _check_parent(option: str, file: Path | None) -> None:
     if file is not None and not file.absolute().parent.is_dir():
         raise UserError(f"{option} {file}: {file.parent} does not exist; create it first")
-
-
-def _show(console: Console, directory: Any, result: dict[str, Any], settings: Any) -> None:
-    from adaptive_ray.report.accuracies import REPRESENTATIONS, accuracy_rows, missing, reference_loss
-    from adaptive_ray.report.decisions import decision_table, format_restart, last_decisions
-    from adaptive_ray.report.terminal import print_lines
-    from schedulers import Candidate
-
-    console.print()
-    console.print(decision_table(last_decisions(directory.decisions())))
-    chosen = Candidate(result["chosen_batch_size"], result["chosen_accumulation"])
-    console.print(f"\n[bold green]chosen batch size: {chosen.key}[/]\n", highlight=False)
-    columns = (Column(title, justify="right") for title in REPRESENTATIONS.values())
-    table = Table("held-out accuracy", *columns, box=None, padding=(0, 3, 0, 0))
-    for row in accuracy_rows(result):
-        table.add_row(*row)
-    console.print(table)
-    console.print(f"\n{reference_loss(result)}", highlight=False)
-    print_lines(console, (f"- {line}" for line in missing(result)), "yellow")
-    console.print(
-        f"exploration: {100 * result['explore_fraction']:.0f} % of the budget "
-        f"({result['samples_explored']:,} of {result['budget']:,} samples) · total time: {result['seconds']:.0f} s",
-        highlight=False,
-    )
-    print_lines(console, (f"batch size {format_restart(**restart)}" for restart in result.get("restarts", [])))
-    lines = {"results": directory.path, "report": directory.path / "report.html"}
-    if settings.tracking.enabled and settings.tracking.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
-        lines["MLflow"] = f"mlflow ui --backend-store-uri sqlite:///{directory.path.parent / 'mlflow.db'}"
-    print_lines(console, (f"{title}: {text}" for title, text in lines.items()))
 
 
 def _console() -> Console:
