@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from adaptive_ray.errors import UserError, first_line
+from adaptive_ray.ray_cluster import setup_worker
 from adaptive_ray.ray_cluster.address import check_address, cluster_address
 from adaptive_ray.ray_cluster.own_packages import ROOT, imports_from
 from adaptive_ray.ray_cluster.placement_groups import release_places
@@ -50,9 +51,11 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
     """Starts a cluster that is private to this process, with its own files and ports."""
     # Most processes of a race are idle; without this Ray warns that there are too few cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
+    # By default Ray starts a worker per core at once, without the runtime environment: none of them would be used.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     with private_directory():
         try:
-            with _agent_on_any_port():
+            with _light_processes():
                 _connect(
                     "Ray cannot be started on this machine",
                     address="local",
@@ -127,13 +130,16 @@ def _runtime_environment(variables: dict[str, str]) -> dict[str, object]:
 
 
 @contextmanager
-def _agent_on_any_port() -> Iterator[None]:
-    """Lets ``ray.init`` use any free port for its agent; it has no argument for that.
+def _light_processes() -> Iterator[None]:
+    """Changes what ``ray.init`` starts on this machine; it has no arguments for that.
 
-    With the default port, a cluster started later on this machine could not accept jobs.
+    The agent uses any free port: with the default port, a cluster started later on this machine could not accept jobs.
+    Logs are not forwarded to the driver, so no process reads them. Workers start without importing Ray twice.
     """
     usual = RayParams.__init__
-    RayParams.__init__ = partialmethod(usual, dashboard_agent_listen_port=0)
+    RayParams.__init__ = partialmethod(
+        usual, dashboard_agent_listen_port=0, include_log_monitor=False, setup_worker_path=setup_worker.__file__
+    )
     try:
         yield
     finally:
