@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,7 +34,10 @@ def load(name: str) -> ModuleType:
 
 def script(name: str, *arguments: str) -> str:
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments]
-    done = subprocess.run(command, check=False, cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=200)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # other tests run on the other cores
+    done = subprocess.run(
+        command, check=False, cwd=BENCHMARKS.parent, env=environment, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adaptive_ray.ray_cluster import ray_compat
+from ray._private import ray_constants
+
+from adaptive_ray.ray_cluster import ray_compat, setup_worker
 
 NO_ADDRESS = "an address at which no cluster answers takes ray.init a quarter of an hour"
 SIGNALS = "SIGTERM ends a run in the middle of a write"
@@ -31,9 +34,21 @@ def test_ray_has(owner: Any, name: str, breaks: str) -> None:
     assert hasattr(owner, name), f"{name} is gone: {breaks}"
 
 
-def test_the_agents_port_can_be_chosen() -> None:
-    """Otherwise a local cluster takes port 52365, and clusters that are started later get no jobs."""
-    assert "dashboard_agent_listen_port" in inspect.signature(ray_compat.RayParams.__init__).parameters
+@pytest.mark.parametrize(
+    ("parameter", "breaks"),
+    [
+        ("dashboard_agent_listen_port", "a local cluster takes port 52365, and clusters started later get no jobs"),
+        ("include_log_monitor", "a process reads logs that nobody shows"),
+        ("setup_worker_path", "every worker imports Ray twice"),
+    ],
+)
+def test_a_local_cluster_has_the_parameter(parameter: str, breaks: str) -> None:
+    assert parameter in inspect.signature(ray_compat.RayParams.__init__).parameters, breaks
+
+
+def test_ray_finds_the_script_of_workers_by_its_name() -> None:
+    """Otherwise workers without a runtime environment are started by it, too."""
+    assert Path(setup_worker.__file__).name == ray_constants.SETUP_WORKER_FILENAME
 
 
 def test_placement_groups_name_their_creator() -> None:
