@@ -15,7 +15,8 @@ check: .venv/.ready
 	@$(MAKE) --no-print-directory --jobs=4 --keep-going lint test-ray-runs test-ray-trials test-others
 
 # Ray's tests wait a third of their time for processes to start. Therefore tests of whole runs, tests of single trials
-# and all other tests run in parallel. The others come before Ray's workers (nice 15), so that all end together.
+# and all other tests run in parallel. The others come before Ray's workers (nice 15), so that all end together, and
+# compute with one thread: a thread that waits for a core keeps the other one waiting.
 test: .venv/.ready
 	@$(MAKE) --no-print-directory --jobs=3 --keep-going test-ray-runs test-ray-trials test-others
 
@@ -26,7 +27,7 @@ test-ray-trials: .venv/.ready
 	$(BIN)/pytest -m ray --ignore=tests/adaptive_ray/experiment $(ARGS) | sed -u 's/^/trials  /'
 
 test-others: .venv/.ready
-	nice -n 10 $(BIN)/pytest -m "not ray" $(ARGS) | sed -u 's/^/others  /'
+	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/pytest -m "not ray" $(ARGS) | sed -u 's/^/others  /'
 
 test-fast: .venv/.ready
 	$(BIN)/pytest -m "not (ray or slow or gpu)" $(ARGS)

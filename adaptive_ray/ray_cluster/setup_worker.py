@@ -24,10 +24,10 @@ def main(arguments: list[str]) -> None:
     if context or own.language != "PYTHON":
         from ray._private.workers import setup_worker
 
-        os.execv(sys.executable, [sys.executable, setup_worker.__file__, *arguments])
+        os.execv(sys.executable, [sys.executable, setup_worker.__file__, *arguments])  # noqa: S606
     for name, value in variables.items():
         os.environ[name] = re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(value))  # as Ray's update_envs
-    os.execv(python, [python, *worker])
+    os.execv(python, [python, *worker])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from ray._private import ray_constants
 
 from adaptive_ray.ray_cluster import ray_compat, setup_worker
