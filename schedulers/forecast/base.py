@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 Curves = Mapping[Hashable, tuple[ArrayLike, ArrayLike]]
 Ends = Mapping[Hashable, float]
+#: Samples and learning rates of reports, of equal length; they may extend beyond the curve.
+LearningRates = Mapping[Hashable, tuple[ArrayLike, ArrayLike]]
 
 #: Draws that estimate the probability of finishing best. The seed is fixed, so that results are reproducible.
 _DRAWS = 2048
@@ -51,17 +53,19 @@ class Forecaster(ABC):
     """Extrapolates the loss curves of several candidates.
 
     Every call of ``fit`` takes the whole curves. Points that are not finite are ignored. A curve with fewer than three
-    points is forecast by its last value with a large standard deviation, an empty one by mean nan and standard
-    deviation inf.
+    points is forecast by its last value with a large standard deviation, unless it is fitted jointly with a longer one.
+    An empty curve is forecast by mean nan and standard deviation inf.
     """
 
     @abstractmethod
-    def fit(self, curves: Curves, ends: Ends | None = None) -> None:
+    def fit(self, curves: Curves, ends: Ends | None = None, learning_rates: LearningRates | None = None) -> None:
         """Fits the curves.
 
         Args:
             curves: ``{key: (samples, losses)}``, one-dimensional and of equal length.
-            ends: Samples at which the learning rate of each run has decayed to zero; None: it is constant.
+            ends: Samples at which each run ends, and at which its learning rate has decayed to zero unless
+                ``learning_rates`` says otherwise; None: the learning rate is constant.
+            learning_rates: Learning rates, for those curves whose runs report them, from the curve's start on.
         """
 
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from schedulers.forecast.base import Array, Curves, Ends, Forecast, Forecaster, clean, last_value
+from schedulers.forecast.base import Array, Curves, Ends, Forecast, Forecaster, LearningRates, clean, last_value
 
 
 class LastValueForecaster(Forecaster):
@@ -14,7 +14,7 @@ class LastValueForecaster(Forecaster):
         del head_start  # unused: the last loss does not depend on it
         self._curves: dict[Hashable, tuple[Array, Array]] = {}
 
-    def fit(self, curves: Curves, ends: Ends | None = None) -> None:
+    def fit(self, curves: Curves, ends: Ends | None = None, learning_rates: LearningRates | None = None) -> None:
         self._curves = clean(curves)
 
     def forecast(self, key: Hashable, at: float) -> Forecast:

@@ -8,15 +8,27 @@ import numpy as np
 
 from schedulers.forecast.base import Array
 
+#: theta [d] -> residuals [n] and their derivatives.
+Linearise = Callable[[Array], tuple[Array, Array]]
+#: Residuals, derivatives and weights [n] -> J' W J [d, d] and J' W r [d].
+Normal = Callable[[Array, Array, Array], tuple[Array, Array]]
+
+
+def normal_equations(residual: Array, jacobian: Array, weight: Array) -> tuple[Array, Array]:
+    """Returns J' W J [d, d] and J' W r [d] of a dense Jacobian."""
+    weighted = jacobian.T * weight
+    return weighted @ jacobian, weighted @ residual
+
 
 def levenberg_marquardt(
-    linearise: Callable[[Array], tuple[Array, Array]],
+    linearise: Linearise,
     theta: Array,
     weight: Array,
     prior_mean: Array,
     precision: Array,
     steps: int,
     tolerance: float,
+    normal: Normal = normal_equations,
 ) -> Array:
     """Minimises sum(weight * residual^2) + (theta - prior_mean)' precision (theta - prior_mean) over theta [d].
 
@@ -28,6 +40,7 @@ def levenberg_marquardt(
         precision: Inverse covariance of the prior [d, d].
         steps: Maximum number of steps.
         tolerance: Relative decrease of the cost below which the search stops.
+        normal: Computes J' W J and J' W r, if the derivatives are not a dense matrix.
     """
 
     def cost_of(residual: Array, theta: Array) -> float:
@@ -38,9 +51,9 @@ def levenberg_marquardt(
     residual, jacobian = linearise(theta)
     cost = cost_of(residual, theta)
     for _ in range(steps):
-        weighted = jacobian.T * weight
-        matrix = weighted @ jacobian + precision
-        gradient = weighted @ residual + precision @ (theta - prior_mean)
+        matrix, gradient = normal(residual, jacobian, weight)
+        matrix = matrix + precision
+        gradient = gradient + precision @ (theta - prior_mean)
         matrix[diagonal, diagonal] *= 1.0 + damping
         step = np.linalg.solve(matrix, gradient)
         trial = theta - np.minimum(np.maximum(step, -2.0), 2.0)  # parameters are logarithms: at most a factor of e^2

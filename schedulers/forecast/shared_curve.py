@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedulers.forecast.base import Array
-from schedulers.forecast.least_squares import levenberg_marquardt
+from schedulers.forecast.least_squares import Linearise, Normal, levenberg_marquardt, normal_equations
+from schedulers.forecast.residuals import Walk, fit_walk
 
 #: Parameters of the curve: a, log b, log c, log t0; followed by the log efficiencies.
 SHARED = 4
@@ -62,6 +63,8 @@ class SharedCurve:
     log_rates: Array  # [K]
     covariance: Array  # [4 + K, 4 + K], of the shared parameters and the log efficiencies
     noise: float
+    walk: Walk  # of the residuals
+    frontier: float  # the furthest progress that was observed
     sample_scale: float
     loss_low: float
     loss_range: float
@@ -101,47 +104,104 @@ def fit_shared_curve(tracks: Tracks, rate_mean: Array, rate_std: Array) -> Share
     n, z = tracks.exposure / scale, (tracks.losses - low) / spread
     recency = np.sqrt(0.2 + 0.8 * samples / last[tracks.track])
 
-    basis = _zero_sum_basis(count)
     shared_mean, shared_std = _prior(tracks.head_start / scale)
-    prior_mean = np.concatenate([shared_mean, basis.T @ rate_mean])
-    precision = np.zeros((len(prior_mean), len(prior_mean)))
-    precision[:SHARED, :SHARED] = np.diag(shared_std**-2.0)
-    precision[SHARED:, SHARED:] = (basis.T * rate_std**-2.0) @ basis
-    theta = _start(n, z, prior_mean, basis)
-    alone = n[:, 0]
-
-    def linearise(theta: Array) -> tuple[Array, Array]:
-        if count == 1:  # no efficiency to fit
-            value, slope = curve(theta, alone)
-            return value - z, slope[:, :SHARED]
-        part = n * np.exp(basis @ theta[SHARED:])
-        progress = np.maximum(part.sum(axis=1), 1e-300)  # scales may differ that much
-        value, slope = curve(theta[:SHARED], progress)
-        by_rates = (part * (slope[:, SHARED] / progress)[:, None]) @ basis
-        return value - z, np.concatenate([slope[:, :SHARED], by_rates], axis=1)
+    prior_mean = np.concatenate([shared_mean, (rate_mean - rate_mean.mean())[:-1]])
+    precision = _reduced(np.diag(np.concatenate([shared_std, rate_std]) ** -2.0))
+    theta = _start(n, z, prior_mean)
+    linearise, normal = _joint_problem(n, z) if _is_race(n) else _run_problem(n, z)
 
     noise, weight = 0.1, recency**2
     for steps, tolerance in _FITS:  # each fit estimates noise and outliers again
-        theta = levenberg_marquardt(linearise, theta, weight / noise**2, prior_mean, precision, steps, tolerance)
-        residual, jacobian = linearise(theta)
+        theta = levenberg_marquardt(
+            linearise, theta, weight / noise**2, prior_mean, precision, steps, tolerance, normal
+        )
+        residual, slope = linearise(theta)
         (median,) = _quantiles(np.abs(residual), 0.5)
         noise = max(1.4826 * median, _NOISE_FLOOR)
         weight = recency**2 * np.minimum(1.0, _HUBER * noise / np.maximum(np.abs(residual), 1e-12))
 
-    information = (jacobian.T * (weight / (noise**2 * _correlation(residual, tracks.track)))) @ jacobian
+    information, _ = normal(residual, slope, weight / (noise**2 * _correlation(residual, tracks.track)))
     covariance = np.linalg.inv(information + precision)
-    spread_out = np.zeros((SHARED + count, len(theta)))
-    spread_out[:SHARED, :SHARED] = np.eye(SHARED)
-    spread_out[SHARED:, SHARED:] = basis
+    spread_out = np.eye(SHARED + count)[:, :-1]
+    spread_out[-1, SHARED:] = -1.0
+    log_rates = _all_rates(theta)
+    progress = np.maximum((n * np.exp(log_rates)).sum(axis=1), 1e-300)
     return SharedCurve(
         shared=theta[:SHARED],
-        log_rates=basis @ theta[SHARED:],
+        log_rates=log_rates,
         covariance=spread_out @ covariance @ spread_out.T,
         noise=noise,
+        walk=fit_walk(-residual, np.log(progress), tracks.track),
+        frontier=float(progress.max()),
         sample_scale=scale,
         loss_low=low,
         loss_range=spread,
     )
+
+
+def _is_race(n: Array) -> bool:
+    """Returns whether every observation was exposed to one candidate, and those of each candidate are adjacent."""
+    exposed = n > 0
+    owner = exposed.argmax(axis=1)
+    return bool(exposed.sum() == len(n) and (np.diff(owner) >= 0).all() and exposed.any(axis=0).all())
+
+
+def _joint_problem(n: Array, z: Array) -> tuple[Linearise, Normal]:
+    """Returns the derivatives of a race, with those by the efficiencies in one column [n, 5]: it takes O(n + K^2)."""
+    count = n.shape[1]
+    owner, own = n.argmax(axis=1), n.max(axis=1)
+    begins = np.flatnonzero(np.diff(owner, prepend=-1))
+    diagonal = SHARED + np.arange(count)
+
+    def linearise(theta: Array) -> tuple[Array, Array]:
+        progress = own if count == 1 else np.maximum(own * np.exp(_all_rates(theta))[owner], 1e-300)
+        value, slope = curve(theta[:SHARED], progress)
+        return value - z, slope
+
+    def normal(residual: Array, slope: Array, weight: Array) -> tuple[Array, Array]:
+        if count == 1:
+            return normal_equations(residual, slope[:, :SHARED], weight)
+        weighted = slope.T * weight
+        matrix, gradient = np.zeros((SHARED + count, SHARED + count)), np.empty(SHARED + count)
+        by_rates = np.add.reduceat(weighted * slope[:, SHARED], begins, axis=1)  # [5, K]
+        matrix[:SHARED, :SHARED] = weighted[:SHARED] @ slope[:, :SHARED]
+        matrix[:SHARED, SHARED:], matrix[SHARED:, :SHARED] = by_rates[:SHARED], by_rates[:SHARED].T
+        matrix[diagonal, diagonal] = by_rates[SHARED]
+        gradient[:SHARED] = weighted[:SHARED] @ residual
+        gradient[SHARED:] = np.add.reduceat(weighted[SHARED] * residual, begins)
+        gradient[SHARED:-1] -= gradient[-1]
+        return _reduced(matrix), gradient[:-1]
+
+    return linearise, normal
+
+
+def _run_problem(n: Array, z: Array) -> tuple[Linearise, Normal]:
+    """Returns the derivatives of one run that trained with several candidates in turn, as a dense matrix [n, 3 + K]."""
+
+    def linearise(theta: Array) -> tuple[Array, Array]:
+        part = n * np.exp(_all_rates(theta))
+        progress = np.maximum(part.sum(axis=1), 1e-300)  # scales may differ that much
+        value, slope = curve(theta[:SHARED], progress)
+        by_rates = part * (slope[:, SHARED] / progress)[:, None]
+        return value - z, np.concatenate([slope[:, :SHARED], by_rates[:, :-1] - by_rates[:, -1:]], axis=1)
+
+    return linearise, normal_equations
+
+
+def _all_rates(theta: Array) -> Array:
+    """Returns all log efficiencies, which sum to zero; ``theta`` has all but the last."""
+    rates = np.append(theta[SHARED:], 0.0)
+    rates[-1] = -rates.sum()
+    return rates
+
+
+def _reduced(matrix: Array) -> Array:
+    """Converts a quadratic form of all log efficiencies into one of all but the last [3 + K, 3 + K]."""
+    reduced: Array = matrix[:-1, :-1].copy()
+    reduced[SHARED:] -= matrix[-1, :-1]
+    reduced[:, SHARED:] -= matrix[:-1, -1:]
+    reduced[SHARED:, SHARED:] += matrix[-1, -1]
+    return reduced
 
 
 def _quantiles(values: Array, *levels: float) -> list[float]:
@@ -166,16 +226,7 @@ def _prior(head_start: float) -> tuple[Array, Array]:
     return mean, _PRIOR_STD * np.array([1.0 + head_start, 1.0, 1.0, 1.0])
 
 
-def _zero_sum_basis(count: int) -> Array:
-    """Returns an orthonormal basis [count, count - 1] of the vectors that sum to zero (Helmert)."""
-    basis = np.zeros((count, count - 1))
-    for column in range(count - 1):
-        basis[: column + 1, column] = 1.0
-        basis[column + 1, column] = -(column + 1.0)
-    return basis / np.sqrt((basis**2).sum(axis=0, keepdims=True)) if count > 1 else basis
-
-
-def _start(n: Array, z: Array, prior_mean: Array, basis: Array) -> Array:
+def _start(n: Array, z: Array, prior_mean: Array) -> Array:
     """Returns initial parameters: the best curve with equal efficiencies, then each efficiency from a grid."""
     t = n.sum(axis=1)
     c, t0 = _START_C, math.exp(prior_mean[3]) * _START_T0
@@ -191,7 +242,8 @@ def _start(n: Array, z: Array, prior_mean: Array, basis: Array) -> Array:
     shifts = np.linspace(-2.5, 2.5, 21)
     value, _ = curve(start, (np.exp(shifts)[:, None] * t).ravel())
     errors = np.abs(value.reshape(len(shifts), -1) - z)
-    return np.concatenate([start, basis.T @ shifts[(errors @ exposed).argmin(axis=0)]])
+    found = shifts[(errors @ exposed).argmin(axis=0)]
+    return np.concatenate([start, (found - found.mean())[:-1]])
 
 
 def _correlation(residual: Array, track: NDArray[np.intp]) -> float:

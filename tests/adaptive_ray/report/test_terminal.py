@@ -13,7 +13,7 @@ from rich.console import Console
 from adaptive_ray.config.plan import Plan
 from adaptive_ray.report.terminal import Progress
 from schedulers import Candidate, Race, State
-from schedulers.forecast.base import Curves, Ends
+from schedulers.forecast.base import Curves, Ends, LearningRates
 from schedulers.forecast.per_curve import PerCurveForecaster
 from trainables.report import TrainingReport
 
@@ -171,13 +171,15 @@ class TestOnATerminal:
         refreshed = 0
 
         class Shown(PerCurveForecaster):
-            def fit(self, curves: Curves, ends: Ends | None = None) -> None:
+            def fit(
+                self, curves: Curves, ends: Ends | None = None, learning_rates: LearningRates | None = None
+            ) -> None:
                 nonlocal refreshed
                 self._fits = {}  # as in the middle of a fit
                 if progress._live is not None:
                     progress._live.refresh()
                     refreshed += 1
-                super().fit(curves, ends)
+                super().fit(curves, ends, learning_rates)
 
         out = io.StringIO()
         with Progress(Console(file=out, force_terminal=True, width=140)) as progress:
