@@ -48,12 +48,10 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/wall_time.py
-	$(BIN)/python benchmarks/tolerance.py
-	$(BIN)/python benchmarks/equal_time.py
+	$(BIN)/python benchmarks/choosing.py
 	$(BIN)/python benchmarks/swap_cost.py
 	$(BIN)/python benchmarks/method_costs.py
 	$(BIN)/python benchmarks/clusters.py scale --rows 200000
-	$(BIN)/adaptive-ray replay benchmarks/curves
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -142,7 +142,7 @@ def report(run_directory: Annotated[Path, typer.Argument(help="Directory of a fi
 @app.command()
 def replay(
     curves: Annotated[Path, typer.Argument(metavar="CURVES_DIR", help="Directory of recorded runs (JSON, JSONL).")],
-    policy: Annotated[list[str] | None, typer.Option(help="Policy to replay; repeatable. Default: all.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="Policy to replay; repeatable; all: with variants.")] = None,
     axis: Annotated[str, typer.Option("--unit", "--axis", help="Unit of the budget: samples or seconds.")] = "samples",
     hardware: Annotated[
         str | None,
@@ -163,9 +163,9 @@ def replay(
     with console.status("replaying"):
         from adaptive_ray.replay import recordings, replay
 
-        names = replay.known_policies(policy or [])
+        policies = replay.known_policies(policy or [])
         sweeps = recordings.load_sweeps(curves, hardware)
-        rows = replay.replay(sweeps, names, axis)
+        rows = replay.replay(sweeps, policies, axis)
         forecasts = replay.forecast_rows(sweeps)
     console.print(replay.policy_table(rows, sweeps, axis))
     console.print(replay.forecast_table(forecasts))

@@ -1,4 +1,4 @@
-"""A race between candidates: takes their losses, prunes those that are unlikely to finish best, and picks a winner.
+"""A race between candidates: takes their losses, prunes the worse ones, and picks a winner.
 
 Independent of Ray and torch: a race can be replayed on recorded curves in milliseconds.
 """
@@ -8,41 +8,53 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
+from typing import Literal
 
 from schedulers.decision import Decision, State
 from schedulers.forecast import Forecaster, JointForecaster
+from schedulers.halving import HALVINGS, halved
 from schedulers.standings import Entry, Standings
 
 #: Candidates below this probability of finishing best are pruned.
 PRUNE_BELOW = 0.1
-#: Candidates whose forecasts differ by at most this fraction of the decrease in loss are equal. Chosen on recorded runs
-#: (benchmarks/README.md): it costs no accuracy there, where 0.02 costs up to 0.24 points on average.
-TOLERANCE = 0.01
-#: No candidate is pruned before every candidate has reported this often: fewer points do not determine a curve.
+#: How a race decides: by the losses that candidates have reported, or by forecasts of their losses at the end.
+Rule = Literal["halving", "forecast"]
+#: Candidates whose losses differ by at most this fraction of the decrease in loss are equal. Chosen on recorded runs
+#: (docs/choosing.md): it costs no accuracy there. Relative to the decrease, early differences are about five times as
+#: large as those at the end.
+TOLERANCE: dict[Rule, float] = {"halving": 0.05, "forecast": 0.01}
+#: No candidate is pruned by a forecast before every candidate has reported this often: fewer points do not determine a
+#: curve.
 MIN_REPORTS = 3
 
 
 class Race(Standings):
-    """Trains all candidates for a window of the budget; the one with the lowest forecast at its end wins.
+    """Trains candidates for a window of the budget; the best one at its end wins.
 
-    Candidates whose forecasts are almost equal are equal: the fastest of them wins, if the throughput of all was
-    measured (``measure``). Every report refits the curves. A candidate whose probability of finishing best falls below
-    ``prune_below`` is pruned at once. The race ends when one candidate is left, or when all that are left have spent
-    the window. A race may also start in the middle of a run: all candidates then fork from the same weights at
-    ``start``.
+    With ``rule="halving"``, losses are compared after equal parts of the budget: after 40 and 60 % of the window the
+    worse half is pruned, and at its end the lowest loss wins. With ``rule="forecast"``, losses at the end of the budget
+    are forecast after every report: a candidate whose probability of finishing best falls below ``prune_below`` is
+    pruned at once, and at the end of the window the lowest forecast wins.
+
+    Candidates whose losses (or forecasts) are almost equal are equal: the fastest of them wins, if the throughput of
+    all was measured (``measure``). The race ends when one candidate is left, or when all that are left have spent the
+    window. A race may also start in the middle of a run: all candidates then fork from the same weights at ``start``.
 
     Args:
         candidates: Keys of the candidates; ``enter`` adds more.
         budget: Length of the whole run, in samples (``axis="samples"``) or seconds (``axis="seconds"``).
         window: Part of the budget that each candidate may spend in the race.
-        axis: Unit of the budget. With ``seconds`` each candidate is forecast at the number of samples that it reaches
-            at its measured throughput, so that goodput (statistical efficiency times throughput) decides.
-        tolerance: Candidates are equal if their forecasts differ by at most this fraction of the decrease in loss from
-            the first report to the end; 0: the lowest forecast wins. Not used with ``axis="seconds"``, where a faster
-            candidate is compared after more samples.
-        prune_below: Probability in [0, 1); 0 prunes no candidate before the window is spent.
-        forecaster: Extrapolates the curves; by default ``JointForecaster``.
-        min_reports: No candidate is pruned for its probability before every candidate has reported this often.
+        axis: Unit of the budget. With ``seconds`` candidates are compared after equal time at their measured
+            throughput, so that goodput (statistical efficiency times throughput) decides.
+        rule: See above.
+        tolerance: Candidates are equal if their losses differ by at most this fraction of the decrease in loss since
+            the first report (with ``forecast``: their forecasts, and the decrease until the end); 0: the lowest wins;
+            None: ``TOLERANCE``. Not used with ``axis="seconds"``, where a faster candidate is compared after more
+            samples.
+        prune_below: Probability in [0, 1) for ``forecast``; 0 prunes no candidate before the window is spent.
+        forecaster: Extrapolates the curves, for ``forecast`` and for the numbers of decisions; by default
+            ``JointForecaster``.
+        min_reports: No candidate is pruned by a forecast before every candidate has reported this often.
         start: Samples at which all candidates fork. The window and the curves start there.
         start_seconds: Seconds of training at the fork; used with ``axis="seconds"``.
 
@@ -57,8 +69,9 @@ class Race(Standings):
         budget: float,
         window: float,
         axis: str = "samples",
+        rule: Rule = "halving",
         prune_below: float = PRUNE_BELOW,
-        tolerance: float = TOLERANCE,
+        tolerance: float | None = None,
         forecaster: Forecaster | None = None,
         min_reports: int = MIN_REPORTS,
         start: float = 0.0,
@@ -72,6 +85,9 @@ class Race(Standings):
             raise ValueError(
                 f"a window of {window:,} does not fit into a budget of {budget:,}{after}: it must be in (0, the rest]"
             )
+        if rule not in TOLERANCE:
+            raise ValueError(f"rule {rule!r} is unknown: use {' or '.join(map(repr, TOLERANCE))}")
+        tolerance = TOLERANCE[rule] if tolerance is None else tolerance
         if not 0 <= prune_below < 1:
             raise ValueError(f"prune_below {prune_below} is not a probability in [0, 1)")
         if not 0 <= tolerance < 1:
@@ -81,12 +97,14 @@ class Race(Standings):
         super().__init__(
             budget=budget,
             axis=axis,
+            rule=rule,
             forecaster=forecaster or JointForecaster(),
             start=start,
             origin=origin,
             tolerance=tolerance,
         )
         self.window, self.prune_below, self.min_reports = window, prune_below, min_reports
+        self._halvings = list(HALVINGS) if rule == "halving" and prune_below else []  # those to come
         self._expected = 0
         self._by_default = False  # whether the winner was the last candidate left because others had failed
         for key in candidates:
@@ -140,7 +158,7 @@ class Race(Standings):
         if entry.state is State.WON:
             return []
         self.refit()
-        decisions = self._prune_unlikely()
+        decisions = self._prune()
         if entry.state is State.RACING and self.spent(key) - self._origin >= self.window:
             decisions.append(self._move(key, State.WAITING, f"window of {self.window:,.0f} {self.axis} spent"))
         return decisions + self._finish()
@@ -160,7 +178,7 @@ class Race(Standings):
         if not entry.alive or self.winner is not None:
             return []
         self.refit()
-        return [*self._prune_unlikely(), *self._finish()]
+        return [*self._prune(), *self._finish()]
 
     def fail(self, key: Hashable, reason: str) -> list[Decision]:
         """Prunes a candidate that cannot continue. If the winner fails, the race has no winner."""
@@ -220,10 +238,28 @@ class Race(Standings):
 
     # --- rules --------------------------------------------------------------------------------------------------
 
+    def _prune(self) -> list[Decision]:
+        if not self._complete:
+            return []
+        return self._halve() if self.rule == "halving" else self._prune_unlikely()
+
+    def _halve(self) -> list[Decision]:
+        decisions: list[Decision] = []
+        while self._halvings and len(self.alive) > 1:
+            point, losses = self._observed()
+            if not point - self._origin >= self._halvings[0] * self.window:
+                break
+            del self._halvings[0]
+            for key, reason in halved(losses, self._tie_break(losses.values())).items():
+                decisions.append(self._move(key, State.PRUNED, f"{self._loss_at(key, losses, point)}: {reason}"))
+        return decisions
+
+    def _loss_at(self, key: Hashable, losses: dict[Hashable, float], point: float) -> str:
+        after = f" after {point - self._origin:,.0f} {self.axis}" if math.isfinite(point) else ""
+        return f"loss {losses[key]:.3f}{after}"
+
     def _prune_unlikely(self) -> list[Decision]:
         decisions: list[Decision] = []
-        if not self._complete:
-            return decisions
         while len(self.alive) > 1 and min(len(self._entries[key].samples) for key in self.alive) >= self.min_reports:
             probabilities = self._probabilities()
             worst = min(probabilities, key=lambda key: probabilities[key], default=None)
@@ -234,7 +270,7 @@ class Race(Standings):
 
     def _unlikely(self, key: Hashable, probabilities: dict[Hashable, float]) -> str:
         reason = f"probability of finishing best is {probabilities[key]:.1%}, below {self.prune_below:.0%}"
-        tie_break = self._tie_break()
+        tie_break = self._forecast_ties()
         if tie_break is None or self._probabilities(ties=False).get(key, 0.0) < self.prune_below:
             return reason
         best = max(probabilities, key=lambda other: probabilities[other])
@@ -253,22 +289,26 @@ class Race(Standings):
             return [self._move(alive[0], State.WON, reason)]
         if not alive or any(self._entries[key].state is State.RACING for key in alive):
             return []
-        probabilities, tie_break = self._probabilities(), self._tie_break()
-        ends = {key: self._final_forecast(key).mean for key in alive}
-        likely = self._probabilities(ties=False)
-        lowest = best = max(alive, key=lambda key: likely.get(key, 0.0))
-        won = f"lowest forecast: {ends[best]:.3f}"
+        if self.rule == "halving":
+            point, losses = self._observed()
+            lowest = min(losses, key=lambda key: losses[key])
+            named = {key: self._loss_at(key, losses, point) for key in alive}
+        else:
+            losses, likely = {key: self._final_forecast(key).mean for key in alive}, self._probabilities(ties=False)
+            lowest = max(alive, key=lambda key: likely.get(key, 0.0))
+            named = {key: f"forecast {losses[key]:.3f}" for key in alive}
+        tie_break = self._tie_break(losses.values())
+        best, won = lowest, f"lowest {named[lowest]}"
         if tie_break is not None:
-            known = {key: end for key, end in ends.items() if math.isfinite(end)}
+            known = {key: loss for key, loss in losses.items() if math.isfinite(loss)}
             best = tie_break.best({**known, lowest: min(known.values())})
         if best != lowest and tie_break is not None:
             ratio = tie_break.throughput[best] / tie_break.throughput[lowest]
-            won = (
-                f"forecast {ends[best]:.3f} is within {tie_break.tolerance:.3f} of the lowest ({lowest}: "
-                f"{ends[lowest]:.3f}), and {ratio:.2f} times as fast"
-            )
+            lead = f"of the lowest ({lowest}: {losses[lowest]:.3f}), and {ratio:.2f} times as fast"
+            won = f"{named[best]} is within {tie_break.tolerance:.3f} {lead}"
+        probabilities = self._probabilities()
         decisions = [
-            self._move(key, State.PRUNED, f"forecast to end at {ends[key]:.3f}, the winner at {ends[best]:.3f}")
+            self._move(key, State.PRUNED, f"{named[key]}; the winner: {losses[best]:.3f}")
             for key in alive
             if key != best
         ]

@@ -16,7 +16,7 @@ from schedulers.decision import Decision, State
 from schedulers.events import Complete, Enter, Event, Expect, Fail, Measure, Report, Restart, Retry
 from schedulers.forecast import FORECASTERS
 from schedulers.forecast.deviation import PATIENCE, THRESHOLD, Deviation
-from schedulers.race import MIN_REPORTS, PRUNE_BELOW, TOLERANCE, Race
+from schedulers.race import MIN_REPORTS, PRUNE_BELOW, Race, Rule
 from schedulers.rerace import Rerace, ReracePlan
 
 
@@ -27,7 +27,7 @@ class RaceSeries:
     pruned. Candidates that failed or finished do not take part again.
 
     Args:
-        budget, window, axis, prune_below, tolerance, min_reports: See ``Race``.
+        budget, window, axis, rule, prune_below, tolerance, min_reports: See ``Race``.
         forecaster: A name in ``FORECASTERS``.
         rerace: When further races start: ``never``, ``on_deviation`` (the winner underperforms), or ``{"at": [...]}``,
             fractions of the budget.
@@ -44,8 +44,9 @@ class RaceSeries:
         budget: float,
         window: float,
         axis: str = "samples",
+        rule: Rule = "halving",
         prune_below: float = PRUNE_BELOW,
-        tolerance: float = TOLERANCE,
+        tolerance: float | None = None,
         forecaster: str = "joint",
         min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
@@ -57,7 +58,7 @@ class RaceSeries:
             raise ValueError(f"forecaster {forecaster!r} is unknown: use one of {', '.join(FORECASTERS)}")
         self._forecaster = forecaster
         self._settings: dict[str, Any] = {
-            "budget": budget, "axis": axis, "prune_below": prune_below, "tolerance": tolerance,
+            "budget": budget, "axis": axis, "rule": rule, "prune_below": prune_below, "tolerance": tolerance,
             "min_reports": min_reports,
         }  # fmt: skip
         self.races = [Race(window=window, forecaster=FORECASTERS[forecaster](), **self._settings)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,16 +46,25 @@ class Standings:
     Args:
         budget: Length of the whole run, in units of ``axis``.
         axis: ``samples`` or ``seconds``.
+        rule: ``halving`` or ``forecast``.
         forecaster: Extrapolates the curves.
         start: Samples at which the curves begin.
         origin: The same in units of ``axis``.
-        tolerance: Candidates are equal if their forecasts differ by at most this fraction of the decrease in loss.
+        tolerance: Candidates are equal if their losses differ by at most this fraction of the decrease in loss.
     """
 
     def __init__(
-        self, *, budget: float, axis: str, forecaster: Forecaster, start: float, origin: float, tolerance: float
+        self,
+        *,
+        budget: float,
+        axis: str,
+        rule: str,
+        forecaster: Forecaster,
+        start: float,
+        origin: float,
+        tolerance: float,
     ) -> None:
-        self.budget, self.axis, self.forecaster, self.start = budget, axis, forecaster, start
+        self.budget, self.axis, self.rule, self.forecaster, self.start = budget, axis, rule, forecaster, start
         self._origin, self.tolerance = origin, tolerance
         self._entries: dict[Hashable, Entry] = {}
 
@@ -149,25 +158,46 @@ class Standings:
         assert before is not None
         return before
 
-    def _tie_break(self) -> TieBreak | None:
-        """Returns the rule for almost equal candidates.
+    def _observed(self) -> tuple[float, dict[Hashable, float]]:
+        """Returns the largest part of the budget that all candidates have spent, and their losses there.
+
+        Between two reports, losses are interpolated. Without a point that all have reached, the part is nan.
+        """
+        curves = {}
+        for key in self.alive:
+            entry = self._entries[key]
+            known = self.axis == "samples" or math.isfinite(entry.throughput_alone)
+            curves[key] = [self.spent(key, at) for at in entry.samples] if known else entry.seconds
+        if not all(curves.values()):
+            return math.nan, {}
+        common = min(spent[-1] for spent in curves.values())
+        losses = {key: float(np.interp(common, spent, self._entries[key].losses)) for key, spent in curves.items()}
+        late = max(spent[0] for spent in curves.values()) > common
+        return math.nan if late else common, losses
+
+    def _tie_break(self, losses: Iterable[float]) -> TieBreak | None:
+        """Returns the rule for almost equal candidates with these losses.
 
         None: there is no tolerance, the budget is in seconds, or not all throughputs were measured. The throughput in
         the race is not used, because candidates that share a device slow each other down.
         """
         speeds = {key: self._entries[key].throughput_alone for key in self.alive}
-        ends = [end for end in (self._final_forecast(key).mean for key in self.alive) if math.isfinite(end)]
-        if not (self.tolerance and ends) or self.axis == "seconds" or not all(map(math.isfinite, speeds.values())):
+        known = [loss for loss in losses if math.isfinite(loss)]
+        if not (self.tolerance and known) or self.axis == "seconds" or not all(map(math.isfinite, speeds.values())):
             return None
         first = max(entry.losses[0] for entry in self._entries.values() if entry.losses)
-        return TieBreak(self.tolerance * max(first - min(ends), 0.0), speeds)
+        return TieBreak(self.tolerance * max(first - min(known), 0.0), speeds)
+
+    def _forecast_ties(self) -> TieBreak | None:
+        ends = [self._final_forecast(key).mean for key in self.alive]
+        return self._tie_break(ends) if self.rule == "forecast" else None
 
     def _probabilities(self, *, ties: bool = True) -> dict[Hashable, float]:
         # With a budget in seconds, slow candidates report rarely; a single report is too few to compare them.
         least = 1 if self.axis == "samples" else 2
         horizons = {key: self.horizon(key) for key in self.alive if len(self._entries[key].samples) >= least}
         known = {key: at - self.start for key, at in horizons.items() if math.isfinite(at)}
-        return self.forecaster.probability_best(known, self._tie_break() if ties else None) if known else {}
+        return self.forecaster.probability_best(known, self._forecast_ties() if ties else None) if known else {}
 
     def _final_forecast(self, key: Hashable) -> Forecast:
         at = self.horizon(key)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field, field_validator, model_va
 from pydantic_core import PydanticCustomError
 
 from schedulers import FORECASTERS
-from schedulers.race import PRUNE_BELOW, TOLERANCE
+from schedulers.race import PRUNE_BELOW, Rule
 from trainables.settings import DeviationSettings, Settings
 
 
@@ -107,15 +107,24 @@ class RaceSettings(Settings):
         description="maximum number of candidates that train concurrently; auto: as many as fit into the free cores, "
         "GPUs and memory",
     )
-    prune_below: float = Field(
-        PRUNE_BELOW, ge=0, lt=1, description="prune a candidate whose probability of finishing best is below this"
+    rule: Rule = Field(
+        "halving",
+        description="halving: the candidates with the lower losses after equal parts of the budget continue; forecast: "
+        "those with the lower forecasts of the final loss",
     )
-    tolerance: float = Field(
-        TOLERANCE,
+    prune_below: float = Field(
+        PRUNE_BELOW,
         ge=0,
         lt=1,
-        description="candidates are equal if their forecasts differ by at most this fraction of the decrease in loss; "
-        "the fastest of them wins",
+        description="with forecasts, prune a candidate whose probability of finishing best is below this; 0: prune "
+        "none before the window is spent",
+    )
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="candidates are equal if their losses differ by at most this fraction of the decrease in loss, and "
+        "the fastest of them wins; null: 0.05 (of the decrease so far), with forecasts 0.01 (of that until the end)",
     )
     forecaster: str = Field("joint", description="forecaster of the loss curves: joint, per_curve or last_value")
 

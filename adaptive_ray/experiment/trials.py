@@ -76,6 +76,7 @@ class Trials:
             budget=plan.time.budget if plan.time else plan.budget,
             window=plan.time.window if plan.time else plan.window,
             axis="seconds" if plan.time else "samples",
+            rule=config.race.rule,
             prune_below=config.race.prune_below,
             tolerance=config.race.tolerance,
             forecaster=config.race.forecaster,

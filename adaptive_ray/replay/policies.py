@@ -5,16 +5,18 @@ A policy sees only the reports up to the point at which it decides, as in a run.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from adaptive_ray.replay.recordings import Axis, Sweep
 from schedulers import FORECASTERS, Race, State
-from schedulers.race import PRUNE_BELOW
+from schedulers.race import PRUNE_BELOW, Rule
 
 #: Fraction of the budget that each candidate may spend before the choice.
 WINDOW = 0.1
@@ -33,7 +35,14 @@ Policy = Callable[[Sweep, Axis], Outcome]
 
 
 def race(
-    sweep: Sweep, axis: Axis, *, forecaster: str, prune_below: float = PRUNE_BELOW, window: float = WINDOW
+    sweep: Sweep,
+    axis: Axis,
+    *,
+    rule: Rule = "halving",
+    forecaster: str = "last_value",  # not used by halving, and the fastest
+    prune_below: float = PRUNE_BELOW,
+    tolerance: float | None = None,
+    window: float = WINDOW,
 ) -> Outcome:
     """Runs a ``Race`` whose throughputs were measured."""
     budget = sweep.budget(axis)
@@ -42,7 +51,9 @@ def race(
         budget=budget,
         window=window * budget,
         axis=axis,
+        rule=rule,
         prune_below=prune_below,
+        tolerance=tolerance,
         forecaster=FORECASTERS[forecaster](),
     )
     for key, run in sweep.by_key.items():
@@ -64,15 +75,11 @@ def race(
     return Outcome(winner, _trained_to_the_end(reports, winner, sweep, axis), 1000 * seconds / max(calls, 1))
 
 
-def discard(sweep: Sweep, axis: Axis, *, fraction: float = WINDOW) -> Outcome:
-    """Trains all candidates for a fraction of the budget; the lowest loss continues (Egele et al. 2024)."""
-    until = fraction * sweep.budget(axis)
-    # The first report at or after that point.
-    reports = {key: int(np.sum(run.time(axis) < until)) + 1 for key, run in sweep.by_key.items()}
-    started = time.perf_counter()
-    chosen = min(reports, key=lambda key: sweep.by_key[key].reference_loss[reports[key] - 1])
-    spent = 1000 * (time.perf_counter() - started)
-    return Outcome(chosen, _trained_to_the_end(reports, chosen, sweep, axis), spent)
+def fixed(sweep: Sweep, axis: Axis, *, batch_size: float) -> Outcome:
+    """Chooses the recorded batch size that is nearest to a fixed one; with inf, the largest."""
+    sizes = {run.key: run.batch_size for run in sweep.runs}
+    chosen = min(sizes, key=lambda key: (abs(math.log(sizes[key] / min(batch_size, max(sizes.values())))), key))
+    return Outcome(chosen, _trained_to_the_end(dict.fromkeys(sweep.by_key, 0), chosen, sweep, axis), 0.0)
 
 
 def random_choice(sweep: Sweep, axis: Axis) -> Outcome:
@@ -89,8 +96,8 @@ def full_sweep(sweep: Sweep, axis: Axis) -> Outcome:
     return Outcome(min(losses, key=losses.__getitem__), sweep.counts(axis), 0.0)
 
 
-def ray_scheduler(sweep: Sweep, axis: Axis, *, name: str) -> Outcome:
-    """Runs a scheduler of Ray Tune with its defaults, for a run of length 100 (percent of the budget).
+def ray_scheduler(sweep: Sweep, axis: Axis, *, name: str, **settings: float) -> Outcome:
+    """Runs a scheduler of Ray Tune for a run of length 100 (percent of the budget).
 
     Chooses the lowest last loss of all trials, as ``ResultGrid.get_best_result`` does. If that trial was stopped, it is
     trained to the end afterwards.
@@ -99,7 +106,7 @@ def ray_scheduler(sweep: Sweep, axis: Axis, *, name: str) -> Outcome:
 
     from adaptive_ray.replay.playback import METRIC, TIME, WHOLE, Playback
 
-    common = {"time_attr": TIME, "metric": METRIC, "mode": "min"}
+    common: dict[str, Any] = {"time_attr": TIME, "metric": METRIC, "mode": "min", **settings}
     scheduler = {
         "asha": lambda: ASHAScheduler(**common, max_t=int(WHOLE)),
         "hyperband": lambda: HyperBandScheduler(**common, max_t=int(WHOLE)),
@@ -114,18 +121,42 @@ def ray_scheduler(sweep: Sweep, axis: Axis, *, name: str) -> Outcome:
     return Outcome(chosen, reports, 1000 * playback.seconds / max(playback.calls, 1))
 
 
+forecast = partial(race, rule="forecast", forecaster="joint")
+#: The lowest loss after a fraction of the budget (Egele et al. 2024).
+discard = partial(race, prune_below=0.0, tolerance=0.0)
+
 #: ``default`` has the defaults of an experiment (``RaceSettings``).
 POLICIES: dict[str, Policy] = {
-    "default": partial(race, forecaster="joint"),
-    "joint": partial(race, forecaster="joint", prune_below=0.0),
-    "per_curve": partial(race, forecaster="per_curve", prune_below=0.0),
-    "last_value": partial(race, forecaster="last_value", prune_below=0.0),
+    "default": race,
+    "default_without_ties": partial(race, tolerance=0.0),
+    "forecast": forecast,
+    "joint": partial(forecast, prune_below=0.0),
+    "per_curve": partial(forecast, forecaster="per_curve", prune_below=0.0),
+    "last_value": partial(forecast, forecaster="last_value", prune_below=0.0),
     "discard": discard,
     "asha": partial(ray_scheduler, name="asha"),
     "hyperband": partial(ray_scheduler, name="hyperband"),
     "median_stopping": partial(ray_scheduler, name="median_stopping"),
+    "always_64": partial(fixed, batch_size=64),
+    "always_256": partial(fixed, batch_size=256),
+    "largest": partial(fixed, batch_size=math.inf),
     "random": random_choice,
     "sweep": full_sweep,
+}
+
+#: Variants, replayed with ``--policy all``.
+VARIANTS: dict[str, Policy] = {
+    **{f"always_{size}": partial(fixed, batch_size=size) for size in (32, 128, 512, 1024, 2048)},
+    **{f"default_{percent}%": partial(race, window=percent / 100) for percent in (4, 6, 8, 15, 20)},
+    **{f"forecast_{percent}%": partial(forecast, window=percent / 100) for percent in (5, 20)},
+    **{f"discard_{percent}%": partial(discard, window=percent / 100) for percent in (1, 2, 3, 4, 6, 8, 15, 20)},
+    **{
+        f"asha_{grace}%_{reduction}": partial(
+            ray_scheduler, name="asha", grace_period=grace, reduction_factor=reduction
+        )
+        for grace in (1, 2, 4, 6, 10)
+        for reduction in (2, 3, 4)
+    },
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.stats import norm, spearmanr
 
 from adaptive_ray.errors import UserError
 from adaptive_ray.replay.hardware import RECORDED
-from adaptive_ray.replay.policies import POLICIES, Outcome
+from adaptive_ray.replay.policies import POLICIES, VARIANTS, Outcome, Policy
 from adaptive_ray.replay.recordings import Axis, Sweep
 from schedulers import FORECASTERS
 
@@ -26,20 +26,22 @@ _BOOTSTRAPS = 1000
 
 Row = dict[str, Any]
 
+_EVERY = POLICIES | VARIANTS
 
-def known_policies(names: Sequence[str]) -> list[str]:
-    """Returns the given names; without any, those of all policies.
+
+def known_policies(names: Sequence[str]) -> dict[str, Policy]:
+    """Returns the named policies; without any ``POLICIES``, and for ``all`` their variants as well.
 
     Raises:
         UserError: A name is unknown.
     """
     for name in names:
-        if name not in POLICIES:
-            raise UserError(f"--policy {name}: unknown; use {', '.join(POLICIES)}")
-    return list(names) or list(POLICIES)
+        if name not in (*_EVERY, "all"):
+            raise UserError(f"--policy {name}: unknown; use {', '.join(POLICIES)}, or all for their variants as well")
+    return _EVERY if "all" in names else {name: _EVERY[name] for name in names or POLICIES}
 
 
-def replay(sweeps: Sequence[Sweep], policies: Sequence[str], axis: Axis) -> list[Row]:
+def replay(sweeps: Sequence[Sweep], policies: Mapping[str, Policy], axis: Axis) -> list[Row]:
     """Returns a row per policy and sweep.
 
     Regrets are the difference between the best candidate and the chosen one, in accuracy and in reference loss, at the
@@ -52,7 +54,7 @@ def replay(sweeps: Sequence[Sweep], policies: Sequence[str], axis: Axis) -> list
     sweeps = budgeted(sweeps, axis)
     for sweep in sweeps:
         sweep.check(axis)
-    return [_row(name, POLICIES[name](sweep, axis), sweep, axis) for sweep in sweeps for name in policies]
+    return [_row(name, policy(sweep, axis), sweep, axis) for sweep in sweeps for name, policy in policies.items()]
 
 
 def budgeted(sweeps: Sequence[Sweep], axis: Axis) -> list[Sweep]:

@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 
 from schedulers.decision import Decision, State
 from schedulers.forecast.deviation import PATIENCE, THRESHOLD
-from schedulers.race import MIN_REPORTS, PRUNE_BELOW, TOLERANCE, Race
+from schedulers.race import MIN_REPORTS, PRUNE_BELOW, Race, Rule
 from schedulers.race_series import RaceSeries
 from schedulers.rerace import Rerace
 from schedulers.tune import ray_compat, trials
@@ -58,11 +58,13 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         budget: Length of the whole run in units of ``time_attr``, or in seconds with ``axis="seconds"``.
         window: Part of the budget that each trial may spend before the winner is chosen.
         axis: Unit of the budget: ``samples`` or ``seconds``. See ``Race``.
-        prune_below: Trials below this probability of finishing best are stopped.
-        tolerance: Trials are equal if their forecasts differ by at most this fraction of the decrease in loss; the
-            fastest of them wins, if all have reported ``throughput_attr``. See ``Race``.
+        rule: ``halving`` compares losses after equal parts of the budget, ``forecast`` forecasts of the final losses.
+        prune_below: Trials below this probability of finishing best are stopped (``forecast``); 0: no trial is stopped
+            before the window is spent.
+        tolerance: Trials are equal if their losses (or forecasts) differ by at most this fraction of the decrease in
+            loss; the fastest of them wins, if all have reported ``throughput_attr``. See ``Race``.
         forecaster: ``joint``, ``per_curve`` or ``last_value``.
-        min_reports: No trial is stopped for its probability before every trial has reported this often.
+        min_reports: No trial is stopped by a forecast before every trial has reported this often.
         rerace: When further races start, in which the other trials fork from the winner's weights: ``never``,
             ``on_deviation`` (the winner underperforms), or ``{"at": [0.1, 0.3]}``, fractions of the budget. Until the
             last race, pruned trials are paused instead of stopped; all trials must support pausing.
@@ -91,8 +93,9 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         budget: float,
         window: float,
         axis: str = "samples",
+        rule: Rule = "halving",
         prune_below: float = PRUNE_BELOW,
-        tolerance: float = TOLERANCE,
+        tolerance: float | None = None,
         forecaster: str = "joint",
         min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
@@ -110,9 +113,9 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         self._candidate_attr = candidate_attr
         self._winner_config, self._reset_config = winner_config, reset_config
         self._settings: dict[str, Any] = {
-            "budget": budget, "window": window, "axis": axis, "prune_below": prune_below, "tolerance": tolerance,
-            "forecaster": forecaster, "min_reports": min_reports, "rerace": rerace, "rerace_window": rerace_window,
-            "patience": patience, "threshold": threshold,
+            "budget": budget, "window": window, "axis": axis, "rule": rule, "prune_below": prune_below,
+            "tolerance": tolerance, "forecaster": forecaster, "min_reports": min_reports, "rerace": rerace,
+            "rerace_window": rerace_window, "patience": patience, "threshold": threshold,
         }  # fmt: skip
         self._reset()
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from schedulers import FORECASTERS, Race, State
+from schedulers import FORECASTERS, Decision, Race, State
 from tests.schedulers.curves import shared_curve
 
 BUDGET, WINDOW = 100_000, 20_000
@@ -18,12 +18,58 @@ def replay(race: Race, rates: dict[str, float], *, points: int = 10, pace: dict[
     return race
 
 
+def test_halving_compares_losses_after_equal_samples_and_prunes_the_worse_half() -> None:
+    rates = {"a": 1.0, "b": 1.5, "c": 1.2, "d": 0.8, "e": 0.5}
+    race = Race(rates, budget=BUDGET, window=WINDOW)
+    decisions: list[Decision] = []
+    for samples in np.linspace(1_000, WINDOW, 20):
+        for key, rate in rates.items():
+            at = samples + 300 if key == "a" else samples  # compared where all have reported, not by the last losses
+            decisions += race.report(key, float(at), float(shared_curve(np.array(rate * at))))
+    pruned = {d.key: d for d in decisions if d.state is State.PRUNED}
+    assert {key: d.samples for key, d in pruned.items() if key != "c"} == {"a": 8_300, "d": 8_000, "e": 8_000}
+    assert pruned["c"].samples == WINDOW
+    assert pruned["e"].reason.startswith("loss ")
+    assert "after 8,000 samples: rank 5 of 5 (best: b, " in pruned["e"].reason
+    won = decisions[-1]
+    assert (won.key, won.state) == ("b", State.WON)
+    assert won.reason == f"lowest loss {won.loss:.3f} after 20,000 samples"
+    assert 0 < won.probability_best <= 1  # forecasts are numbers for the report
+    assert f"after 20,000 samples; the winner: {won.loss:.3f}" in pruned["c"].reason
+
+
+def test_halving_waits_for_the_slowest_and_prunes_nobody_if_prune_below_is_0() -> None:
+    race = Race("abc", budget=BUDGET, window=WINDOW)
+    for samples in range(1_000, 20_000, 1_000):
+        assert race.report("a", samples, 6.0 - samples / 10_000) == []
+        assert race.report("b", samples, 5.0 - samples / 10_000) == []
+    (decision,) = race.report("c", 9_500, 1.0)  # first reports of a and b: 1,000; of c: 9,500
+    assert (decision.key, decision.state, decision.samples) == ("a", State.PRUNED, 19_000)
+    assert "loss 5.050 after 9,500 samples" in decision.reason  # interpolated
+    never = replay(Race("abcd", budget=BUDGET, window=WINDOW, prune_below=0), {"a": 1, "b": 2, "c": 3, "d": 4})
+    assert [standing.samples for standing in never.standings()] == [WINDOW] * 4
+    assert never.winner == "d"
+
+
+def test_halving_at_equal_time_compares_goodput() -> None:
+    """b needs fewer samples, a is faster; the seconds of the race do not count once throughputs were measured."""
+    race = Race("ab", budget=1_000.0, window=100.0, axis="seconds")
+    race.measure("a", 200.0)
+    race.measure("b", 100.0)
+    for seconds in range(10, 101, 10):
+        for key, pace, rate in (("a", 200.0, 1.0), ("b", 100.0, 1.5)):
+            race.report(key, pace * seconds, float(shared_curve(np.array(rate * pace * seconds))), 37.0 + seconds)
+    assert race.winner == "a"
+    assert race.reason("a").endswith("after 100 seconds")
+
+
 @pytest.mark.parametrize("name", FORECASTERS)
 def test_best_curve_wins(name: str) -> None:
     for best in ("a", "b", "c"):
         rates = {key: 1.5 if key == best else 0.9 for key in "abc"}
         forecaster = FORECASTERS[name]()
-        race = replay(Race("abc", budget=BUDGET, window=WINDOW, forecaster=forecaster, prune_below=0), rates)
+        new = Race("abc", budget=BUDGET, window=WINDOW, rule="forecast", forecaster=forecaster, prune_below=0)
+        race = replay(new, rates)
         assert race.over
         # per_curve is kept for comparison and may be wrong; the others must not be.
         assert race.winner == best or name == "per_curve"
@@ -46,7 +92,7 @@ def test_reference_loss_and_raw_loss_pick_different_winners() -> None:
 
 
 def test_unlikely_candidate_is_pruned_at_once_and_the_others_continue() -> None:
-    race = Race("abc", budget=BUDGET, window=WINDOW, min_reports=4)
+    race = Race("abc", budget=BUDGET, window=WINDOW, rule="forecast", min_reports=4)
     decisions = []
     for samples in np.linspace(2_000, WINDOW, 10):
         for key, rate in {"a": 1.1, "b": 1.0, "c": 0.4}.items():
@@ -59,8 +105,8 @@ def test_unlikely_candidate_is_pruned_at_once_and_the_others_continue() -> None:
     assert race.winner == "a"
 
 
-def test_no_candidate_is_pruned_before_min_reports() -> None:
-    race = Race("ab", budget=BUDGET, window=WINDOW, min_reports=4)
+def test_no_candidate_is_pruned_by_a_forecast_before_min_reports() -> None:
+    race = Race("ab", budget=BUDGET, window=WINDOW, rule="forecast", min_reports=4)
     for samples in range(1_000, 8_000, 1_000):
         assert race.report("a", samples, 5.0 - samples / 10_000) == []
     assert race.report("b", 1_000, 9.0) == []
@@ -207,6 +253,7 @@ def test_replay_is_deterministic() -> None:
         ({"budget": 10, "window": 0}, "0"),
         ({"budget": math.inf, "window": 5}, "inf"),
         ({"budget": 10, "window": 5, "axis": "steps"}, "steps"),
+        ({"budget": 10, "window": 5, "rule": "guess"}, "'guess' is unknown: use 'halving' or 'forecast'"),
         ({"budget": 10, "window": 5, "prune_below": 1}, "1"),
         ({"budget": 10, "window": 5, "tolerance": -0.01}, "-0.01"),
         ({"budget": 10, "window": 5, "min_reports": 0}, "0"),

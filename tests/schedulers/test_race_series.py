@@ -83,7 +83,7 @@ def test_rerace_at_a_fraction_of_the_budget_may_change_the_winner() -> None:
     assert "forks from a after 12,000 samples" in next(
         d.reason for d in races.decisions if d.key == "c" and d.state is State.RACING
     )
-    assert "forecast to end" in races.reason("c")
+    assert "loss" in races.reason("c")
     forked = [d.samples for d in races.decisions if d.state is State.RACING and "forks" in d.reason]
     assert forked == [races.race.start] * 2
 

@@ -35,14 +35,29 @@ def measured(race: Race, speeds: dict[str, float] = SPEEDS) -> Race:
 @pytest.mark.parametrize("prune_below", [0, 0.1])
 def test_fastest_of_equals_wins(name: str, prune_below: float) -> None:
     forecaster = FORECASTERS[name]
-    common = {"budget": BUDGET, "window": WINDOW, "prune_below": prune_below}
+    common = {"budget": BUDGET, "window": WINDOW, "prune_below": prune_below, "rule": "forecast"}
     race = measured(Race(RATES, **common, tolerance=0.02, forecaster=forecaster()))  # type: ignore[arg-type]
     replay(race, RATES)
     assert race.winner == "256"
 
 
+@pytest.mark.parametrize("prune_below", [0, 0.1])
+def test_fastest_of_equal_losses_wins(prune_below: float) -> None:
+    race = measured(Race(RATES, budget=BUDGET, window=WINDOW, prune_below=prune_below, tolerance=0.02))
+    decisions = {decision.key: decision for decision in replay(race, RATES)}
+    won, lowest = decisions["256"], decisions["64"]
+    assert won.state is State.WON
+    assert won.loss > lowest.loss
+    if prune_below:  # slower and no better: it does not spend its window
+        assert lowest.samples == 0.4 * WINDOW
+        assert "256 is within" in lowest.reason
+        assert "1.57 times as fast" in lowest.reason
+    else:
+        assert f"of the lowest (64: {lowest.loss:.3f}), and 1.57 times as fast" in won.reason
+
+
 def test_reason_states_loss_and_speed() -> None:
-    race = measured(Race(RATES, budget=BUDGET, window=WINDOW, tolerance=0.02, prune_below=0))
+    race = measured(Race(RATES, budget=BUDGET, window=WINDOW, rule="forecast", tolerance=0.02, prune_below=0))
     decisions = {decision.key: decision for decision in replay(race, RATES)}
     won, lowest = decisions["256"], decisions["64"]
     assert won.state is State.WON
@@ -54,13 +69,13 @@ def test_reason_states_loss_and_speed() -> None:
 
 def test_slower_and_no_better_is_pruned_early() -> None:
     equal = {"64": 1.0, "256": 1.0}
-    race = measured(Race(equal, budget=BUDGET, window=WINDOW, tolerance=0.05))
+    race = measured(Race(equal, budget=BUDGET, window=WINDOW, rule="forecast", tolerance=0.05))
     pruned = next(decision for decision in replay(race, equal) if decision.key == "64")
     assert pruned.state is State.PRUNED
     assert pruned.samples < WINDOW
     assert "256 is within" in pruned.reason
     assert "1.57 times as fast" in pruned.reason
-    without = Race(equal, budget=BUDGET, window=WINDOW, tolerance=0.05)
+    without = Race(equal, budget=BUDGET, window=WINDOW, rule="forecast", tolerance=0.05)
     assert all(decision.samples == WINDOW for decision in replay(without, equal))
 
 

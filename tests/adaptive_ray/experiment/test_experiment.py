@@ -174,7 +174,7 @@ def test_decisions_carry_their_numbers_and_every_forecaster_can_be_replayed(fini
         assert entry["samples"] <= 2048
     curves: dict[str, Any] = directory.read_json("curves.json")
     for name, forecaster in FORECASTERS.items():
-        race = Race(curves, budget=6144, window=2048, forecaster=forecaster(), prune_below=0)
+        race = Race(curves, budget=6144, window=2048, rule="forecast", forecaster=forecaster(), prune_below=0)
         for key, curve in curves.items():
             for samples, loss in zip(curve["samples"], curve["reference_loss"], strict=True):
                 race.report(key, samples, loss)

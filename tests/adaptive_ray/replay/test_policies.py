@@ -8,13 +8,13 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler
 
 from adaptive_ray.config.settings import RaceSettings
 from adaptive_ray.replay.playback import METRIC, TIME, Playback
-from adaptive_ray.replay.policies import POLICIES
+from adaptive_ray.replay.policies import POLICIES, VARIANTS
 from schedulers import Race
 from schedulers.race import MIN_REPORTS
 from tests.adaptive_ray.replay.sweeps import sweep
 
 #: Policies that find the best of four clearly different candidates.
-INFORMED = sorted(set(POLICIES) - {"random", "per_curve"})
+INFORMED = sorted(set(POLICIES) - {"random", "per_curve", "always_64", "always_256", "largest"})
 
 
 @pytest.mark.parametrize("name", INFORMED)
@@ -22,7 +22,7 @@ def test_finds_the_best_per_sample(name: str) -> None:
     assert POLICIES[name](sweep(), "samples").chosen == "128"
 
 
-@pytest.mark.parametrize("name", ["default", "joint", "sweep"])
+@pytest.mark.parametrize("name", ["default", "discard", "joint", "sweep"])
 def test_finds_the_best_per_second(name: str) -> None:
     assert POLICIES[name](sweep(), "seconds").chosen == "256"
 
@@ -90,8 +90,23 @@ def test_ray_schedulers_terminate(scheduler: FIFOScheduler, axis: str) -> None:
 
 
 def test_default_policy_matches_the_experiment() -> None:
-    race, settings = POLICIES["default"], RaceSettings()
-    defaults = inspect.signature(race).parameters
-    assert defaults["forecaster"].default == settings.forecaster
-    assert defaults["prune_below"].default == settings.prune_below
+    settings, defaults = RaceSettings(), inspect.signature(POLICIES["default"]).parameters
+    for name in ("rule", "prune_below", "tolerance"):
+        assert defaults[name].default == getattr(settings, name)
     assert inspect.signature(Race).parameters["min_reports"].default == MIN_REPORTS
+
+
+def test_fixed_sizes_fall_back_to_the_nearest_recorded_one() -> None:
+    chosen = {name: (POLICIES | VARIANTS)[name](sweep(), "samples").chosen for name in ("always_32", "always_128")}
+    assert chosen == {"always_32": "64", "always_128": "128"}
+    assert POLICIES["largest"](sweep(), "samples").chosen == VARIANTS["always_2048"](sweep(), "samples").chosen == "512"
+
+
+def test_variants_spend_more_with_a_longer_window() -> None:
+    explored = {
+        name: sum(VARIANTS[name](sweep(), "samples").reports.values())
+        for name in ("discard_2%", "discard_20%", "default_4%", "default_20%", "asha_1%_4", "asha_10%_2")
+    }
+    assert explored["discard_2%"] < explored["discard_20%"] == 40 + 3 * 8
+    assert explored["default_4%"] < explored["default_20%"] < explored["discard_20%"]
+    assert explored["asha_1%_4"] < explored["asha_10%_2"]

@@ -18,14 +18,14 @@ from tests.adaptive_ray.replay.sweeps import RATES, recorded, sweep, watched, wr
 
 
 def rows_of(axis: str) -> dict[str, dict[str, float]]:
-    return {row["policy"]: row for row in replay([sweep()], list(POLICIES), axis)}
+    return {row["policy"]: row for row in replay([sweep()], POLICIES, axis)}
 
 
 def test_regret_is_relative_to_the_best_recording() -> None:
     made = sweep()
     accuracies = made.accuracies("samples")
     assert accuracies is not None
-    for row in replay([made], list(POLICIES), "samples"):
+    for row in replay([made], POLICIES, "samples"):
         chosen = made.by_key[str(row["chosen_batch_size"])]
         assert row["regret"] == pytest.approx(max(accuracies.values()) - accuracies[chosen.key])
         lowest = min(run.reference_loss[-1] for run in made.runs)
@@ -59,7 +59,7 @@ def test_seed_noise_needs_two_seeds() -> None:
 
 
 def test_unknown_policy_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="--policy grid: unknown; use default, joint"):
+    with pytest.raises(UserError, match="--policy grid: unknown; use default, default_without_ties, forecast, joint"):
         known_policies(["grid"])
 
 
@@ -67,9 +67,9 @@ def test_candidate_without_reports_in_the_budget_is_named() -> None:
     made = sweep()
     late = made.by_key["64"].model_copy(update={"seconds": [1e6 + second for second in made.by_key["64"].seconds]})
     slow = dataclasses.replace(made, runs=(late, *made.runs[1:]))
-    assert replay([slow], ["default"], "samples")
+    assert replay([slow], known_policies(["default"]), "samples")
     with pytest.raises(UserError, match=r"made, rule sqrt, seed 0: batch 64 first reports after .* seconds, but"):
-        replay([slow], list(POLICIES), "seconds")
+        replay([slow], POLICIES, "seconds")
 
 
 def test_command_prints_a_table_and_writes_rows(tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ class TestWithoutTerminal:
         race = whole_race(progress)
         said = [line for line in out.getvalue().splitlines() if " reference loss " not in line]
         assert len(said) == 2  # nothing of those that wait
-        assert "batch size 64 pruned: forecast to end at" in said[0]
-        assert "batch size 32 won: lowest forecast" in said[1]
+        assert "batch size 64 pruned: loss" in said[0]
+        assert "batch size 32 won: lowest loss" in said[1]
         assert race.winner == "32"
 
     def test_a_run_that_swaps(self, progress: Progress, out: io.StringIO) -> None:

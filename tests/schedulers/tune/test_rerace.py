@@ -56,7 +56,7 @@ def test_all_trials_fork_from_the_winner_and_another_wins(
     assert {metrics["trial_id"] for metrics in last(results).values()} == {
         trial.trial_id for trial in scheduler._trials.by_key.values()
     }
-    assert "forecast to end" in last(results)["a"]["stop_reason"]
+    assert "the winner: " in last(results)["a"]["stop_reason"]
     forked = next(d for d in scheduler.decisions if d.key == "c" and d.state is State.RACING)
     assert "forks from a after 16,000 samples: 40% of the budget spent" in forked.reason
 
@@ -117,7 +117,7 @@ def test_no_trial_waits_after_the_winner_stops(tmp_path: Path) -> None:
         results, scheduler = run_here(Walker, RATES, tmp_path / name, extra=extra, **AGAIN)
         assert len(scheduler.series.races) == 1
         assert seen(results)["b"] == WINDOW
-        assert "forecast to end" in last(results)["b"]["stop_reason"]
+        assert "the winner: " in last(results)["b"]["stop_reason"]
 
 
 def test_rejects_trials_that_cannot_be_paused(tmp_path: Path) -> None:

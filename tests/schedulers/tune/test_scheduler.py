@@ -62,7 +62,7 @@ def test_unlikely_trials_are_stopped_early_with_a_reason(tmp_path: Path) -> None
     results, scheduler = run(Walker, {"a": 1.2, "b": 1.15, "c": 0.3}, tmp_path, extra=crowd)
     assert seen(results)["c"] < WINDOW
     assert scheduler.race.winner in ("a", "b")
-    assert "probability" in scheduler.race.failures()["c"]
+    assert "rank 3 of 3" in scheduler.race.failures()["c"]
     reasons = {key: metrics["stop_reason"] for key, metrics in last(results).items()}
     winner = scheduler.race.winner
     assert reasons.pop(winner) == "budget of 40,000 samples spent"
@@ -299,8 +299,10 @@ def test_more_trials_than_slots_run_in_turns(trainable: Any, limit: str, tmp_pat
     assert not results.errors
 
 
-def test_no_trial_is_pruned_before_all_have_reported(tmp_path: Path) -> None:
-    _, scheduler = run_here(Walker, {**FIVE, "e": 2.5}, tmp_path, cpus=2.0, prune_below=0.3, min_reports=4)
+def test_no_trial_is_pruned_by_a_forecast_before_all_have_reported(tmp_path: Path) -> None:
+    _, scheduler = run_here(
+        Walker, {**FIVE, "e": 2.5}, tmp_path, cpus=2.0, rule="forecast", prune_below=0.3, min_reports=4
+    )
     first = next(d for d in scheduler.decisions if d.state is State.PRUNED)
     assert scheduler.race.winner == "e"
     assert "probability" in first.reason
