@@ -68,10 +68,6 @@ class DatasetClusters:
         count = None if self.settings.actors == "auto" else self.settings.actors
         embed(self._images, self._file, self.settings.encoder, self._input_size, count, report)
 
-    def features(self) -> NDArray[np.float16]:
-        """Returns the complete features as a memory map, float16 [n, d]."""
-        return self._file.read()
-
     def reduced(self) -> Points | None:
         """Returns the result of ``reduced_features``; None while features are missing."""
         return reduced_features(self.folder, self.seed) if self.complete else None
@@ -94,7 +90,7 @@ class DatasetClusters:
 
         assert self.known is not None, "call clustering() first"
         summary = summary_of(self.known, self.settings.encoder, alpha)
-        write_page(page, name, self._images, self.features(), self.known, summary)
+        write_page(page, name, self._images, self._file.read(), self.known, summary)
         return summary
 
     def service(self, order: str) -> Any:
