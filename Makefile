@@ -48,6 +48,7 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/wall_time.py
+	$(BIN)/python benchmarks/throughput_alone.py
 	$(BIN)/python benchmarks/choosing.py
 	$(BIN)/python benchmarks/swap_cost.py
 	$(BIN)/python benchmarks/method_costs.py

@@ -7,7 +7,8 @@
 Every run is a process of its own. First, ``adaptive-ray run`` chooses between all candidates; then each batch size
 of ``--alone`` is trained with the same settings and budget. The wall time is split with the files of the run:
 ``elapsed`` in ``events.jsonl`` are seconds since the start of the run, and ``seconds`` include training only. Also
-shown is the winner's throughput, as it was measured alone before the race and as it was after the decision.
+shown are the winner's throughput, measured alone before the race and after the decision, and the time to accuracy: when
+each run first reached the kNN accuracy that the best of the single batch sizes ends with.
 """
 
 from __future__ import annotations
@@ -27,14 +28,24 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Time to the accuracy of the best single batch size, relative to that batch size's own.
+ACCURACY_GOAL = 1.15
 #: Configuration, candidates, settings, and the goal: wall time relative to that of a single batch size.
 RUNS: dict[str, tuple[str, list[int], list[str], float]] = {
     "small": (
         *("configs/quickstart.yaml", [64, 256]),
-        *(["budget.samples=6144", "race.window.samples=2048", "simclr.encoder.width=8"], 1.6),
+        [
+            *("budget.samples=6144", "race.window.samples=2048", "simclr.encoder.width=8"),
+            "evaluation.every={samples: 1024}",
+        ],
+        1.6,
     ),
-    "quickstart": ("configs/quickstart.yaml", [64, 128, 256], [], 1.6),
-    "cifar10": ("configs/cifar10.yaml", [64, 256, 1024], ["budget.epochs=24", "race.window.epochs=2.4"], 1.5),
+    "quickstart": ("configs/quickstart.yaml", [64, 128, 256], ["evaluation.every={epochs: 1}"], 1.6),
+    "cifar10": (
+        *("configs/cifar10.yaml", [64, 256, 1024]),
+        ["budget.epochs=24", "race.window.epochs=2.4", "evaluation.every={epochs: 1}"],
+        1.5,
+    ),
 }
 ROWS = {
     "other": "imports, data, checks; results, exit",
@@ -46,6 +57,7 @@ ROWS = {
     "whole": "COMPLETE COMMAND",
 }
 Figures = dict[str, float]
+Curve = list[tuple[float, float]]  # seconds since the start of the run, accuracy
 
 
 def run(command: list[str], config: str, sizes: list[int], settings: list[str], directory: Path) -> Figures:
@@ -91,7 +103,24 @@ def figures(directory: Path, wall: float) -> Figures:
     }
 
 
-def show(found: dict[str, Figures], goal: float, title: str) -> Table:
+def accuracy_curve(directory: Path) -> Curve:
+    """Returns the winner's kNN accuracies, and when they were reported."""
+    winner = json.loads((directory / "result.json").read_text())["winner"]
+    own = [event for event in _lines(directory / "events.jsonl") if event.get("candidate") == winner]
+    elapsed = {event["samples"]: event["elapsed"] for event in reversed(own) if event["event"] == "report"}
+    return [
+        (elapsed[report["samples_seen"]], report["online_knn_accuracy"])
+        for report in _lines(directory / "reports.jsonl")
+        if report["candidate"] == winner and report.get("online_knn_accuracy") is not None
+    ]
+
+
+def time_to(accuracy: float, curve: Curve) -> float:
+    """Returns the seconds after which an accuracy is first reached; nan if it never is."""
+    return next((seconds for seconds, reached in curve if reached >= accuracy), math.nan)
+
+
+def show(found: dict[str, Figures], goal: float, title: str, curves: dict[str, Curve] | None = None) -> Table:
     """Returns the figures as a table; the first run is the one with several candidates."""
     table, runs = Table(title=title), list(found.values())
     for name in ("seconds", *found):
@@ -105,6 +134,14 @@ def show(found: dict[str, Figures], goal: float, title: str) -> Table:
     table.add_row("difference, % (goal: 5)", *(_known(error, "+.1f") for error in errors))
     ratios = (f"{runs[0]['whole'] / each['whole']:.2f}" for each in runs[1:])
     table.add_row(f"several candidates, times this wall time (goal: {goal:g})", "", *ratios)
+    several, *single = (curves or {"several": []}).values()
+    best = max((curve for curve in single if curve), key=lambda curve: curve[-1][1], default=None)
+    if best is not None:
+        target = best[-1][1]
+        reached = [time_to(target, curve) for curve in (several, *single)]
+        table.add_row(f"seconds to {target:.1%} kNN accuracy", *(_known(each, ".1f") for each in reached))
+        ratio = time_to(target, several) / time_to(target, best)
+        table.add_row(f"- several candidates, times the best one's own (goal: {ACCURACY_GOAL})", _known(ratio, ".2f"))
     return table
 
 
@@ -128,14 +165,17 @@ def main() -> None:
     parser.add_argument("--command", default=f"{shlex.quote(sys.executable)} -m adaptive_ray", help="adaptive-ray")
     options = parser.parse_args()
     config, sizes, settings, goal = RUNS[options.which]
-    sizes, settings, found = options.batch_sizes or sizes, [*settings, *options.set], {}
+    sizes, settings = options.batch_sizes or sizes, [*settings, *options.set]
+    found: dict[str, Figures] = {}
+    curves: dict[str, Curve] = {}
     title = f"{config}, candidates {', '.join(map(str, sizes))}; {', '.join(settings)}"
     with tempfile.TemporaryDirectory() as directory:
         for several in (sizes, *([size] for size in options.alone or sizes)):
             name = "several" if several is sizes else f"{several[0]} alone"
             runs = Path(directory) / name.replace(" ", "-")
             found[name] = run(shlex.split(options.command), config, several, settings, runs)
-            Console(width=130).print(show(found, goal, title))  # so far: a time limit may end the benchmark
+            curves[name] = accuracy_curve(runs)
+            Console(width=130).print(show(found, goal, title, curves))  # so far: a time limit may end the benchmark
 
 
 if __name__ == "__main__":

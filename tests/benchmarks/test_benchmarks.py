@@ -104,6 +104,17 @@ def test_wall_time_is_split_at_the_decision(tmp_path: Path) -> None:
     assert found["reached"] == pytest.approx(1024 / 5)
     table = module.show({"several": found, "256 alone": {**found, "whole": 32.0}}, 1.6, "")
     assert list(table.columns[2].cells)[-1] == "1.25"
+    knn = {512: 0.5, 1024: None, 2048: 0.8}
+    reports = [
+        {"candidate": "256", "samples_seen": at, "online_knn_accuracy": accuracy} for at, accuracy in knn.items()
+    ]
+    (tmp_path / "reports.jsonl").write_text("".join(json.dumps(line) + "\n" for line in reports))
+    curve = module.accuracy_curve(tmp_path)
+    assert curve == [(15.0, 0.5), (26.5, 0.8)]
+    curves = {"several": curve, "64 alone": [(5.0, 0.4), (9.0, 0.6)], "256 alone": [(9.0, 0.71), (20.0, 0.7)]}
+    found = {name: {**found, "whole": 32.0} for name in curves}
+    table = module.show(found, 1.6, "", curves)
+    assert [list(column.cells)[-2:] for column in table.columns[1:]] == [["26.5", "2.94"], ["-", ""], ["9.0", ""]]
 
 
 def test_default_is_safer_than_every_fixed_size() -> None:

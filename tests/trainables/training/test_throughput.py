@@ -93,11 +93,13 @@ def test_counts_the_images_of_the_timed_updates(monkeypatch: pytest.MonkeyPatch)
 
         with monkeypatch.context() as patched:
             patched.setattr(type(run.step), "__call__", slow)
-            patched.setattr("trainables.training.throughput.time.perf_counter", lambda: clock[0])
-            speeds.append(measure_throughput(run, seconds=5.0))
+            speeds.append(measure_throughput(run, seconds=5.0, clock=lambda: clock[0]))
+            before = clock[0]
+            speeds.append(measure_throughput(run, seconds=0.1, clock=lambda: clock[0]))
+            assert clock[0] == before + 0.25 * 3  # of an update that takes longer, two warm up and one counts
         assert run.state.seconds == 0.0
         assert run.state.samples == 0
 
     train(small(), data(), Reports(), device=CPU, on_ready=measure)
-    assert speeds == [16 / 0.25]
-    assert clock[0] == 0.25 * (3 + 5 * 4)  # warm-up, and five parts of a second
+    assert speeds == [16 / 0.25] * 2
+    assert clock[0] - 0.75 == 0.25 * (1 + 4 + 5 * 4)  # warm-up, and five parts of a second
