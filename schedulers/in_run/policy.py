@@ -55,7 +55,8 @@ class LoaderPolicy(ABC):
         start: Samples and seconds at which the history starts, such as the end of a race.
         axis: ``samples``, or ``seconds`` to compare candidates by goodput (efficiency times throughput).
         rates: Log efficiency and standard deviation of each key, from a race.
-        throughputs: Samples per second by key, used until they are measured in this run.
+        throughputs: Samples per second by key, measured alone. Those of other candidates are taken from this run, so
+            that decisions by goodput depend on its seconds.
 
     Raises:
         ValueError: There is no candidate, one appears twice, or the axis is unknown.
@@ -170,7 +171,7 @@ class LoaderPolicy(ABC):
 
     def _throughput(self, key: str) -> float | None:
         samples, seconds = self._spent[key]
-        return samples / seconds if samples > 0 and seconds > 0 else self._throughputs.get(key)
+        return self._throughputs.get(key) or (samples / seconds if samples > 0 and seconds > 0 else None)
 
     def _choose(
         self, chosen: int, action: str, reason: str, forecast: Forecast | None, deviation: float

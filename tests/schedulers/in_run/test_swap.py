@@ -102,6 +102,18 @@ def test_axis_seconds_tries_the_faster_of_equals_first() -> None:
     assert first_swap("samples") == "128"
 
 
+def test_choices_by_measured_throughput_do_not_depend_on_the_clock() -> None:
+    def choices(**seconds: Any) -> list[tuple[float, str]]:
+        measured = {"32": 1000.0, "128": 1000.0, "512": 3000.0}
+        swapping = policy(axis="seconds", throughputs=measured)
+        _, decisions, _ = run(swapping, lambda at: {"32": 1.0 if at <= 0.4 else 0.2, "128": 0.5, "512": 0.9}, **seconds)
+        return [(decision.samples, decision.chosen) for decision in decisions]
+
+    slow = {"throughputs": {"512": 10.0, "128": 1e6}}
+    assert choices() == choices(**slow)
+    assert len(set(choices())) > 2
+
+
 def test_no_swap_near_the_end() -> None:
     def failing_late(fraction: float) -> dict[str, float]:
         return {"32": 1.0 if fraction <= 0.75 else 0.0, "128": 0.9, "512": 0.6}
