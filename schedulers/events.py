@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from typing import Any, get_args
 
 
@@ -24,12 +24,13 @@ class Enter:
 
 @dataclass(frozen=True)
 class Report:
-    """A candidate reports its loss after ``samples`` samples and ``seconds`` of training."""
+    """A candidate reports its loss and learning rate after ``samples`` samples and ``seconds`` of training."""
 
     candidate: Hashable
     samples: float
     loss: float
     seconds: float
+    learning_rate: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,14 @@ def from_json(entry: Mapping[str, Any]) -> Event:
     """
     try:
         kind = _KINDS[entry["event"]]
-        values = {name: entry[name] for name in kind.__dataclass_fields__}
+        values = {
+            name: entry[name]
+            for name, field in kind.__dataclass_fields__.items()
+            if name in entry or field.default is MISSING
+        }
     except (KeyError, TypeError) as error:
         raise ValueError(f"{dict(entry)} is not an event: {error} is missing or unknown") from None
-    for name in ("samples", "loss", "seconds", "throughput"):
+    for name in ("samples", "loss", "seconds", "learning_rate", "throughput"):
         if name in values:
             values[name] = float(values[name])
     if "candidates" in values:

@@ -136,8 +136,10 @@ class Race(Standings):
         late = self.over
         self._entries[key] = Entry(State.PRUNED, "entered after the race was decided") if late else Entry()
 
-    def report(self, key: Hashable, samples: float, loss: float, seconds: float = math.nan) -> list[Decision]:
-        """Adds a candidate's loss after ``samples`` samples and ``seconds`` of training.
+    def report(
+        self, key: Hashable, samples: float, loss: float, seconds: float = math.nan, learning_rate: float = math.nan
+    ) -> list[Decision]:
+        """Adds a candidate's loss and learning rate after ``samples`` samples and ``seconds`` of training.
 
         Ignores reports of pruned candidates, of candidates that have spent the window, and reports that are not ahead
         of the last one (a restarted trial repeats itself). Reports of the winner count from the next ``refit`` on.
@@ -155,6 +157,7 @@ class Race(Standings):
         entry.samples.append(float(samples))
         entry.losses.append(float(loss))
         entry.seconds.append(float(seconds))
+        entry.learning_rates.append(float(learning_rate))
         if entry.state is State.WON:
             return []
         self.refit()

@@ -29,6 +29,7 @@ class RaceSeries:
     Args:
         budget, window, axis, rule, prune_below, tolerance, min_reports: See ``Race``.
         forecaster: A name in ``FORECASTERS``.
+        averaged: Whether the losses are those of averaged weights (such as an EMA).
         rerace: When further races start: ``never``, ``on_deviation`` (the winner underperforms), or ``{"at": [...]}``,
             fractions of the budget.
         rerace_window: Window of further races; None: the same.
@@ -48,6 +49,7 @@ class RaceSeries:
         prune_below: float = PRUNE_BELOW,
         tolerance: float | None = None,
         forecaster: str = "joint",
+        averaged: bool = False,
         min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
         rerace_window: float | None = None,
@@ -56,12 +58,12 @@ class RaceSeries:
     ) -> None:
         if forecaster not in FORECASTERS:
             raise ValueError(f"forecaster {forecaster!r} is unknown: use one of {', '.join(FORECASTERS)}")
-        self._forecaster = forecaster
+        self._forecaster, self._averaged = forecaster, averaged
         self._settings: dict[str, Any] = {
             "budget": budget, "axis": axis, "rule": rule, "prune_below": prune_below, "tolerance": tolerance,
             "min_reports": min_reports,
         }  # fmt: skip
-        self.races = [Race(window=window, forecaster=FORECASTERS[forecaster](), **self._settings)]
+        self.races = [Race(window=window, forecaster=FORECASTERS[forecaster](averaged=averaged), **self._settings)]
         self.plan = ReracePlan.of(rerace, window=window, rerace_window=rerace_window, budget=budget)
         self._deviation = Deviation(patience, threshold)
         self._expected = 0
@@ -90,9 +92,11 @@ class RaceSeries:
         """Adds a candidate unless it is there."""
         return self.take(Enter(key)) if key not in self.races[0].keys else []
 
-    def report(self, key: Hashable, samples: float, loss: float, seconds: float = math.nan) -> list[Decision]:
+    def report(
+        self, key: Hashable, samples: float, loss: float, seconds: float = math.nan, learning_rate: float = math.nan
+    ) -> list[Decision]:
         """Adds a candidate's loss. See ``Race.report``. A loss of the winner may start another race."""
-        return self.take(Report(key, float(samples), float(loss), float(seconds)))
+        return self.take(Report(key, float(samples), float(loss), float(seconds), float(learning_rate)))
 
     def measure(self, key: Hashable, throughput: float) -> list[Decision]:
         """Sets a candidate's throughput unless it is known. See ``Race.measure``."""
@@ -223,7 +227,7 @@ class RaceSeries:
         decisions = [] if math.isfinite(loss) else self._remove(key)
         race = self.race
         new = key == race.winner and samples > max(race.curve(key)[0], default=race.start)
-        decisions += race.report(key, samples, loss, seconds)
+        decisions += race.report(key, samples, loss, seconds, event.learning_rate)
         if new and race.winner is not None:
             decisions += self._watch_winner(samples, loss, seconds)
         return decisions
@@ -266,7 +270,7 @@ class RaceSeries:
                 window=min(self.plan.window, left),
                 start=samples,
                 start_seconds=spent if self.race.axis == "seconds" else seconds,
-                forecaster=FORECASTERS[self._forecaster](head_start=samples),
+                forecaster=FORECASTERS[self._forecaster](head_start=samples, averaged=self._averaged),
                 **self._settings,
             )
         )

@@ -26,6 +26,7 @@ class Entry:
     samples: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)  # nan: not reported
     throughput_alone: float = math.nan  # measured with the device to itself
 
     @property
@@ -129,10 +130,12 @@ class Standings:
 
     def refit(self) -> None:
         """Fits all curves. Every report of the race calls it; the winner's later reports do not."""
-        curves = {
-            key: ([at - self.start for at in entry.samples], entry.losses) for key, entry in self._entries.items()
-        }
-        self.forecaster.fit(curves, {key: self.horizon(key) for key in curves})
+        samples = {key: [at - self.start for at in entry.samples] for key, entry in self._entries.items()}
+        self.forecaster.fit(
+            {key: (samples[key], entry.losses) for key, entry in self._entries.items()},
+            {key: self.horizon(key) for key in self._entries},
+            {key: (samples[key], entry.learning_rates) for key, entry in self._entries.items()},
+        )
 
     def forecast(self, key: Hashable, at: float) -> Forecast:
         """Forecasts the loss of a candidate after ``at`` samples, from the last fit."""

@@ -80,6 +80,7 @@ class Trials:
             prune_below=config.race.prune_below,
             tolerance=config.race.tolerance,
             forecaster=config.race.forecaster,
+            averaged=True,  # the reference loss is that of the EMA
             rerace=plan.rerace,
             patience=config.swap.patience,
             threshold=config.swap.threshold,

@@ -68,7 +68,8 @@ def race(
             continue
         run, index = sweep.by_key[key], reports[key]
         started = time.perf_counter()
-        series.report(key, run.samples[index], run.reference_loss[index], run.seconds[index])
+        rate = run.learning_rate[index] if run.learning_rate else math.nan
+        series.report(key, run.samples[index], run.reference_loss[index], run.seconds[index], rate)
         seconds, calls = seconds + time.perf_counter() - started, calls + 1
         reports[key] = index + 1
     winner = str(series.winner)

@@ -120,6 +120,11 @@ def forecast_rows(sweeps: Sequence[Sweep]) -> list[Row]:
                 forecaster.fit(
                     {r.key: (r.samples[: known[r.key]], r.reference_loss[: known[r.key]]) for r in sweep.runs},
                     dict.fromkeys(known, budget),
+                    {
+                        r.key: (r.samples[: known[r.key]], r.learning_rate[: known[r.key]])
+                        for r in sweep.runs
+                        if r.learning_rate
+                    },
                 )
                 for run in sweep.runs:
                     if known[run.key]:

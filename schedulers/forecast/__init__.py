@@ -9,9 +9,14 @@ from schedulers.forecast.per_curve import PerCurveForecaster
 
 
 class ForecasterType(Protocol):
-    """Creates a forecaster. ``head_start``: samples seen before the curves start."""
+    """Creates a forecaster.
 
-    def __call__(self, head_start: float = 0.0) -> Forecaster: ...
+    Args:
+        head_start: Samples seen before the curves start.
+        averaged: Whether the losses are those of averaged weights.
+    """
+
+    def __call__(self, head_start: float = 0.0, *, averaged: bool = True) -> Forecaster: ...
 
 
 #: Forecasters by name.

@@ -10,8 +10,8 @@ from schedulers.forecast.base import Array, Curves, Ends, Forecast, Forecaster, 
 class LastValueForecaster(Forecaster):
     """Forecasts the last loss of each curve."""
 
-    def __init__(self, head_start: float = 0.0) -> None:
-        del head_start  # unused: the last loss does not depend on it
+    def __init__(self, head_start: float = 0.0, *, averaged: bool = True) -> None:
+        del head_start, averaged  # the last loss does not depend on them
         self._curves: dict[Hashable, tuple[Array, Array]] = {}
 
     def fit(self, curves: Curves, ends: Ends | None = None, learning_rates: LearningRates | None = None) -> None:

@@ -29,6 +29,7 @@ class ResultReader:
     time_attr: str  # the entry with the samples seen
     seconds_attr: str  # the entry with the seconds of training
     throughput_attr: str  # the entry with the throughput that was measured alone; results may lack it
+    learning_rate_attr: str  # results may lack it
     axis: str  # the unit of the budget: samples or seconds
     _warned: bool = False
 
@@ -61,7 +62,8 @@ class ResultReader:
         else:
             loss = _number(result[self.metric or ""])
             loss = -loss if self.mode == "max" else loss
-            series.report(key, self.samples(result), loss, _number(result.get(self.seconds_attr)))
+            seconds, rate = (_number(result.get(name)) for name in (self.seconds_attr, self.learning_rate_attr))
+            series.report(key, self.samples(result), loss, seconds, rate)
 
     def is_missing(self, series: RaceSeries, result: Mapping[str, Any]) -> bool:
         """Returns whether neither this result nor any earlier one has the metric."""

@@ -55,6 +55,8 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         seconds_attr: The reported seconds of training.
         throughput_attr: The reported throughput in units of ``time_attr`` per second, measured while the trial had its
             device to itself. Trials need not report it; the first value that a trial reports is used.
+        learning_rate_attr: The reported learning rate. Without it, the rate is assumed to decay to zero at the end of
+            the budget.
         budget: Length of the whole run in units of ``time_attr``, or in seconds with ``axis="seconds"``.
         window: Part of the budget that each trial may spend before the winner is chosen.
         axis: Unit of the budget: ``samples`` or ``seconds``. See ``Race``.
@@ -64,6 +66,8 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         tolerance: Trials are equal if their losses (or forecasts) differ by at most this fraction of the decrease in
             loss; the fastest of them wins, if all have reported ``throughput_attr``. See ``Race``.
         forecaster: ``joint``, ``per_curve`` or ``last_value``.
+        averaged: Whether the metric is that of averaged weights (such as an EMA): a low learning rate slows their
+            progress, while it reduces the loss of raw weights.
         min_reports: No trial is stopped by a forecast before every trial has reported this often.
         rerace: When further races start, in which the other trials fork from the winner's weights: ``never``,
             ``on_deviation`` (the winner underperforms), or ``{"at": [0.1, 0.3]}``, fractions of the budget. Until the
@@ -90,6 +94,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         time_attr: str = "samples_seen",
         seconds_attr: str = "time_total_s",
         throughput_attr: str = "throughput_alone",
+        learning_rate_attr: str = "learning_rate",
         budget: float,
         window: float,
         axis: str = "samples",
@@ -97,6 +102,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         prune_below: float = PRUNE_BELOW,
         tolerance: float | None = None,
         forecaster: str = "joint",
+        averaged: bool = False,
         min_reports: int = MIN_REPORTS,
         rerace: Rerace = "never",
         rerace_window: float | None = None,
@@ -109,13 +115,13 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
         super().__init__()
         if mode not in (None, "min", "max"):
             raise ValueError(f"mode {mode!r} is unknown: use 'min' or 'max'")
-        self._reader_settings = (metric, mode, time_attr, seconds_attr, throughput_attr, axis)
+        self._reader_settings = (metric, mode, time_attr, seconds_attr, throughput_attr, learning_rate_attr, axis)
         self._candidate_attr = candidate_attr
         self._winner_config, self._reset_config = winner_config, reset_config
         self._settings: dict[str, Any] = {
             "budget": budget, "window": window, "axis": axis, "rule": rule, "prune_below": prune_below,
-            "tolerance": tolerance, "forecaster": forecaster, "min_reports": min_reports, "rerace": rerace,
-            "rerace_window": rerace_window, "patience": patience, "threshold": threshold,
+            "tolerance": tolerance, "forecaster": forecaster, "averaged": averaged, "min_reports": min_reports,
+            "rerace": rerace, "rerace_window": rerace_window, "patience": patience, "threshold": threshold,
         }  # fmt: skip
         self._reset()
 

@@ -65,6 +65,24 @@ def race_all(races: RaceSeries, rates: Mapping[str, float], until: float = WINDO
             races.report(key, float(samples), float(shared_curve(rate * samples)))
 
 
+def test_forecasts_use_the_reported_learning_rate() -> None:
+    ends = {}
+    for name, rate in {"unknown": math.nan, "constant": 0.1, "decaying": None}.items():
+        races = series(window=BUDGET, averaged=True)
+        races.enter("a")
+        for at in range(STEP, 12 * STEP + 1, STEP):
+            loss = float(shared_curve(np.array(at)))
+            races.report("a", at, loss, learning_rate=1.0 - at / BUDGET if rate is None else rate)
+        ends[name] = races.race.forecast("a", BUDGET).mean
+        copied = series(window=BUDGET, averaged=True)
+        for event in races.events:
+            copied.take(from_json(to_json(event)))
+        assert copied.race.forecast("a", BUDGET).mean == ends[name]
+    assert ends["constant"] == pytest.approx(float(shared_curve(np.array(BUDGET))), abs=0.01)
+    assert ends["constant"] < ends["decaying"] - 0.01
+    assert ends["constant"] < ends["unknown"] - 0.01
+
+
 def test_winner_continues_alone_without_rerace() -> None:
     races = series()
     assert run(races, {"a": 1.3, "b": 0.9}) == {"a": BUDGET, "b": WINDOW}

@@ -34,6 +34,13 @@ def test_events_round_trip_as_strict_json(file: Path) -> None:
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
+def test_reports_without_a_learning_rate_are_read(file: Path) -> None:
+    lines = file.read_text(encoding="utf-8")
+    assert '"learning_rate"' in lines
+    file.write_text(lines.replace(', "learning_rate": "nan"', ""), encoding="utf-8")
+    assert repr(History(file).events) == repr(EVENTS)
+
+
 def test_a_history_truncated_anywhere_keeps_its_complete_lines(file: Path) -> None:
     whole = file.read_bytes()
     for length in range(0, len(whole) + 1, 9):
