@@ -122,7 +122,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "tiny-hot": _tiny(2_048, 8, ("adamw", 0.03, "none")),
     "tiny-linear-low": _tiny(2_048, 8, ("adamw", 0.0003, "linear"), sizes=_SIZES[1:6]),
-    "tiny-mnist-linear-low": _tiny(1_024, 10, ("adamw", 0.0003, "linear"), dataset="mnist5k"),
+    "tiny-mnist-linear": _tiny(1_024, 10, ("adamw", 0.001, "linear"), dataset="mnist5k"),
     "tiny-warm-linear": _tiny(1_024, 10, ("adamw", 0.001, "linear"), temperature=0.5),
     "tiny-mnist-hot": _tiny(1_024, 10, ("adamw", 0.03, "none"), dataset="mnist5k"),
     "tiny-fashion": _tiny(1_024, 10, dataset="fashion_mnist"),
