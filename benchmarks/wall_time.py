@@ -8,7 +8,8 @@ Every run is a process of its own. First, ``adaptive-ray run`` chooses between a
 of ``--alone`` is trained with the same settings and budget. The wall time is split with the files of the run:
 ``elapsed`` in ``events.jsonl`` are seconds since the start of the run, and ``seconds`` include training only. Also
 shown are the winner's throughput, measured alone before the race and after the decision, and the time to accuracy: when
-each run first reached the kNN accuracy that the best of the single batch sizes ends with.
+each run first came within a point (its standard deviation over seeds is half of that) of the kNN accuracy that the best of
+the single batch sizes ends with.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Time to the accuracy of the best single batch size, relative to that batch size's own.
-ACCURACY_GOAL = 1.15
+ACCURACY_GOAL, POINT = 1.15, 0.01
 #: Configuration, candidates, settings, and the goal: wall time relative to that of a single batch size.
 RUNS: dict[str, tuple[str, list[int], list[str], float]] = {
     "small": (
@@ -137,7 +138,7 @@ def show(found: dict[str, Figures], goal: float, title: str, curves: dict[str, C
     several, *single = (curves or {"several": []}).values()
     best = max((curve for curve in single if curve), key=lambda curve: curve[-1][1], default=None)
     if best is not None:
-        target = best[-1][1]
+        target = best[-1][1] - POINT
         reached = [time_to(target, curve) for curve in (several, *single)]
         table.add_row(f"seconds to {target:.1%} kNN accuracy", *(_known(each, ".1f") for each in reached))
         ratio = time_to(target, several) / time_to(target, best)

@@ -111,7 +111,7 @@ def test_wall_time_is_split_at_the_decision(tmp_path: Path) -> None:
     (tmp_path / "reports.jsonl").write_text("".join(json.dumps(line) + "\n" for line in reports))
     curve = module.accuracy_curve(tmp_path)
     assert curve == [(15.0, 0.5), (26.5, 0.8)]
-    curves = {"several": curve, "64 alone": [(5.0, 0.4), (9.0, 0.6)], "256 alone": [(9.0, 0.71), (20.0, 0.7)]}
+    curves = {"several": curve, "64 alone": [(5.0, 0.4), (9.0, 0.6)], "256 alone": [(9.0, 0.695), (20.0, 0.7)]}
     found = {name: {**found, "whole": 32.0} for name in curves}
     table = module.show(found, 1.6, "", curves)
     assert [list(column.cells)[-2:] for column in table.columns[1:]] == [["26.5", "2.94"], ["-", ""], ["9.0", ""]]
