@@ -8,8 +8,8 @@ Every run is a process of its own. First, ``adaptive-ray run`` chooses between a
 of ``--alone`` is trained with the same settings and budget. The wall time is split with the files of the run:
 ``elapsed`` in ``events.jsonl`` are seconds since the start of the run, and ``seconds`` include training only. Also
 shown are the winner's throughput, measured alone before the race and after the decision, and the time to accuracy: when
-each run first came within a point of the kNN accuracy that the best of the single batch sizes ends with. (Over seeds, an
-accuracy has a standard deviation of half a point.)
+each run first came within a point of the kNN accuracy that the best of the single batch sizes ends with. (Over seeds,
+an accuracy has a standard deviation of half a point.)
 """
 
 from __future__ import annotations
