@@ -253,8 +253,11 @@ class Race(Standings):
             if not point - self._origin >= self._halvings[0] * self.window:
                 break
             del self._halvings[0]
+            probabilities = self._probabilities()
             for key, reason in halved(losses, self._tie_break(losses.values())).items():
-                decisions.append(self._move(key, State.PRUNED, f"{self._loss_at(key, losses, point)}: {reason}"))
+                decisions.append(
+                    self._move(key, State.PRUNED, f"{self._loss_at(key, losses, point)}: {reason}", probabilities)
+                )
         return decisions
 
     def _loss_at(self, key: Hashable, losses: dict[Hashable, float], point: float) -> str:
@@ -268,7 +271,12 @@ class Race(Standings):
             worst = min(probabilities, key=lambda key: probabilities[key], default=None)
             if worst is None or probabilities[worst] >= self.prune_below:
                 break
-            decisions.append(self._move(worst, State.PRUNED, self._unlikely(worst, probabilities)))
+            # Without those that are never the best, the probabilities of the others remain the same.
+            never = [key for key, chance in probabilities.items() if chance == 0]
+            decisions += [
+                self._move(key, State.PRUNED, self._unlikely(key, probabilities), probabilities)
+                for key in never or [worst]
+            ]
         return decisions
 
     def _unlikely(self, key: Hashable, probabilities: dict[Hashable, float]) -> str:

@@ -192,8 +192,9 @@ class Standings:
         return TieBreak(self.tolerance * max(first - min(known), 0.0), speeds)
 
     def _forecast_ties(self) -> TieBreak | None:
-        ends = [self._final_forecast(key).mean for key in self.alive]
-        return self._tie_break(ends) if self.rule == "forecast" else None
+        if self.rule != "forecast" or not all(math.isfinite(self._entries[key].throughput_alone) for key in self.alive):
+            return None
+        return self._tie_break(self._final_forecast(key).mean for key in self.alive)
 
     def _probabilities(self, *, ties: bool = True) -> dict[Hashable, float]:
         # With a budget in seconds, slow candidates report rarely; a single report is too few to compare them.
