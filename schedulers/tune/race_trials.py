@@ -67,6 +67,9 @@ class RaceTrials:
         if self.series.state(key) is not State.PRUNED:
             self.configs.apply(trial, key, self.series)
             trials.restart(trial, self._time_attr, forked=key in self.series.unforked)
+            if self.series.state(key) is State.WAITING and trials.can_be_resumed(trial):  # others may need its place
+                set_trial_status(controller, trial, Trial.PAUSED)
+                controller.search_alg.on_trial_complete(trial.trial_id, result=trial.last_result)
         elif self.series.may_rejoin(key):
             set_trial_status(controller, trial, Trial.PAUSED)
         else:

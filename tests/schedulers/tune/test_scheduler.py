@@ -135,20 +135,23 @@ def test_waiting_winner_continues_in_place_or_restarts(best: str, in_place: bool
     assert samples_of(results, best) == list(range(STEP, BUDGET + STEP, STEP))
 
 
-def test_trials_that_wait_in_place_give_their_resources_back_when_others_need_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dies", [False, True])
+def test_trials_that_wait_in_place_give_their_resources_back(dies: bool, tmp_path: Path) -> None:
+    """When others need them, or when they are lost."""
+
     class LacksPlace(tune.Callback):
         paused = 0
 
         def on_step_begin(self, iteration: int, trials: list[Trial], **_: Any) -> None:
             self.paused += any(trial.status == Trial.PAUSED for trial in trials)
-            if scheduler.trials_wait_in_place:
+            if scheduler.trials_wait_in_place and not dies:
                 scheduler.pause_waiting()
 
     scheduler = LossExtrapolationScheduler(
         "loss", "min", budget=BUDGET, window=WINDOW, prune_below=0, reset_config=lambda trial, entries: True
     )
     extra: dict[str, Any] = {"storage": str(tmp_path), "run_tag": "start", "resume_from": None}
-    extra |= {"decided": str(tmp_path / "decided"), "seconds": {"a": 0.02, "b": 0.1}}
+    extra |= {"decided": str(tmp_path / "decided"), "seconds": {"a": 0.02, "b": 0.2}, "dies": {"a": dies}}
     watch = LacksPlace()
     results, _ = run(
         walk_like_train,
@@ -156,7 +159,7 @@ def test_trials_that_wait_in_place_give_their_resources_back_when_others_need_th
         tmp_path,
         scheduler=scheduler,
         extra=extra,
-        run_config={"callbacks": [watch]},
+        run_config={"callbacks": [watch], "failure_config": tune.FailureConfig(max_failures=1)},
     )
     assert watch.paused
     assert scheduler.race.winner == "a"

@@ -127,7 +127,7 @@ def walk_with_checkpoints(config: dict[str, Any]) -> None:
 def walk_like_train(config: dict[str, Any]) -> None:
     """A function with the checkpoints of Ray Train; see trainables/on_ray/trial.py.
 
-    With ``decided``, a file, it waits for that file after the window.
+    With ``decided``, a file, it waits for that file after the window, and with ``dies`` it is killed there once.
     """
     state = fresh()
     if crowd := config.get("crowd"):
@@ -144,6 +144,9 @@ def walk_like_train(config: dict[str, Any]) -> None:
         tune.report({**result, "checkpoint_path": str(path), "workers": config.get("workers", 1)})
         while state["samples"] == WINDOW and config.get("decided") and not Path(config["decided"]).exists():
             time.sleep(0.05)
+            if config.get("dies") and state["starts"] == 1:
+                time.sleep(0.5)  # until Tune has the report
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run(
