@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from adaptive_ray import __version__
-from adaptive_ray.errors import AdaptiveRayError, InterruptedRunError, UserError, storage_problem
+from adaptive_ray.errors import AdaptiveRayError, FinishedRunError, InterruptedRunError, UserError, storage_problem
 from adaptive_ray.ray_cluster import signals as interruption
 
 app = typer.Typer(
@@ -49,43 +49,64 @@ def run(
         Path | None, typer.Option(help="Directory for results. Default: runs_dir of the configuration.")
     ] = None,
     address: Address = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN|auto",
+            help="Resume an interrupted run. auto: resume the run --name, or start it if there is none.",
+        ),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="With --resume: retry candidates that failed.")
     ] = False,
 ) -> None:
     """Race the candidates, train the winner and report why it won."""
-    if (config is None) == (resume is None):
-        raise UserError("give either a configuration file or --resume RUN")
+    auto = resume == "auto"  # a directory of this name is ./auto
+    if auto and config is None:
+        raise UserError("--resume auto needs a configuration file and --name NAME")
+    if not auto and (config is None) == (resume is None):
+        raise UserError("give either a configuration file or --resume RUN; only --resume auto takes both")
     if retry_failed and resume is None:
-        raise UserError("--retry-failed needs --resume RUN")
-    if resume is not None and (overrides or name or runs_dir):
+        raise UserError("--retry-failed needs --resume RUN or --resume auto")
+    if not auto and resume is not None and (overrides or name or runs_dir):
         raise UserError("--resume uses the settings of the run; remove --set, --name and --runs-dir")
     console = _console()
-    with console.status("loading"):
-        from adaptive_ray.config.loading import load_config
-        from adaptive_ray.experiment.experiment import Experiment
-        from adaptive_ray.ray_cluster.address import check_address
-        from adaptive_ray.report.result import print_result
-        from adaptive_ray.report.terminal import print_lines
-        from adaptive_ray.run_directory.directory import RunDirectory
-        from adaptive_ray.run_directory.inputs import open_run
+    try:
+        with console.status("loading"):
+            from adaptive_ray.config.loading import load_config
+            from adaptive_ray.experiment.experiment import Experiment
+            from adaptive_ray.ray_cluster.address import check_address
+            from adaptive_ray.report.result import print_result
+            from adaptive_ray.report.terminal import print_lines
+            from adaptive_ray.run_directory.directory import RunDirectory
+            from adaptive_ray.run_directory.inputs import check_settings, check_unfinished, open_run
 
-        check_address(address)  # before loading data and creating the directory
-        if resume is not None:
-            directory, settings = open_run(resume)
+            if config is None:
+                assert resume is not None
+                directory, settings = open_run(Path(resume))
+            else:
+                notes: list[str] = []
+                settings = load_config(config, overrides or [], name=name, runs_dir=runs_dir, say=notes.append)
+                if auto and settings.name is None:
+                    raise UserError("--resume auto needs --name NAME")
+                default = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.dataset.name}"
+                directory = RunDirectory(settings.runs_dir / (settings.name or default))
+                if auto:
+                    check_settings(directory, settings)
+                    check_unfinished(directory)
+                print_lines(console, notes)
+            check_address(address)  # before loading data and creating the directory
             experiment = Experiment(settings, address=address)
-        else:
-            assert config is not None
-            notes: list[str] = []
-            settings = load_config(config, overrides or [], name=name, runs_dir=runs_dir, say=notes.append)
-            print_lines(console, notes)
-            experiment = Experiment(settings, address=address)
-            experiment.check_loss()  # before creating the directory
-            default = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.dataset.name}"
-            directory = RunDirectory.create(settings, settings.name or default)
-        print_lines(console, experiment.data.summary)
-    result = experiment.run(directory, console, retry_failed=retry_failed)
+            experiment.check_loss()
+            if config is not None:
+                directory = RunDirectory.create(settings, directory.name, resume=auto)
+            print_lines(console, experiment.data.summary)
+        result = experiment.run(directory, console, retry_failed=retry_failed)
+    except FinishedRunError as error:  # possibly while the data were loaded
+        if not auto:
+            raise
+        print_lines(console, [str(error)])
+        return
     print_result(console, directory, result, settings)
 
 

@@ -24,6 +24,10 @@ class UserError(AdaptiveRayError):
     exit_code = 2
 
 
+class FinishedRunError(UserError):
+    """The run to resume is already finished."""
+
+
 class NoSurvivorError(AdaptiveRayError):
     """Every candidate failed. The message holds the reason of each."""
 

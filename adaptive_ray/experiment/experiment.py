@@ -38,7 +38,7 @@ from adaptive_ray.ray_cluster.signals import exit_code, listening
 from adaptive_ray.report.terminal import Progress
 from adaptive_ray.run_directory.directory import RunDirectory
 from adaptive_ray.run_directory.history import History
-from adaptive_ray.run_directory.inputs import check_data, check_unfinished
+from adaptive_ray.run_directory.inputs import check_inputs, check_unfinished
 from adaptive_ray.run_directory.lock import locked
 from trainables.simclr import build_encoder
 from trainables.simclr.losses import loss_named
@@ -131,7 +131,7 @@ class Experiment:
                 if warning:
                     progress.phase(warning)
                 check_unfinished(directory)  # since another process may have held the lock until now
-                check_data(directory, self.data)
+                check_inputs(directory, self.config, self.data)
                 history = History(directory.path / "events.jsonl")
                 tracking = BackgroundTracker(pool, directory)
                 with tracking.ended():

@@ -101,7 +101,8 @@ class Trials:
 
     def retry_failed(self) -> None:
         """Retries failed candidates from their last checkpoints."""
-        self.scheduler.series.retry(self.scheduler.series.failed)
+        if failed := self.scheduler.series.failed:
+            self.scheduler.series.retry(failed)
 
     def run(self, data: ray.ObjectRef, callback: RunCallback, say: Callable[[str], None]) -> None:
         """Trains the candidates that are not pruned, until the winner has spent the budget.

@@ -13,6 +13,7 @@ from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.loading import dump_config, load_config
 from adaptive_ray.errors import UserError
 from adaptive_ray.run_directory.atomic_write import append_line, write_whole
+from adaptive_ray.run_directory.lock import LOCK_FILE
 from schedulers import Decision
 from trainables.report import CURVE_COLUMNS, TrainingReport
 
@@ -32,18 +33,35 @@ class RunDirectory:
         self.path = path.absolute()
 
     @classmethod
-    def create(cls, config: ExperimentConfig, name: str) -> RunDirectory:
-        """Creates ``runs_dir/name`` and writes the configuration. Raises ``UserError`` if it exists or on errors."""
+    def create(cls, config: ExperimentConfig, name: str, *, resume: bool = False) -> RunDirectory:
+        """Creates ``runs_dir/name`` and writes the configuration.
+
+        An empty directory is used, and that of a run that has not started. With ``resume``, a started run is, too.
+
+        Raises:
+            UserError: The directory exists and cannot be used, or it cannot be created.
+        """
         directory = cls(config.runs_dir / name)
+        lock = directory.path / LOCK_FILE
         try:
             directory.path.mkdir(parents=True)
         except FileExistsError:
-            raise UserError(f"{directory.path} already exists; choose another --name") from None
+            if directory.started:
+                if resume:
+                    return directory
+                raise UserError(
+                    f"{directory.path} already exists; choose another --name, or resume it with --resume auto"
+                ) from None
+            if not lock.is_file() and not (directory.path.is_dir() and not any(directory.path.iterdir())):
+                raise UserError(f"{directory.path} already exists and is not a run; choose another --name") from None
+            return directory  # the configuration is replaced once it is locked
         except OSError as error:
             raise UserError(f"{directory.path} cannot be created: {error.strerror}") from None
         try:
-            write_whole(directory.path / "config.yaml", dump_config(config))
+            lock.touch()
+            directory.write_config(config)
         except OSError as error:
+            lock.unlink(missing_ok=True)
             directory.path.rmdir()
             raise UserError(f"{directory.path} cannot be written to: {error.strerror}") from None
         return directory
@@ -59,9 +77,18 @@ class RunDirectory:
     def name(self) -> str:
         return self.path.name
 
+    @property
+    def started(self) -> bool:
+        """Whether candidates were entered into a race. Until then, the run can start again with other settings."""
+        return any((self.path / name).exists() for name in ("events.jsonl", "reports.jsonl", "result.json"))
+
     def config(self) -> ExperimentConfig:
         """Reads ``config.yaml``."""
         return load_config(self.path / "config.yaml")
+
+    def write_config(self, config: ExperimentConfig) -> None:
+        """Writes ``config.yaml``."""
+        write_whole(self.path / "config.yaml", dump_config(config))
 
     # --- appended files -----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.loading import parse_config
 from adaptive_ray.datasets.dataset import Dataset
-from adaptive_ray.errors import UserError
+from adaptive_ray.errors import FinishedRunError, UserError
 from adaptive_ray.run_directory.directory import RunDirectory
 from trainables.batches import ImageFiles
 
@@ -25,6 +25,8 @@ _CHANGEABLE = (
     "name.", "runs_dir.", "tracking.", "evaluation.", "dataset.root.", "dataset.download.", "dataset.decoder_threads.",
     "clusters.cache_dir.", "clusters.actors.", "race.max_concurrent.",
 )  # fmt: skip
+#: Files that follow from the inputs. They are made before a run has started.
+_DERIVED = ("layout.json", "mlflow.json", "clusters.json", "clusters.html")
 
 
 def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:
@@ -35,56 +37,74 @@ def open_run(path: Path) -> tuple[RunDirectory, ExperimentConfig]:
     """
     directory = RunDirectory.open(path)
     check_unfinished(directory)
+    config = directory.config()
+    check_settings(directory, config)
     # The run may have been moved; features are stored beside it.
-    return directory, check_settings(directory).model_copy(update={"runs_dir": directory.path.parent})
+    return directory, config.model_copy(update={"runs_dir": directory.path.parent})
 
 
 def check_unfinished(directory: RunDirectory) -> None:
-    """Raises ``UserError`` if the run has results."""
+    """Raises ``FinishedRunError`` if the run has results."""
     if (directory.path / "result.json").exists():
-        raise UserError(f"{directory.path} is already finished; nothing to resume")
+        raise FinishedRunError(f"{directory.path} is already finished; nothing to resume")
 
 
-def check_settings(directory: RunDirectory) -> ExperimentConfig:
-    """Reads the settings of a run to resume. Raises ``UserError`` if they were changed or are invalid."""
-    config = directory.config()
-    if not (directory.path / INPUTS_FILE).exists():
-        return config  # interrupted before the data were loaded
-    started = parse_config(directory.read_json(INPUTS_FILE)["settings"], source=str(directory.path / INPUTS_FILE))
-    then, now = (dict(flat(each.model_dump(mode="json"))) for each in (started, config))
-    changed = [
-        f"{name} = {json.dumps(now.get(name))} (was {json.dumps(then.get(name))})"
-        for name in then | now
-        if then.get(name) != now.get(name) and not f"{name}.".startswith(_CHANGEABLE)
-    ]
-    if changed:
+def check_settings(directory: RunDirectory, config: ExperimentConfig) -> None:
+    """Raises ``UserError`` if the run has started with other settings than ``config``."""
+    file = directory.path / INPUTS_FILE
+    if not directory.started or not file.exists():
+        return
+    then = parse_config(directory.read_json(INPUTS_FILE)["settings"], source=str(file))
+    if changed := _changed(then.model_dump(mode="json"), config.model_dump(mode="json")):
         raise UserError(
-            f"{directory.path / 'config.yaml'} changed since the run started: {'; '.join(changed)}. "
-            f"Revert it, or {_start_again(directory)}"
+            f"the settings of {directory.path} changed since it started: {'; '.join(changed)}. "
+            "Revert them, or start a new run: adaptive-ray run CONFIG --name OTHER"
         )
-    return config
 
 
-def check_data(directory: RunDirectory, data: Dataset) -> None:
-    """Records the settings and data of a new run. Raises ``UserError`` if the data of a resumed run changed."""
-    root = directory.config().dataset.root
+def check_inputs(directory: RunDirectory, config: ExperimentConfig, data: Dataset) -> None:
+    """Writes the settings to the directory, and records settings and data of a run that has not started.
+
+    Raises:
+        UserError: The run has started with other settings or data.
+    """
+    check_settings(directory, config)
+    _check_data(directory, config, data)
+    directory.write_config(config)
+
+
+def _check_data(directory: RunDirectory, config: ExperimentConfig, data: Dataset) -> None:
+    file, root = directory.path / INPUTS_FILE, config.dataset.root
     now = {
         "training images": _images(data.training.images, data.labels, root),
         "reference images": _images(data.training.reference, None, root),
         "test images": _images(data.test_images, data.test_labels, root),
     }
-    if not (directory.path / INPUTS_FILE).exists():
-        settings = directory.config().model_dump(mode="json")
+    then = directory.read_json(INPUTS_FILE) if file.exists() else None
+    if then is None or not directory.started:
+        settings = config.model_dump(mode="json")
+        if then is not None and (then["data"] != now or _changed(then["settings"], settings)):
+            for name in _DERIVED:
+                (directory.path / name).unlink(missing_ok=True)
         details = {"summary": list(data.summary), "unreadable": dict(data.unreadable)}
         directory.write_json(INPUTS_FILE, {"settings": settings, "data": now, **details})
         return
-    then = directory.read_json(INPUTS_FILE)["data"]
-    changed = [difference for name in now if (difference := _difference(name, then[name], now[name]))]
+    changed = [difference for name in now if (difference := _difference(name, then["data"][name], now[name]))]
     if changed:
         raise UserError(
             f"dataset {data.name} changed since {directory.path} started: {'; '.join(changed)}. "
-            f"Restore the images, or {_start_again(directory)}"
+            f"Restore the images, or start a new run: adaptive-ray run {directory.path / 'config.yaml'} --name OTHER"
         )
+
+
+def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that may not change before a run resumes and differ, with both values."""
+    old, new = dict(flat(then)), dict(flat(now))
+    return [
+        f"{name} = {json.dumps(new.get(name))} (was {json.dumps(old.get(name))})"
+        for name in old | new
+        if old.get(name) != new.get(name) and not f"{name}.".startswith(_CHANGEABLE)
+    ]
 
 
 def _difference(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -118,7 +138,3 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _start_again(directory: RunDirectory) -> str:
-    return f"start a new run: adaptive-ray run {directory.path / 'config.yaml'} --name OTHER"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,9 @@ import yaml
 from PIL import Image
 
 from adaptive_ray import __version__, cli
+from adaptive_ray.experiment.experiment import Experiment
 from adaptive_ray.ray_cluster import signals
+from adaptive_ray.run_directory.lock import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -215,6 +218,9 @@ class TestRefused:
             ["run"],
             ["run", QUICKSTART, "--resume", "runs/x"],
             ["run", "--resume", "runs/x"],
+            ["run", QUICKSTART, "--name", "x", "--resume"],
+            ["run", QUICKSTART, "--name", "x", "--resume", "Auto"],
+            ["run", QUICKSTART, "--name", "x", "--retry-failed"],
             ["plan"],
             ["cluster"],
             ["plan", QUICKSTART, "--resume", "runs/x"],
@@ -231,6 +237,14 @@ class TestRefused:
     @pytest.mark.parametrize("more", [["--set", "seed=1"], ["--name", "y"], ["--runs-dir", "elsewhere"]])
     def test_resuming_with_other_settings(self, command: Command, tmp_path: Path, more: list[str]) -> None:
         assert "--resume uses the settings of the run" in refused(command, tmp_path, "run", "--resume", "runs/x", *more)
+
+    @pytest.mark.parametrize("more", [[], ["--name", "x"], ["--retry-failed"]])
+    def test_resume_auto_needs_a_configuration(self, command: Command, tmp_path: Path, more: list[str]) -> None:
+        text = refused(command, tmp_path, "run", "--resume", "auto", *more)
+        assert "--resume auto needs a configuration file and --name NAME" in text
+
+    def test_resume_auto_needs_a_name(self, command: Command, tmp_path: Path) -> None:
+        assert "--resume auto needs --name NAME" in refused(command, tmp_path, "run", QUICKSTART, "--resume", "auto")
 
     def test_unknown_options_are_reported(self, command: Command, tmp_path: Path) -> None:
         assert "--frobnicate" in refused(command, tmp_path, "run", QUICKSTART, "--frobnicate")
@@ -269,6 +283,54 @@ class TestNames:
     @pytest.mark.parametrize("name", ["a/b", "../up", "a b"])
     def test_invalid_names(self, command: Command, tmp_path: Path, name: str) -> None:
         assert repr(name) in refused(command, tmp_path, "run", QUICKSTART, "--name", name)
+
+
+class TestResumeAuto:
+    """The command is the same for each start, so that a job may be started again at any time."""
+
+    @pytest.fixture
+    def start(self, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+        """Starts the run `mine`; Ray refuses, since the path of its files is too long."""
+        monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'too-long' * 20}")
+        images(tmp_path / "images", 64)
+        settings = written(tmp_path, tracking={"enabled": False})
+        return lambda *more: command("run", settings, "--name", "mine", *more)
+
+    def test_a_start_that_failed_does_not_block_the_name(self, start: Command, tmp_path: Path) -> None:
+        run = tmp_path / "runs" / "mine"
+        for seed, more in enumerate(([], [], ["--resume", "auto"])):  # the settings may still change
+            assert "RAY_TMPDIR" in one_line(start("--set", f"seed={seed}", *more))
+            assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == seed
+            assert json.loads((run / "inputs.json").read_text())["settings"]["seed"] == seed
+        with locked(run):
+            assert f"{run} is in use by process {os.getpid()}" in one_line(start("--resume", "auto"))
+
+    def test_a_started_run_is_resumed_until_it_is_finished(
+        self, start: Command, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run, auto = tmp_path / "runs" / "mine", ["--resume", "auto", "--retry-failed"]
+        one_line(start(*auto))
+        (run / "events.jsonl").touch()
+        before = {file: file.read_bytes() for file in run.iterdir() if file.name != "config.yaml"}
+        assert f"{run} already exists; choose another --name, or resume it" in one_line(start())
+        other = [*auto, "--set", "seed=7"]
+        assert f"the settings of {run} changed since it started: seed = 7 (was 0). Revert" in one_line(start(*other))
+        assert "RAY_TMPDIR" in one_line(start(*auto))
+        assert "RAY_TMPDIR" in one_line(command("run", "--resume", run))
+        assert {file: file.read_bytes() for file in run.iterdir() if file.name != "config.yaml"} == before
+        # Another process finishes it while the data are loaded.
+        monkeypatch.setattr(Experiment, "check_loss", lambda _: (run / "result.json").write_text("{}"))
+        finished = f"{run} is already finished; nothing to resume\n"
+        assert start(*auto).out.endswith(finished)
+        assert start(*auto) == Answer(0, finished, "")
+        assert "seed = 7 (was 0)" in one_line(start(*other))
+
+    def test_a_directory_of_something_else(self, start: Command, tmp_path: Path) -> None:
+        file = tmp_path / "runs" / "mine" / "events.txt"
+        file.parent.mkdir(parents=True)
+        file.write_text("precious")
+        assert "already exists and is not a run" in one_line(start("--resume", "auto"))
+        assert [path.read_text() for path in file.parent.iterdir()] == ["precious"]
 
 
 class TestPlan:

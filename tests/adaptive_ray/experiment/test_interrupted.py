@@ -115,14 +115,18 @@ def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_early_error_leaves_nothing_running_in_mlflow(
     own_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray cannot start while MLflow is opened in another thread."""
+    """Ray cannot start while MLflow is opened in another thread; the next try uses the same MLflow runs."""
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'too-long' * 20}")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.syspath_prepend(own_images.parent)
     config = load_config(own_images, runs_dir=tmp_path)
-    with pytest.raises(UserError, match="RAY_TMPDIR"):
-        Experiment(config).run(RunDirectory.create(config, "early"), Console(quiet=True))
-    assert mlflow_says(tmp_path) == {"FAILED"}
+    runs = []
+    for _ in range(2):
+        with pytest.raises(UserError, match="RAY_TMPDIR"):
+            Experiment(config).run(RunDirectory.create(config, "early"), Console(quiet=True))
+        assert mlflow_says(tmp_path) == {"FAILED"}
+        runs.append((tmp_path / "early" / "mlflow.json").read_text())
+    assert runs[0] == runs[1]
     sys.modules.pop("loss_of_a_user")
 
 

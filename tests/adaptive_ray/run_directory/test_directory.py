@@ -41,7 +41,7 @@ class TestCreate:
         assert directory.path == config.runs_dir / "first"
         assert directory.name == "first"
         assert directory.config() == config
-        assert [file.name for file in directory.path.iterdir()] == ["config.yaml"]
+        assert sorted(file.name for file in directory.path.iterdir()) == ["config.yaml", "lock"]
 
     def test_an_existing_name_is_refused_and_left_untouched(self, config: ExperimentConfig) -> None:
         path = config.runs_dir / "taken"
@@ -55,9 +55,21 @@ class TestCreate:
 
     def test_an_existing_directory(self, config: ExperimentConfig, directory: RunDirectory) -> None:
         directory.append_report("64", report(64, 64))
-        with pytest.raises(UserError, match="already exists"):
+        with pytest.raises(UserError, match=r"already exists.*--resume auto"):
             RunDirectory.create(config, "first")
+        assert RunDirectory.create(config, "first", resume=True).path == directory.path
         assert len(directory.reports()["64"]) == 1
+
+    @pytest.mark.parametrize(
+        "left", [[], ["lock"], ["lock", ".config.yaml.new"], ["lock", "config.yaml", "mlflow.json"]]
+    )
+    def test_one_in_which_nothing_has_started_is_used(self, config: ExperimentConfig, left: list[str]) -> None:
+        """A process that is killed leaves each of these."""
+        path = config.runs_dir / "early"
+        path.mkdir(parents=True)
+        for name in left:
+            (path / name).touch()
+        assert not RunDirectory.create(config, "early").started
 
     def test_a_file_in_the_path(self, config: ExperimentConfig) -> None:
         config.runs_dir.parent.mkdir(parents=True)

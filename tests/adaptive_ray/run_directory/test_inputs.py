@@ -19,7 +19,7 @@ from adaptive_ray.datasets.dataset import Dataset, load_dataset
 from adaptive_ray.errors import UserError
 from adaptive_ray.experiment.experiment import Experiment
 from adaptive_ray.run_directory.directory import RunDirectory
-from adaptive_ray.run_directory.inputs import INPUTS_FILE, check_data, check_settings, open_run
+from adaptive_ray.run_directory.inputs import INPUTS_FILE, check_inputs, check_settings, open_run
 from adaptive_ray.run_directory.lock import locked
 from trainables.batches import ImageFiles
 from trainables.data import TrainingData
@@ -53,24 +53,29 @@ def edit(directory: RunDirectory, **settings: Any) -> None:
     file.write_text(yaml.safe_dump(config))
 
 
+def check(directory: RunDirectory, data: Dataset) -> None:
+    check_inputs(directory, directory.config(), data)
+    (directory.path / "events.jsonl").touch()  # the run has started
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
     """The directory of a run that was started."""
     started = RunDirectory.create(load_config(QUICKSTART, [f"runs_dir={tmp_path / 'runs'}"]), "first")
-    check_data(started, digits())
+    check(started, digits())
     return started
 
 
 class TestSettings:
     def test_the_same(self, directory: RunDirectory) -> None:
-        assert check_settings(directory) == directory.config()
+        check_settings(directory, directory.config())
 
     def test_changed_settings_are_listed_with_both_values(self, directory: RunDirectory) -> None:
         edit(directory, simclr__temperature=0.7, candidates=[64, 128], budget={"samples": 9000, "epochs": None})
         with pytest.raises(UserError) as caught:
             open_run(directory.path)
         message = str(caught.value)
-        assert message.startswith(f"{directory.path / 'config.yaml'} changed since the run started: ")
+        assert message.startswith(f"the settings of {directory.path} changed since it started: ")
         assert "simclr.temperature = 0.7 (was 0.2)" in message
         assert "candidates = [64, 128] (was [" in message
         assert "budget.samples = 9000 (was null)" in message
@@ -81,25 +86,41 @@ class TestSettings:
         elsewhere = str(tmp_path / "elsewhere")
         edit(directory, dataset__root=elsewhere, runs_dir=elsewhere, name="other", tracking__enabled=False)
         edit(directory, dataset__decoder_threads=3, dataset__download=False, tracking__uri="sqlite:///x.db")
-        assert check_settings(directory).dataset.root == Path(elsewhere)
+        assert open_run(directory.path)[1].dataset.root == Path(elsewhere)
 
     def test_equivalent_yaml_is_accepted(self, directory: RunDirectory) -> None:
         file = directory.path / "config.yaml"
         config = yaml.safe_load(file.read_text())
         del config["race"]["forecaster"]  # the default
         file.write_text("# a remark\n" + yaml.safe_dump(config))
-        check_settings(directory)
+        check_settings(directory, directory.config())
 
-    def test_a_run_interrupted_before_the_data_were_loaded(self, directory: RunDirectory) -> None:
-        (directory.path / INPUTS_FILE).unlink()
-        edit(directory, simclr__temperature=0.7)
-        assert check_settings(directory).simclr.temperature == 0.7
+    def test_a_run_that_has_not_started_takes_new_settings_and_data(self, directory: RunDirectory) -> None:
+        (directory.path / "events.jsonl").unlink()
+        derived = [directory.path / name for name in ("mlflow.json", "layout.json", "clusters.html")]
+        for file in derived:
+            file.write_text("{}")
+        check_inputs(directory, directory.config().model_copy(update={"name": "first"}), digits())
+        assert all(file.exists() for file in derived)
+        assert directory.config().name == "first"
+        config = directory.config().model_copy(update={"seed": 7})
+        check_inputs(directory, config, digits(labels=None, test_labels=None))
+        assert not any(file.exists() for file in derived)
+        check(directory, digits(labels=None, test_labels=None))
+        assert directory.config() == config
+        assert open_run(directory.path)[1].seed == 7
+
+    def test_settings_that_may_change_are_written_when_it_resumes(self, directory: RunDirectory) -> None:
+        config = directory.config()
+        evaluation = config.evaluation.model_copy(update={"images": 99})
+        check_inputs(directory, config.model_copy(update={"evaluation": evaluation}), digits())
+        assert directory.config().evaluation.images == 99
 
 
 class TestImages:
     def test_the_same(self, directory: RunDirectory) -> None:
         before = (directory.path / INPUTS_FILE).read_bytes()
-        check_data(directory, digits())
+        check(directory, digits())
         assert (directory.path / INPUTS_FILE).read_bytes() == before
 
     @pytest.mark.parametrize(
@@ -110,28 +131,28 @@ class TestImages:
         whole = digits()
         images = {"test_images": whole.test_images, "images": whole.training.images}.get(part, whole.training.reference)
         with pytest.raises(UserError, match=rf"{len(images) - 1} {name} \(was {len(images)}\)") as caught:
-            check_data(directory, digits(**{part: images[:-1], **_labels(part, whole)}))
+            check(directory, digits(**{part: images[:-1], **_labels(part, whole)}))
         assert "--name" in str(caught.value)
         assert "\n" not in str(caught.value)
         changed = np.array(images)
         changed[-1, -1, -1, -1] ^= 1
         with pytest.raises(UserError, match=rf"{name} differ \(digest of pixels and labels") as caught:
-            check_data(directory, digits(**{part: changed}))
+            check(directory, digits(**{part: changed}))
         others = {"training images", "reference images", "test images"} - {name}
         assert not any(other in str(caught.value) for other in others)
         with pytest.raises(UserError, match=f"{name} differ"):
-            check_data(directory, digits(**{part: np.array(images)[::-1]}))  # another order is another split
+            check(directory, digits(**{part: np.array(images)[::-1]}))  # another order is another split
 
     def test_changed_labels(self, directory: RunDirectory) -> None:
         for part, name in (("labels", "training images"), ("test_labels", "test images")):
             labels = getattr(digits(), part)
             with pytest.raises(UserError, match=f"{name} differ"):
-                check_data(directory, digits(**{part: (labels + 1) % 10}))
+                check(directory, digits(**{part: (labels + 1) % 10}))
 
     def test_without_labels(self, directory: RunDirectory) -> None:
         (directory.path / INPUTS_FILE).unlink()
         for _ in range(2):
-            check_data(directory, dataclasses.replace(digits(), labels=None, test_labels=None))
+            check(directory, dataclasses.replace(digits(), labels=None, test_labels=None))
 
 
 class TestFolders:
@@ -153,24 +174,24 @@ class TestFolders:
 
     def test_a_copy_of_a_streamed_folder_is_accepted_and_a_changed_file_is_not(self, folder: Path) -> None:
         directory, data = self.start(folder, stream=True)
-        check_data(directory, data)
+        check(directory, data)
         assert isinstance(data.training.images, ImageFiles)
         copy = folder.parent / "copy"
         shutil.copytree(folder, copy)
         settings = directory.config().dataset.model_copy(update={"root": copy})
         edit(directory, dataset__root=str(copy))
-        check_data(directory, load_dataset(settings, 0))
+        check(directory, load_dataset(settings, 0))
         (changed,) = data.training.images.subset(np.array([0])).listing(folder)
         with (copy / changed.split(b"'")[1].decode()).open("ab") as file:
             file.write(b"\0")
         with pytest.raises(UserError, match=r"training images differ \(digest of names and sizes of files"):
-            check_data(directory, load_dataset(settings, 0))
+            check(directory, load_dataset(settings, 0))
 
     def test_streaming_a_folder_that_was_in_memory_is_accepted(self, folder: Path) -> None:
         directory, data = self.start(folder, stream=False)
-        check_data(directory, data)
+        check(directory, data)
         _, streamed = self.start(folder, stream=True)
-        check_data(directory, streamed)
+        check(directory, streamed)
 
 
 def test_a_locked_or_finished_run_is_not_modified(directory: RunDirectory) -> None:
