@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import ray
 from ray import exceptions as lost
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.queue import Empty
 
 from schedulers.tune.trials import RESTARTED, NoRetryError, disk_error, what_died
 from trainables.on_ray.process_group import PeerLostError
@@ -22,6 +24,7 @@ from trainables.on_ray.ray_compat import (
     WorkerGroupError,
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
+    get_session,
 )
 from trainables.training.checkpoint import CheckpointError
 from trainables.training.host_memory import MemoryTakenError
@@ -57,6 +60,16 @@ class WorkerLostError(WorkerHealthCheckFailedError):  # type: ignore[misc]
         return str(self._message)
 
 
+class Reports(queue.Queue[dict[str, Any]]):
+    """A queue within a process in the place of Ray's, whose exception it raises."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> dict[str, Any]:
+        try:
+            return super().get(block, timeout)
+        except queue.Empty:
+            raise Empty from None
+
+
 class Workers(TuneReportCallback, WorkerGroupCallback):  # type: ignore[misc]
     """Forwards reports to Tune and determines which worker died if others lost their connection to it.
 
@@ -64,10 +77,15 @@ class Workers(TuneReportCallback, WorkerGroupCallback):  # type: ignore[misc]
     """
 
     def __init__(self) -> None:
+        # The controller runs in the trial's process, so reports need no actor between them.
+        get_session()._inter_actor_queue = Reports(1)
         super().__init__()
         self._group: Any = None
         self._reports = 0
         self._losses: list[str] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # workers get a copy as part of their run's configuration, and do not use it
 
     @contextmanager
     def on_worker_group_start(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import time
@@ -19,6 +20,7 @@ from trainables.on_ray.ray_compat import (
     DataParallelTrainer,
     DatasetsCallback,
     PlacementGroupCleanerCallback,
+    TrainController,
     TrainingFailedError,
 )
 from trainables.settings import TrainSettings
@@ -35,8 +37,8 @@ def run_trial(
 ) -> None:
     """Trains one candidate in a Ray Train run and reports to Ray Tune.
 
-    Workers that die, alone or with their node, are restarted from the last checkpoint. A trial or a controller that
-    dies is restarted by Tune; see ``schedulers.tune.trials.restart``.
+    Workers that die, alone or with their node, are restarted from the last checkpoint. A trial that dies is restarted
+    by Tune; see ``schedulers.tune.trials.restart``.
 
     Args:
         config: ``candidate`` (a key of ``settings``); ``swap`` (``SwapSettings``, or None: the batch size does not
@@ -104,7 +106,7 @@ _LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
 class Trainer(DataParallelTrainer):  # type: ignore[misc]
-    """A trainer that retries lost workers only and starts fewer actors."""
+    """A trainer that retries lost workers only and starts fewer processes."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -112,5 +114,8 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         return [*workers, *(each for each in callbacks if not isinstance(each, _LEFT_OUT))]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        """Runs the controller in the trial's process, which waits for it anyway: a process less per trial."""
         policy = RetryLostWorkers(self.run_config.failure_config)
-        return super()._initialize_and_run_controller(**{**arguments, "failure_policy": policy})
+        controller = TrainController(**{**arguments, "failure_policy": policy})
+        asyncio.run(controller.run())
+        return controller.get_result()
