@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
+from ray.train._internal.session import _TrainSession
 
 from trainables.on_ray import ray_compat
 
@@ -20,7 +21,9 @@ BREAKS = {
     "ControllerError": "a dead controller is not recognised, and its candidate fails",
     "TrainingFailedError": "a trial's reason is Ray's traceback",
     "WorkerGroupError": "a trial's reason is Ray's traceback",
+    "TrainController": "no trial starts",
     "get_address_and_port": "several workers form no process group",
+    "get_session": "no report of a trial reaches Tune",
 }
 
 
@@ -66,3 +69,10 @@ def test_failures_of_a_policy_without_progress_are_reset() -> None:
     """Otherwise all failures of a run count, instead of those without a report in between."""
     source = inspect.getsource(ray_compat.DefaultFailurePolicy)
     assert "_worker_group_failures" in source
+
+
+def test_reports_of_a_trial_pass_through_a_queue_of_its_session() -> None:
+    """Otherwise no report reaches Tune, or an actor passes them on."""
+    source = inspect.getsource(_TrainSession)
+    assert "if self._inter_actor_queue is None:" in source
+    assert "self._inter_actor_queue.get(" in source
