@@ -28,7 +28,7 @@ def places() -> dict[str, dict[str, Any]]:
 def release_orphans() -> None:
     """Removes placement groups whose creator died; Ray keeps them reserved until the job ends.
 
-    The creator is the controller of a Ray Train run, which is killed with its trial.
+    The creator is the trial, in whose process the controller of its Ray Train run is.
     """
     for group in orphaned_placement_groups(ray.get_runtime_context().get_job_id()):
         _remove(group)
@@ -41,7 +41,7 @@ def release_places() -> None:
         while (held := places()) and time.monotonic() < deadline:
             for key in held:
                 _remove(bytes.fromhex(key))
-            time.sleep(1)  # controllers recreate groups until they are killed with their trials
+            time.sleep(1)  # trials recreate groups until they are killed
 
 
 def _remove(group: bytes) -> None:
