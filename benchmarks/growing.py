@@ -1,6 +1,6 @@
 """Compares batch sizes that grow during a run with fixed ones, at equal time by a model of a step's duration.
 
-    python benchmarks/growing.py --root data --out /tmp/growing.jsonl   # 25 minutes on one core; resumes if interrupted
+    python benchmarks/growing.py --root data --out /tmp/growing.jsonl   # an hour on one core; resumes if interrupted
     python benchmarks/growing.py --root data --small --out /tmp/small.jsonl   # half a minute
 
 A step of B images on N GPUs takes ``LATENCY + MESSAGE * log2(N) + B / N * PER_IMAGE``. The first and the last constant
@@ -39,14 +39,16 @@ FORKS, WINDOW = tuple(np.arange(1, 9) / 10), 0.03
 
 #: Batch sizes, each with the fraction of the samples until which it is used.
 Plan = tuple[tuple[int, float], ...]
-SIZES = (64, 128, 256, 512, 1024)
-FORK = "fork and keep, from 64"
+SIZES = (64, 128, 256, 512, 768, 1024, 2048)
+#: The first batch size of ``fork and keep``.
+FORKED = {f"fork and keep, from {size}": size for size in (64, 512)}
 PLANS: dict[str, Plan] = {
     **{f"fixed {size}": ((size, 1.0),) for size in SIZES},
     "128, then 1024 at 60 %": ((128, 0.6), (1024, 1.0)),
     "128, then 512 at 30 %": ((128, 0.3), (512, 1.0)),
     "256, then 1024 at 60 %": ((256, 0.6), (1024, 1.0)),
     "512, then 1024 at 60 %": ((512, 0.6), (1024, 1.0)),
+    "1024, then 2048 at 60 %": ((1024, 0.6), (2048, 1.0)),
     "64, 128, 256, 512, a quarter each": ((64, 0.25), (128, 0.5), (256, 0.75), (512, 1.0)),
 }
 
@@ -129,9 +131,9 @@ def planned(training: Training, plan: Plan, seconds: float, gpus: int) -> dict[s
     return training.result()
 
 
-def fork_and_keep(training: Training, seconds: float, gpus: int) -> dict[str, Any]:
+def fork_and_keep(training: Training, size: int, seconds: float, gpus: int) -> dict[str, Any]:
     """Doubles the batch size whenever a fork with the double size is as good; schedules follow the new size."""
-    size, spent, course = SIZES[0], 0.0, [SIZES[0]]
+    spent, course = 0.0, [size]
     budget = seconds * images_per_second(size, gpus)
     training.start(size, budget)
     for fork in FORKS:
@@ -201,9 +203,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=4_096)
     parser.add_argument("--shrink", type=int, default=2, help="factor by which the images are made smaller")
-    parser.add_argument("--samples", type=int, default=49_152, help="samples of the largest batch size in the time")
+    parser.add_argument("--samples", type=int, default=32_768, help="samples with B = 1024 in the time")
     parser.add_argument("--encoder", default='{"width": 8, "depth": 1}', help="settings of the encoder as JSON")
-    parser.add_argument("--policies", nargs="+", default=[*PLANS, FORK], choices=[*PLANS, FORK])
+    parser.add_argument("--policies", nargs="+", default=[*PLANS, *FORKED], choices=[*PLANS, *FORKED])
     parser.add_argument("--limit", type=float, default=float("inf"), help="no run is started after this many seconds")
     parser.add_argument("--small", action="store_true", help="one seed, 8 GPUs, 8,192 samples")
     options = parser.parse_args()
@@ -221,12 +223,10 @@ def main() -> None:
             continue
         seed, gpus, half_life, policy = run
         data = record_scenarios.load("cifar10", options.root, options.images, 1.0, options.shrink, seed)
-        seconds, training = (
-            options.samples / images_per_second(SIZES[-1], gpus),
-            Training(data, seed, half_life, options),
-        )
-        if policy == FORK:
-            result = fork_and_keep(training, seconds, gpus)
+        seconds = options.samples / images_per_second(1024, gpus)
+        training = Training(data, seed, half_life, options)
+        if policy in FORKED:
+            result = fork_and_keep(training, FORKED[policy], seconds, gpus)
         else:
             result = planned(training, PLANS[policy], seconds, gpus)
         results.append({**dict(zip(identity, run, strict=True)), **result})
