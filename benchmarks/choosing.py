@@ -32,6 +32,8 @@ HERE = Path(__file__).parent
 UNITS = {"samples": "h200", **{f"seconds, {name}": name for name in HARDWARE}}
 SIZES = tuple(f"always_{size}" for size in (32, 64, 128, 256, 512, 1024, 2048))
 TOLERANCES = (0.0, 0.03, 0.05, 0.07, 0.1)
+#: A choice counts as the best within this difference in reference loss.
+CLOSE = 0.02
 COLUMNS = {"reference_loss_regret": (1.0, 3), "regret": (100.0, 2)}
 
 
@@ -79,10 +81,11 @@ def names(rows: Sequence[Row]) -> list[str]:
 
 
 def table(unit: str, rows: Sequence[Row]) -> Table:
-    """Returns mean, 80 % bootstrap interval and worst scenario of cost and regrets; a star marks the front."""
+    """Returns cost and regrets (mean, 80 % bootstrap interval, worst scenario), and how many choices are close."""
     sweeps = len({(row["scenario"], row["seed"], row["learning_rate_rule"]) for row in rows})
     made = Table(title=f"{unit}: {sweeps} sweeps; *: no policy has a lower cost and a lower regret")
-    for title in ("policy", "cost", "seconds", "loss regret", "worst scenario", "regret, points", "worst scenario"):
+    titles = ("policy", "cost", "seconds", "loss regret", "worst scenario", "regret, points", "worst scenario")
+    for title in (*titles, f"within {CLOSE}"):
         made.add_column(title, justify="left" if title == "policy" else "right")
     for name in names(rows):
         own = of(rows, name)
@@ -99,7 +102,8 @@ def table(unit: str, rows: Sequence[Row]) -> Table:
                 continue
             mean, low, high, bad = (f"{scale * value:.{digits}f}" for value in found)
             cells += [f"{mean} [{low}, {high}]{' *' if on_front(rows, name, column) else '  '}", bad]
-        made.add_row(name, *cells)
+        close = np.mean([row["reference_loss_regret"] <= CLOSE for row in own])
+        made.add_row(name, *cells, f"{100 * close:.0f} %")
     return made
 
 
@@ -188,7 +192,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="directory of the plots; default: docs, none with --few or --half")
     options = parser.parse_args()
 
-    console = Console(width=140)
+    console = Console(width=150)
     if options.tolerances:
         console.print(tolerances())
         return

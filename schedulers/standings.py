@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -65,9 +66,10 @@ class Standings:
         origin: float,
         tolerance: float,
     ) -> None:
-        self.budget, self.axis, self.rule, self.forecaster, self.start = budget, axis, rule, forecaster, start
+        self.budget, self.axis, self.rule, self._forecaster, self.start = budget, axis, rule, forecaster, start
         self._origin, self.tolerance = origin, tolerance
         self._entries: dict[Hashable, Entry] = {}
+        self._unfitted: tuple[Any, ...] | None = None  # the curves of the last refit, until a forecast is needed
 
     @property
     def keys(self) -> list[Hashable]:
@@ -128,13 +130,21 @@ class Standings:
             return self._origin + (seen - self.start) / entry.throughput_alone
         return (entry.seconds or [self._origin])[-1]
 
+    @property
+    def forecaster(self) -> Forecaster:
+        """The forecaster, fitted to the curves of the last ``refit``."""
+        if self._unfitted is not None:
+            self._forecaster.fit(*self._unfitted)
+            self._unfitted = None
+        return self._forecaster
+
     def refit(self) -> None:
-        """Fits all curves. Every report of the race calls it; the winner's later reports do not."""
+        """Fits all curves, once a forecast is needed. Reports of the race call it; the winner's later ones do not."""
         samples = {key: [at - self.start for at in entry.samples] for key, entry in self._entries.items()}
-        self.forecaster.fit(
-            {key: (samples[key], entry.losses) for key, entry in self._entries.items()},
+        self._unfitted = (
+            {key: (samples[key], list(entry.losses)) for key, entry in self._entries.items()},
             {key: self.horizon(key) for key in self._entries},
-            {key: (samples[key], entry.learning_rates) for key, entry in self._entries.items()},
+            {key: (samples[key], list(entry.learning_rates)) for key, entry in self._entries.items()},
         )
 
     def forecast(self, key: Hashable, at: float) -> Forecast:
