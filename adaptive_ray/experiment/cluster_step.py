@@ -40,6 +40,6 @@ def serve_clusters(
     sizes = ", ".join(candidate.key for candidate in config.choices)
     progress.phase(f"{found.m} clusters ({found.method}); batch sizes: {sizes}")
     for remark in remarks(config, found.sizes):
-        progress.phase(remark)
+        progress.note(remark)
     wanted = config.known_of_images
     return {"service": clusters.service(config.sampling), "wanted": wanted} if wanted else None

@@ -129,7 +129,7 @@ class Experiment:
                 ThreadPoolExecutor(1) as pool,
             ):
                 if warning:
-                    progress.phase(warning)
+                    progress.note(warning)
                 check_unfinished(directory)  # since another process may have held the lock until now
                 check_inputs(directory, self.config, self.data)
                 history = History(directory.path / "events.jsonl")
@@ -160,7 +160,9 @@ class Experiment:
         if self.prepared is not None:
             tracking.open(self.prepared.config)
         # MLflow's runs are closed before Ray is shut down: a stopped job has three seconds.
-        with cluster(self.address), tracking.ended():
+        with cluster(self.address) as dashboard, tracking.ended():
+            if dashboard is not None:
+                progress.note(f"Ray dashboard: {dashboard}")
             nodes = free_nodes() if cluster_address(self.address) else [this_machine()]
             prepared, clusters = self.prepared, None
             if self.dataset_clusters is not None:
@@ -184,7 +186,7 @@ class Experiment:
             try:
                 labelled = labelled_images(self.data) if plan.knn_every is not None else None
                 images = ray.put(dataclasses.replace(self.data.training, labelled=labelled))
-                trials.run(images, callback, progress.phase)
+                trials.run(images, callback, progress.note)
             except PlacementError as error:
                 raise PlacementError(f"{error}. Make room; then resume with: {resume}") from None
             winner = trials.winner()

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.experiment import Trial
 
 from adaptive_ray.config.experiment import ExperimentConfig
 from adaptive_ray.config.plan import Plan
@@ -150,7 +151,12 @@ class Trials:
                 "swap": self._swap() if alone else None,
                 **(self._layout.winner if alone else self._layout.race).trial_config(),
             },
-            tune_config=tune.TuneConfig(scheduler=self.scheduler, max_concurrent_trials=self._layout.concurrent),
+            tune_config=tune.TuneConfig(
+                scheduler=self.scheduler,
+                max_concurrent_trials=self._layout.concurrent,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
             run_config=tune.RunConfig(
                 name=f"tune-{attempt}",
                 storage_path=str(storage),
@@ -182,6 +188,11 @@ class Trials:
             reasons = "; ".join(f"batch size {key}: {why}" for key, why in race.failures().items())
             raise NoSurvivorError(f"no candidate survived: {reasons}. {again}")
         return Candidate.parse(str(race.winner))
+
+
+def _trial_name(trial: Trial) -> str:
+    """The name of a trial, and of its directory: a resumed run has other IDs."""
+    return f"batch-{trial.config['candidate']}-{trial.trial_id}"
 
 
 def _swap_settings(config: ExperimentConfig, plan: Plan, race: Race | None = None) -> SwapSettings:

@@ -34,8 +34,8 @@ def local_resources() -> tuple[float, float]:
     return cores, torch.cuda.device_count()
 
 
-def cluster(address: str | None) -> AbstractContextManager[None]:
-    """Joins the cluster at ``address``, or starts one on this machine.
+def cluster(address: str | None) -> AbstractContextManager[str | None]:
+    """Joins the cluster at ``address``, or starts one on this machine and yields its dashboard's URL.
 
     On exit, a started cluster is stopped; in a joined cluster only this driver's actors are stopped.
 
@@ -47,8 +47,8 @@ def cluster(address: str | None) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def started(cpus: float, gpus: float = 0) -> Iterator[None]:
-    """Starts a cluster that is private to this process, with its own files and ports."""
+def started(cpus: float, gpus: float = 0) -> Iterator[str | None]:
+    """Starts a cluster that is private to this process, with its own files and ports. Yields its dashboard's URL."""
     # Most processes of a race are idle; without this Ray warns that there are too few cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     # By default Ray starts a worker per core at once, without the runtime environment: none of them would be used.
@@ -56,7 +56,7 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
     with private_directory():
         try:
             with _light_processes():
-                _connect(
+                dashboard = _connect(
                     "Ray cannot be started on this machine",
                     address="local",
                     num_cpus=int(cpus),
@@ -68,7 +68,7 @@ def started(cpus: float, gpus: float = 0) -> Iterator[None]:
                     logging_level="ERROR",
                 )
             with ended_once():
-                yield
+                yield dashboard
         finally:
             _shut_down()
 
@@ -92,13 +92,14 @@ def joined(address: str) -> Iterator[None]:
             _shut_down()
 
 
-def _connect(problem: str, **arguments: object) -> None:
-    """Calls ``ray.init``; an error becomes a ``UserError`` that begins with ``problem``."""
+def _connect(problem: str, **arguments: object) -> str | None:
+    """Calls ``ray.init`` and returns the dashboard's URL; an error becomes a ``UserError`` that begins ``problem``."""
     try:
         with _own_signal_handlers(), held_back():
-            ray.init(**arguments, log_to_driver=False)
+            context = ray.init(**arguments, log_to_driver=False)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise UserError(f"{problem}: {first_line(error)}") from None
+    return f"http://{context.dashboard_url}" if context.dashboard_url else None
 
 
 def _shut_down() -> None:

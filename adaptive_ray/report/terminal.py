@@ -65,6 +65,10 @@ class Progress:
         if not self._live:
             self._print(text)
 
+    def note(self, text: str) -> None:
+        """Prints a line that later phases do not replace."""
+        self._print(text)
+
     def embedded(self, done: int, total: int, actors: int) -> None:
         """Shows how many images are embedded; in a log, once per 10 %."""
         now = time.monotonic()

@@ -77,7 +77,7 @@ def run_trial(
             num_workers=config["workers"], use_gpu=bool(config["gpus"]), resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
-            name=_unused(Path(storage), f"{trial_id}-{config['run_tag']}"),
+            name=_unused(Path(storage), f"batch-{config['candidate']}-{trial_id}-{config['run_tag']}"),
             storage_path=storage,
             # Workers run ahead of the driver, so only the driver knows which checkpoints can be deleted.
             callbacks=[Workers()],

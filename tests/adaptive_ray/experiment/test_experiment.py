@@ -115,6 +115,7 @@ def test_the_result_holds_the_choice_and_the_encoder_is_trained(finished: tuple[
     assert result["samples_seen"] >= 6144
     assert result["seconds"] > 0
     for text in (
+        "Ray dashboard: http://127.0.0.1:",
         "200 nearest neighbours",
         "reason",
         f"chosen batch size: {result['chosen_batch_size']}",

@@ -145,10 +145,12 @@ class TestOnATerminal:
         with Progress(Console(file=out, force_terminal=True, width=140)) as progress:
             progress.plan = PLAN
             progress.phase("starting Ray and MLflow")
+            progress.note("Ray dashboard: http://127.0.0.1:8265")
             progress.phase("race: batch sizes 32, 64 in parallel")
             race = new_race()
             step(progress, race, "32", 1024)
             step(progress, race, "64", 2048)
+        assert "Ray dashboard: http://127.0.0.1:8265\n" in out.getvalue()
         screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
         for text in ("race: batch sizes", "reference loss", "forecast (80 %)", "1,024", "2,048", "racing", "left"):
             assert text in screen

@@ -101,6 +101,9 @@ def test_the_winner_of_a_race_continues_with_all_workers(tmp_path: Path) -> None
     # Two runs of two workers used all four CPUs: a third worker needs CPUs that the loser freed.
     assert {(r["candidate"], r["workers"]) for r in late} == {(winner, 3)}
 
+    runs = {(r["candidate"], Path(r["checkpoint_path"]).parent.name) for r in record.results}
+    assert all(name.startswith(f"batch-{candidate}-") for candidate, name in runs)
+
     mine = [r for r in record.results if r["candidate"] == winner]
     assert [r["samples_seen"] for r in mine] == list(range(EVERY, BUDGET + EVERY, EVERY))
     losses = [r["reference_loss"] for r in mine]
