@@ -104,7 +104,9 @@ def test_a_failed_winner_is_reported_and_wins_again_when_retried(
 
 
 def test_if_all_candidates_failed_they_race_again_when_retried(directory: RunDirectory) -> None:
+    assert not directory.started
     trials = session(directory)
+    assert directory.started  # from here on, its settings may not change
     for key in ("64", "128", "256"):
         trials.scheduler.series.fail(key, "failed: OSError: no space left")
     with pytest.raises(NoSurvivorError, match=r"no candidate survived: batch size 64: failed: OSError.*--retry-failed"):
