@@ -453,7 +453,7 @@ class TestMain:
             raise RuntimeError("main() does not listen to the signal")
 
         signal.signal(number, uncaught)
-        monkeypatch.setattr(loading, "load_config", lambda *_: signal.raise_signal(number))
+        monkeypatch.setattr(loading, "load_config", lambda *_, **__: signal.raise_signal(number))
         assert command("plan", QUICKSTART) == Answer(128 + number, "", "adaptive-ray: interrupted\n")
 
 
