@@ -37,12 +37,14 @@ from schedulers.forecast.shared_curve import RATE_STD, SHARED, SharedCurve, Trac
 #: Drift of the log efficiency during training: standard deviation per unit of sqrt(ln(progress then / now)). Gradient
 #: noise grows, so an efficiency that is measured early changes later.
 _DRIFT = 0.1
-#: Error of the power law: a standard deviation of (0.1 + 0.15 x) x, with x = ln(progress then / furthest observed), of
+#: Error of the power law: a standard deviation of (0.1 + 0.2 x) x, with x = ln(progress then / furthest observed), of
 #: the decrease per unit of log progress there.
-_MISFIT = (0.1, 0.15)
+_MISFIT = (0.1, 0.2)
 #: The variance of the deviation of a curve (``residuals``) grows by x + 2 x^2 steps, since a part is a trend. These
 #: constants are such that the intervals cover recorded and public curves alike (benchmarks/public_curves.py).
 _TREND = 2.0
+#: Few reports determine a curve badly: with n, the variance is larger by the factor 1 + 4 / (n - 2).
+_FEW = 4.0
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ class JointForecaster(Forecaster):
         variance += float(_deviation(fitted, np.array([j]), slope[:1, SHARED], now, then)[0])
         variance += _TREND * fit.walk.step * ahead**2
         variance += ((_MISFIT[0] + _MISFIT[1] * unseen) * unseen * float(slope[1, SHARED])) ** 2
+        variance *= 1.0 + _FEW / max(max(len(kept[0]) for kept in self._curves.values()) - 2, 1)
         mean = fit.loss_low + fit.loss_range * float(value + fit.walk.level[fitted.track[j]])
         if not math.isfinite(variance) or not math.isfinite(mean):  # overflow, far beyond the last report
             return last_value(samples, losses, at)

@@ -14,9 +14,9 @@ Clock = Callable[[ArrayLike], Array]
 
 #: Progress per sample of averaged weights: the relative learning rate to this power. Both powers were chosen on half of
 #: the curves and checked on the others (benchmarks/public_curves.py).
-_AVERAGED_POWER = 0.4
+_AVERAGED_POWER = 0.3
 #: Raw weights: a relative learning rate p multiplies the progress by p to minus this power, because less noise is left.
-_RAW_POWER = 0.3
+_RAW_POWER = 0.4
 #: It counts as at least this for raw weights: no recorded schedule ends lower.
 _LEAST = 0.1
 #: Points of an extrapolated schedule.
@@ -46,8 +46,8 @@ def annealed(samples: ArrayLike, end: float) -> Array:
 def schedule_clock(samples: Array, rates: Array, end: float, *, averaged: bool, begin: float = 0.0) -> Clock | None:
     """Returns the clock of a learning rate that was reported.
 
-    With p = rate / highest rate, averaged weights make a progress per sample of p^0.4. Raw weights make a progress of p
-    during warm-up and of 1 afterwards, and a low rate reduces their noise, as much as p^-0.3 times the progress would.
+    With p = rate / highest rate, averaged weights make a progress per sample of p^0.3. Raw weights make a progress of p
+    during warm-up and of 1 afterwards, and a low rate reduces their noise, as much as p^-0.4 times the progress would.
     After the last report, the schedule is assumed to be the closest to the reports since the peak: constant, or cosine
     or linear decay to zero at ``end``.
 
