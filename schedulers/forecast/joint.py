@@ -182,7 +182,9 @@ class JointForecaster(Forecaster):
         mean = fit.loss_low + fit.loss_range * float(value + fit.walk.level[fitted.track[j]])
         if not math.isfinite(variance) or not math.isfinite(mean):  # overflow, far beyond the last report
             return last_value(samples, losses, at)
-        return Forecast(mean, fit.loss_range * math.sqrt(variance))
+        # Whatever the curve leaves open: a loss changes by about as much as it has, or as is forecast.
+        most = max(fit.loss_range, abs(mean - float(losses[-1])))
+        return Forecast(mean, min(fit.loss_range * math.sqrt(variance), most))
 
     def rates(self) -> dict[Hashable, tuple[float, float]]:
         """Returns ``{key: (log efficiency, std)}``, which sum to zero. Curves too short to fit are left out."""
