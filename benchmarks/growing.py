@@ -1,11 +1,10 @@
-"""Compares batch sizes that grow during a run with fixed ones, at equal time by a model of a step's duration.
+"""Compares batch sizes that grow during a run with fixed ones, at equal time by a model of throughputs.
 
     python benchmarks/growing.py --root data --out /tmp/growing.jsonl   # an hour on one core; resumes if interrupted
     python benchmarks/growing.py --root data --small --out /tmp/small.jsonl   # half a minute
 
-A step of B images on N GPUs takes ``LATENCY + MESSAGE * log2(N) + B / N * PER_IMAGE``. The first and the last constant
-are fitted to ResNet-18 on one H200 (benchmarks/README.md, within 2 %); ``MESSAGE`` is an assumption. Here, only the
-losses as a function of samples are measured, with a small network; the seconds are those of the model.
+The throughputs are those of ``adaptive_ray/replay/hardware.py`` (ResNet-18 on H200s, several GPUs by a model). Here,
+only losses as a function of samples are measured, with a small network.
 
 All runs of a seed start from the same weights and see the same images in the same order. Schedules end at the sample
 at which the time is over. ``fork and keep`` (Merrill et al. 2025) trains from one state with B and with 2B for a
@@ -19,7 +18,6 @@ import argparse
 import copy
 import itertools
 import json
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,8 +28,9 @@ import record_scenarios
 from rich.console import Console
 from rich.table import Table
 
-#: Seconds of a step: fixed, per doubling of the GPUs, and per image on a GPU.
-LATENCY, MESSAGE, PER_IMAGE = 2.0e-3, 0.3e-3, 30.2e-6
+from adaptive_ray.replay.hardware import HARDWARE, Hardware
+from schedulers import Candidate
+
 #: Largest increase in reference loss with which a larger batch is kept, in nats.
 TOLERANCE = 0.01
 #: When forks start, and how long they take, as fractions of the time and of the samples.
@@ -53,16 +52,13 @@ PLANS: dict[str, Plan] = {
 }
 
 
-def images_per_second(batch_size: int, gpus: int) -> float:
-    """Returns the modelled throughput of all GPUs together."""
-    return batch_size / (LATENCY + MESSAGE * math.log2(gpus) + batch_size / gpus * PER_IMAGE)
-
-
-def samples_within(seconds: float, plan: Plan, gpus: int) -> float:
+def samples_within(seconds: float, plan: Plan, hardware: Hardware) -> float:
     """Returns the samples for which a plan takes ``seconds``."""
     starts = (0.0, *(until for _, until in plan))
     shares = [until - start for start, (_, until) in zip(starts, plan, strict=False)]
-    return seconds / sum(share / images_per_second(size, gpus) for share, (size, _) in zip(shares, plan, strict=True))
+    return seconds / sum(
+        share / hardware.images_per_second(Candidate(size)) for share, (size, _) in zip(shares, plan, strict=True)
+    )
 
 
 def second_beta(batch_size: int, half_life: str) -> float:
@@ -94,8 +90,6 @@ class Training:
 
     def change(self, batch_size: int, budget: float | None = None) -> None:
         """Trains with another batch size from the next step on, and until ``budget`` if it is given."""
-        from schedulers import Candidate
-
         state = self.run.state
         state.swap_to(Candidate(batch_size))
         if budget is not None:
@@ -121,9 +115,9 @@ class Training:
         }
 
 
-def planned(training: Training, plan: Plan, seconds: float, gpus: int) -> dict[str, Any]:
+def planned(training: Training, plan: Plan, seconds: float, hardware: Hardware) -> dict[str, Any]:
     """Trains with a plan."""
-    budget = samples_within(seconds, plan, gpus)
+    budget = samples_within(seconds, plan, hardware)
     training.start(plan[0][0], budget)
     for size, until in plan:
         training.change(size)
@@ -131,17 +125,17 @@ def planned(training: Training, plan: Plan, seconds: float, gpus: int) -> dict[s
     return training.result()
 
 
-def fork_and_keep(training: Training, size: int, seconds: float, gpus: int) -> dict[str, Any]:
+def fork_and_keep(training: Training, size: int, seconds: float, hardware: Hardware) -> dict[str, Any]:
     """Doubles the batch size whenever a fork with the double size is as good; schedules follow the new size."""
     spent, course = 0.0, [size]
-    budget = seconds * images_per_second(size, gpus)
+    budget = seconds * hardware.images_per_second(Candidate(size))
     training.start(size, budget)
     for fork in FORKS:
         state = training.run.state
-        at = max((fork * seconds - spent) * images_per_second(size, gpus), 0.0) + state.samples
+        at = max((fork * seconds - spent) * hardware.images_per_second(Candidate(size)), 0.0) + state.samples
         before = state.samples
         training.until(at)
-        spent += (state.samples - before) / images_per_second(size, gpus)
+        spent += (state.samples - before) / hardware.images_per_second(Candidate(size))
         if 2 * size > SIZES[-1]:
             break
         start, end, losses, ends = copy.deepcopy(state.state_dict()), state.samples + WINDOW * budget, [], []
@@ -150,7 +144,7 @@ def fork_and_keep(training: Training, size: int, seconds: float, gpus: int) -> d
                 state.load_state_dict(start)
                 training.change(tried)
             training.until(end)
-            spent += (state.samples - start["samples_seen"]) / images_per_second(tried, gpus)
+            spent += (state.samples - start["samples_seen"]) / hardware.images_per_second(Candidate(tried))
             losses.append(training.loss())
             ends.append(copy.deepcopy(state.state_dict()) if tried == size else None)
         if losses[1] <= losses[0] + TOLERANCE:
@@ -158,20 +152,20 @@ def fork_and_keep(training: Training, size: int, seconds: float, gpus: int) -> d
         else:
             state.load_state_dict(ends[0])
         course.append(size)
-        budget = state.samples + (seconds - spent) * images_per_second(size, gpus)
+        budget = state.samples + (seconds - spent) * hardware.images_per_second(Candidate(size))
         training.change(size, budget)
     training.until(budget)
     return {**training.result(), "course": course}
 
 
-def table(results: Sequence[dict[str, Any]], gpus: int, half_life: str) -> Table:
+def table(results: Sequence[dict[str, Any]], hardware: str, half_life: str) -> Table:
     """Compares the policies of one model of time with the fixed size whose mean loss is the lowest."""
-    own = [result for result in results if (result["gpus"], result["half_life"]) == (gpus, half_life)]
+    own = [result for result in results if (result["hardware"], result["half_life"]) == (hardware, half_life)]
     names = list(dict.fromkeys(result["policy"] for result in own))
     losses = {name: {r["seed"]: r["reference_loss"] for r in own if r["policy"] == name} for name in names}
     fixed = [name for name in names if name.startswith("fixed")]
     best = min(fixed, key=lambda name: float(np.mean(list(losses[name].values()))))
-    made = Table(title=f"{gpus} GPUs, second moment's half-life in {half_life}; best fixed size: {best}")
+    made = Table(title=f"{hardware}, second moment's half-life in {half_life}; best fixed size: {best}")
     for title in ("policy", "samples", "reference loss", "over the best fixed size", "kNN, %", "sizes"):
         made.add_column(title, justify="left" if title == "policy" else "right")
     for name in names:
@@ -198,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data", help="directory of CIFAR-10 in torchvision's layout")
     parser.add_argument("--out", type=Path, required=True, help="file of results, one JSON line per run")
-    parser.add_argument("--gpus", nargs="+", type=int, default=[8, 64])
+    parser.add_argument("--hardware", nargs="+", choices=list(HARDWARE), default=["8-gpus", "64-gpus"])
     parser.add_argument("--half-life", nargs="+", choices=("steps", "samples"), default=["steps", "samples"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=4_096)
@@ -210,31 +204,32 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="one seed, 8 GPUs, 8,192 samples")
     options = parser.parse_args()
     if options.small:
-        options.gpus, options.half_life, options.seeds, options.samples = [8], ["steps"], [0], 8_192
+        options.hardware, options.half_life, options.seeds, options.samples = ["8-gpus"], ["steps"], [0], 8_192
 
     import torch
 
     torch.set_num_threads(1)
     results = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    identity = ("seed", "gpus", "half_life", "policy")
+    identity = ("seed", "hardware", "half_life", "policy")
     done, started = {tuple(result[name] for name in identity) for result in results}, time.perf_counter()
-    for run in itertools.product(options.seeds, options.gpus, options.half_life, options.policies):
+    for run in itertools.product(options.seeds, options.hardware, options.half_life, options.policies):
         if run in done or time.perf_counter() - started > options.limit:
             continue
-        seed, gpus, half_life, policy = run
+        seed, name, half_life, policy = run
+        hardware = HARDWARE[name]
         data = record_scenarios.load("cifar10", options.root, options.images, 1.0, options.shrink, seed)
-        seconds = options.samples / images_per_second(1024, gpus)
+        seconds = options.samples / hardware.images_per_second(Candidate(1024))
         training = Training(data, seed, half_life, options)
         if policy in FORKED:
-            result = fork_and_keep(training, FORKED[policy], seconds, gpus)
+            result = fork_and_keep(training, FORKED[policy], seconds, hardware)
         else:
-            result = planned(training, PLANS[policy], seconds, gpus)
+            result = planned(training, PLANS[policy], seconds, hardware)
         results.append({**dict(zip(identity, run, strict=True)), **result})
         with options.out.open("a") as file:
             file.write(json.dumps(results[-1]) + "\n")
         print(f"[{time.perf_counter() - started:.0f} s] {results[-1]}", flush=True)
-    for gpus, half_life in itertools.product(options.gpus, options.half_life):
-        Console(width=140).print(table(results, gpus, half_life))
+    for name, half_life in itertools.product(options.hardware, options.half_life):
+        Console(width=140).print(table(results, name, half_life))
 
 
 if __name__ == "__main__":
