@@ -76,7 +76,6 @@ def _tiny(
     optimizer: tuple[str, float, str] = ("adamw", 0.002, "sqrt"),
     *,
     dataset: str = "cifar10",
-    width: int = 8,
     tail: float = 1.0,
     sizes: tuple[int, ...] = _SIZES[:5],
     **settings: Any,
@@ -85,7 +84,7 @@ def _tiny(
     name, rate, rule = optimizer
     settings |= {
         "augment": "natural" if dataset == "cifar10" else "digits",
-        "encoder": _small(1, width),
+        "encoder": _small(1, 8),
         "optimizer": {"name": name, "learning_rate": rate, "lr_scaling": rule},
     }
     return Scenario(dataset, images, epochs, settings, tail, sizes, seeds=2, shrink=2, tested=1_500)
@@ -132,7 +131,6 @@ SCENARIOS: dict[str, Scenario] = {
     "tiny-dcl-linear": _tiny(1_024, 10, ("adamw", 0.001, "linear"), loss="dcl", temperature=0.1),
     "tiny-cold": _tiny(1_024, 10, temperature=0.07, dataset="fashion_mnist"),
     "tiny-tail": _tiny(1_024, 10, tail=100.0),
-    "tiny-wide": _tiny(1_024, 6, width=16),
 }  # fmt: skip
 
 
