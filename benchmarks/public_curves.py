@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adaptive_ray.replay.recordings import load_sweeps
-from schedulers import FORECASTERS, Forecaster, JointForecaster, Race
+from schedulers import FORECASTERS, Forecaster, JointForecaster, Race, State
 from schedulers.forecast import schedule_clock
 
 HERE = Path(__file__).parent
@@ -228,8 +228,8 @@ def race(group: Group, rule: str) -> tuple[float, float, list[float]]:
     times = []
     for index in range(len(next(iter(group.values())).samples)):
         for key, curve in group.items():
-            if series.over:
-                break
+            if series.over or series.state(key) is not State.RACING:
+                continue
             started = time.perf_counter()
             series.report(key, curve.samples[index], curve.losses[index], float(index), 1.0)
             times.append(1000 * (time.perf_counter() - started))

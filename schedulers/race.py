@@ -319,7 +319,7 @@ class Race(Standings):
             won = f"{named[best]} is within {tie_break.tolerance:.3f} {lead}"
         probabilities = self._probabilities()
         decisions = [
-            self._move(key, State.PRUNED, f"{named[key]}; the winner: {losses[best]:.3f}")
+            self._move(key, State.PRUNED, f"{named[key]}; the winner: {losses[best]:.3f}", probabilities)
             for key in alive
             if key != best
         ]

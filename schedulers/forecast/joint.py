@@ -57,6 +57,7 @@ class _Fit:
     samples: Array  # [K]: samples of that network
     clocks: Sequence[Clock]  # [K]
     track: NDArray[np.intp]  # [K]: the network that candidate j continues
+    reports: int  # of the longest curve
 
 
 class JointForecaster(Forecaster):
@@ -162,7 +163,8 @@ class JointForecaster(Forecaster):
             np.array([mean for mean, _ in known]),
             np.array([std for _, std in known]),
         )
-        self._fitted = _Fit(fitted, {key: j for j, key in enumerate(keys)}, last_exposure, samples, clocks, continued)
+        index, reports = {key: j for j, key in enumerate(keys)}, int(np.bincount(track).max())
+        self._fitted = _Fit(fitted, index, last_exposure, samples, clocks, continued, reports)
 
     def forecast(self, key: Hashable, at: float) -> Forecast:
         samples, losses = self._curves[key]
@@ -178,7 +180,7 @@ class JointForecaster(Forecaster):
         variance += float(_deviation(fitted, np.array([j]), slope[:1, SHARED], now, then)[0])
         variance += _TREND * fit.walk.step * ahead**2
         variance += ((_MISFIT[0] + _MISFIT[1] * unseen) * unseen * float(slope[1, SHARED])) ** 2
-        variance *= 1.0 + _FEW / max(max(len(kept[0]) for kept in self._curves.values()) - 2, 1)
+        variance *= 1.0 + _FEW / max(fitted.reports - 2, 1)
         mean = fit.loss_low + fit.loss_range * float(value + fit.walk.level[fitted.track[j]])
         if not math.isfinite(variance) or not math.isfinite(mean):  # overflow, far beyond the last report
             return last_value(samples, losses, at)

@@ -19,6 +19,8 @@ _AVERAGED_POWER = 0.3
 _RAW_POWER = 0.4
 #: It counts as at least this for raw weights: no recorded schedule ends lower.
 _LEAST = 0.1
+#: The clock never stands still.
+_LEAST_PACE = 1e-3
 #: Points of an extrapolated schedule.
 _POINTS = 65
 
@@ -74,6 +76,7 @@ def schedule_clock(samples: Array, rates: Array, end: float, *, averaged: bool, 
     s, relative = np.insert(s, 0, min(begin, s[0])), np.insert(relative, 0, first)
     warm = np.arange(len(s)) <= peak + 1
     pace = relative**_AVERAGED_POWER if averaged else np.where(warm, relative, 1.0)
+    pace = np.maximum(pace, _LEAST_PACE)
     progress = s[0] + np.append(0.0, np.cumsum(np.diff(s) * (pace[1:] + pace[:-1]) / 2))
     if not averaged:
         progress = np.maximum.accumulate(progress * np.where(warm, 1.0, np.maximum(relative, _LEAST) ** -_RAW_POWER))

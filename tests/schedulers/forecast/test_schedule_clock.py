@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schedulers import JointForecaster
@@ -53,6 +53,7 @@ def test_decay_slows_averaged_weights_and_helps_raw_ones() -> None:
     end=st.floats(allow_nan=True),
     averaged=st.booleans(),
 )
+@example(points=[(30.0, 0.0), (30.0, 1.0)], end=0.0, averaged=False)
 def test_unusable_rates_leave_a_forecast(points: list[tuple[float, float]], end: float, averaged: bool) -> None:
     samples, rates = sorted(at for at, _ in points), [rate for _, rate in points]
     joint = JointForecaster(averaged=averaged)
