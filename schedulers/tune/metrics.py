@@ -106,7 +106,10 @@ class ResultReader:
 
 
 def _numbers(result: Mapping[str, Any]) -> list[str]:
-    return sorted(key for key in result if not key.startswith("config/") and _is_number(result[key]))
+    """Returns the entries with numbers, without the trial's id, whose hexadecimal digits may be decimal by chance."""
+    return sorted(
+        key for key in result if key != "trial_id" and not key.startswith("config/") and _is_number(result[key])
+    )
 
 
 def _is_number(value: Any) -> bool:

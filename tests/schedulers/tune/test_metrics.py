@@ -13,3 +13,9 @@ def test_learning_rate_is_read_where_it_is_reported() -> None:
         reader.take(series, "a", trial, result)
     rates = [event.learning_rate for event in series.events if isinstance(event, Report)]
     assert str(rates) == "[0.5, nan, nan]"
+
+
+def test_missing_metric_names_numbers_but_no_trial_id() -> None:
+    reader = ResultReader("accuracy", "max", "samples_seen", "time_total_s", "throughput_alone", "lr", "samples")
+    message = reader.missing({"loss": 1.0, "samples_seen": 10, "trial_id": "12345678", "config/size": 3})
+    assert "Reported were: loss, samples_seen. Set" in message
