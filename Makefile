@@ -44,6 +44,7 @@ format: .venv/.ready
 bench: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[benchmarks]'
 	$(BIN)/python benchmarks/forecast.py
+	$(BIN)/python benchmarks/public_curves.py
 	$(BIN)/python benchmarks/loss_memory.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/startup.py
