@@ -121,7 +121,7 @@ def planned(training: Training, plan: Plan, seconds: float, hardware: Hardware) 
     training.start(plan[0][0], budget)
     for size, until in plan:
         training.change(size)
-        training.until(until * budget)
+        training.until(until * budget - size / 2)  # the last update ends at most half a batch earlier or later
     return training.result()
 
 
@@ -154,7 +154,7 @@ def fork_and_keep(training: Training, size: int, seconds: float, hardware: Hardw
         course.append(size)
         budget = state.samples + (seconds - spent) * hardware.images_per_second(Candidate(size))
         training.change(size, budget)
-    training.until(budget)
+    training.until(budget - size / 2)
     return {**training.result(), "course": course}
 
 
