@@ -52,8 +52,8 @@ def levenberg_marquardt(
     cost = cost_of(residual, theta)
     for _ in range(steps):
         matrix, gradient = normal(residual, jacobian, weight)
-        matrix = matrix + precision
-        gradient = gradient + precision @ (theta - prior_mean)
+        matrix += precision
+        gradient += precision @ (theta - prior_mean)
         matrix[diagonal, diagonal] *= 1.0 + damping
         step = np.linalg.solve(matrix, gradient)
         trial = theta - np.minimum(np.maximum(step, -2.0), 2.0)  # parameters are logarithms: at most a factor of e^2

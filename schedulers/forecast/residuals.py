@@ -36,7 +36,8 @@ def fit_walk(residual: Array, log_progress: Array, track: NDArray[np.intp]) -> W
     """
     count = np.bincount(track)
     first = np.concatenate([[0], np.cumsum(count)[:-1]])
-    usual = np.array([np.median(part) for part in np.split(np.abs(residual), first[1:])])
+    size = np.abs(residual)
+    usual = size[np.lexsort((size, track))][first + count // 2]  # np.median would take longer than the rest
     limit = (_CLIP * 1.4826 * usual)[track]
     clipped = np.clip(residual, -limit, limit)
 
@@ -64,6 +65,6 @@ def _increments(residual: Array, log_progress: Array, track: NDArray[np.intp], d
     if not same.any():
         return 0.0, 0.0
     square = (residual[distance:] - residual[:-distance])[same] ** 2
-    usual = float(np.median(square)) / 0.455  # the median of a squared normal variable
+    usual = float(np.sort(square)[len(square) // 2]) / 0.455  # the median of a squared normal variable
     gap = (log_progress[distance:] - log_progress[:-distance])[same]
     return float(np.minimum(square, _CLIP**2 * usual).mean()), float(gap.mean())
