@@ -62,18 +62,17 @@ def worst(rows: Sequence[Row], column: str) -> float:
     return found.worst if found else np.nan
 
 
-def on_front(rows: Sequence[Row], policy: str, column: str) -> bool:
-    """Returns whether no policy is better in both the mean cost and the mean regret."""
-    points = {name: (score(of(rows, name), "cost"), score(of(rows, name), column)) for name in names(rows)}
-    cost, regret = points[policy]
-    assert cost is not None
-    assert regret is not None
-    better = [
-        other
-        for other, (c, r) in points.items()
-        if c and r and (c.mean, r.mean) != (cost.mean, regret.mean) and c.mean <= cost.mean and r.mean <= regret.mean
-    ]
-    return not better
+def front(rows: Sequence[Row], column: str) -> set[str]:
+    """Returns the policies for which no other has both a lower mean cost and a lower mean regret."""
+    points = {}
+    for name in names(rows):
+        own = of(rows, name)
+        points[name] = tuple(float(np.mean([row[c] for row in own if row[c] is not None])) for c in ("cost", column))
+    return {
+        name
+        for name, (cost, regret) in points.items()
+        if not any(c <= cost and r <= regret and (c, r) != (cost, regret) for c, r in points.values())
+    }
 
 
 def names(rows: Sequence[Row]) -> list[str]:
@@ -87,6 +86,7 @@ def table(unit: str, rows: Sequence[Row]) -> Table:
     titles = ("policy", "cost", "seconds", "loss regret", "worst scenario", "regret, points", "worst scenario")
     for title in (*titles, f"within {CLOSE}"):
         made.add_column(title, justify="left" if title == "policy" else "right")
+    best = {column: front(rows, column) for column in COLUMNS}
     for name in names(rows):
         own = of(rows, name)
         cost = score(own, "cost")
@@ -101,7 +101,7 @@ def table(unit: str, rows: Sequence[Row]) -> Table:
                 cells += ["", ""]
                 continue
             mean, low, high, bad = (f"{scale * value:.{digits}f}" for value in found)
-            cells += [f"{mean} [{low}, {high}]{' *' if on_front(rows, name, column) else '  '}", bad]
+            cells += [f"{mean} [{low}, {high}]{' *' if name in best[column] else '  '}", bad]
         close = np.mean([row["reference_loss_regret"] <= CLOSE for row in own])
         made.add_row(name, *cells, f"{100 * close:.0f} %")
     return made
