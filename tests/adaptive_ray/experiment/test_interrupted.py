@@ -173,7 +173,7 @@ def test_results_are_written_after_a_full_disk_and_a_blocked_path(own_images: Pa
     said = wait_for(process, "samples, reference loss")
     filler = fill(small_disk)
     assert set(SURVEY) <= {line.rstrip("\n") for line in said}
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=400)
     assert process.returncode == 1, errors
     assert "No space left on device" in errors.splitlines()[-1]
     assert resume in errors.splitlines()[-1]
@@ -185,7 +185,7 @@ def test_results_are_written_after_a_full_disk_and_a_blocked_path(own_images: Pa
     filler.unlink()
     (run / "encoder.json").mkdir()
     process = start(own_images.parent, "--resume", run, **ASCII)
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=400)
     assert process.returncode == 1, errors
     assert errors.splitlines()[-1].startswith(f"adaptive-ray: {run / 'encoder.json'}: Is a directory")
     assert resume in errors.splitlines()[-1]
@@ -195,7 +195,7 @@ def test_results_are_written_after_a_full_disk_and_a_blocked_path(own_images: Pa
 
     (run / "encoder.json").rmdir()
     process = start(own_images.parent, "--resume", run, **ASCII)
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     assert (run / "reports.jsonl").read_text() == reports
     inputs = json.loads((run / "inputs.json").read_text())
