@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping
 
 from schedulers.forecast import TieBreak
 
-#: Fractions of the window at which the slower half is pruned. Chosen on 28 recorded sweeps, each half of which gives
+#: Fractions of the window at which the worse half is pruned. Chosen on 28 recorded sweeps, each half of which gives
 #: them, and checked on those that were recorded later.
 HALVINGS = (0.4, 0.6)
 
