@@ -10,8 +10,7 @@ from collections.abc import Hashable, Mapping
 
 from schedulers.forecast import TieBreak
 
-#: Fractions of the window at which the worse half is pruned. Chosen on 28 recorded sweeps, each half of which gives
-#: them, and checked on those that were recorded later.
+#: Fractions of the window at which the worse half is pruned. Chosen on 28 recorded sweeps (docs/choosing.md).
 HALVINGS = (0.4, 0.6)
 
 
