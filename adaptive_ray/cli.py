@@ -163,7 +163,7 @@ def report(run_directory: Annotated[Path, typer.Argument(help="Directory of a fi
 @app.command()
 def replay(
     curves: Annotated[Path, typer.Argument(metavar="CURVES_DIR", help="Directory of recorded runs (JSON, JSONL).")],
-    policy: Annotated[list[str] | None, typer.Option(help="Policy to replay; repeatable; all: with variants.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="Policy to replay; repeatable. all: with variants.")] = None,
     axis: Annotated[str, typer.Option("--unit", "--axis", help="Unit of the budget: samples or seconds.")] = "samples",
     hardware: Annotated[
         str | None,
@@ -178,7 +178,7 @@ def replay(
 ) -> None:
     """Replay policies on recorded runs and compare their choices and costs."""
     if axis not in ("samples", "seconds"):
-        raise UserError(f"--axis {axis}: use samples or seconds")
+        raise UserError(f"--unit {axis}: use samples or seconds")
     _check_parent("--json", json_file)
     console = _console()
     with console.status("replaying"):

@@ -143,7 +143,7 @@ def pareto(found: dict[str, list[Row]]) -> Figure:
 
 
 def worst_scenarios(found: dict[str, list[Row]]) -> Figure:
-    """Plots the mean regret in points in the worst scenario of each unit, of every fixed size and of the default."""
+    """Plots the mean regret in the worst scenario of each unit, of every fixed size and of the default."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels: Any = figure.subplots(1, 2)
     shown = (*SIZES, "default")
@@ -187,7 +187,7 @@ def tolerances() -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--few", action="store_true", help="without the variants")
-    parser.add_argument("--half", type=int, choices=(0, 1), help="only every second sweep; 0: those used for choosing")
+    parser.add_argument("--half", type=int, choices=(0, 1), help="only every second sweep")
     parser.add_argument("--tolerances", action="store_true")
     parser.add_argument("--out", type=Path, help="directory of the plots; default: docs, none with --few or --half")
     options = parser.parse_args()

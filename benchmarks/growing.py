@@ -211,6 +211,8 @@ def main() -> None:
     torch.set_num_threads(1)
     results = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     identity = ("seed", "hardware", "half_life", "policy")
+    setup = {name: getattr(options, name) for name in ("images", "shrink", "samples", "encoder")}
+    results = [result for result in results if result.get("setup") == setup]
     done, started = {tuple(result[name] for name in identity) for result in results}, time.perf_counter()
     for run in itertools.product(options.seeds, options.hardware, options.half_life, options.policies):
         if run in done or time.perf_counter() - started > options.limit:
@@ -224,7 +226,7 @@ def main() -> None:
             result = fork_and_keep(training, FORKED[policy], seconds, hardware)
         else:
             result = planned(training, PLANS[policy], seconds, hardware)
-        results.append({**dict(zip(identity, run, strict=True)), **result})
+        results.append({**dict(zip(identity, run, strict=True)), **result, "setup": setup})
         with options.out.open("a") as file:
             file.write(json.dumps(results[-1]) + "\n")
         print(f"[{time.perf_counter() - started:.0f} s] {results[-1]}", flush=True)

@@ -108,9 +108,12 @@ def _amounts(raw: Mapping[str, Any]) -> tuple[_Amount, _Amount]:
 
 
 def _amount(written: Any) -> _Amount:
-    if not isinstance(written, Mapping) or len(written) != 1:
+    given = (
+        {unit: number for unit, number in written.items() if number is not None} if isinstance(written, Mapping) else {}
+    )
+    if len(given) != 1:
         return None
-    ((unit, number),) = written.items()
+    ((unit, number),) = given.items()
     valid = unit in _UNITS and isinstance(number, int | float) and not isinstance(number, bool) and number > 0
     return (number, unit) if valid else None
 

@@ -83,7 +83,7 @@ class Plan:
         if races and window < MIN_REPORTS * most:
             raise UserError(
                 f"race.window = {_written(chosen, window)} allows {window // most} "
-                f"steps of {_described(largest, most)}; a forecast needs at least {MIN_REPORTS}"
+                f"steps of {_described(largest, most)}; the race needs at least {MIN_REPORTS}"
             )
         every = max(window // config.race.evaluations, 1)
         grid = math.lcm(*(candidate.images_per_update for candidate in config.choices))

@@ -116,15 +116,16 @@ class RaceSettings(Settings):
         PRUNE_BELOW,
         ge=0,
         lt=1,
-        description="with forecasts, prune a candidate whose probability of finishing best is below this; 0: prune "
-        "none before the window is spent",
+        description="with rule: forecast, prune a candidate whose probability of finishing best is below this; 0: with "
+        "either rule, prune none before the window is spent",
     )
     tolerance: float | None = Field(
         None,
         ge=0,
         lt=1,
         description="candidates are equal if their losses differ by at most this fraction of the decrease in loss, and "
-        "the fastest of them wins; null: 0.05 (of the decrease so far), with forecasts 0.01 (of that until the end)",
+        "the fastest of them wins; null: 0.05 (of the decrease so far), with forecasts 0.01 (of that until the "
+        "end). Not used with a budget in minutes",
     )
     forecaster: str = Field("joint", description="forecaster of the loss curves: joint, per_curve or last_value")
 

@@ -52,7 +52,7 @@ def print_plan(console: Console, experiment: Experiment) -> None:
         lines = (
             f"{explored}, {plan.time.evaluations} reports in that time",
             f"budget: {whole:.3g} minutes of training, including the race"
-            + (f"; others train for {others:.3g} of them on the winner's devices" if others > 1e-9 else ""),
+            + (f"; the other candidates use {others:.3g} of them" if others > 1e-9 else ""),
             "samples: each candidate's measured throughput times the time that is left",
         )
     console.print("\n".join(lines))

@@ -44,12 +44,12 @@ class Prepared:
         return cls(config, plan, memory, Layout.of(config, [this_machine()], memory) if local else None)
 
     def place(self, directory: RunDirectory, nodes: Sequence[Node]) -> Layout:
-        """Divides the free resources and writes the layout. A resumed run keeps its layout if they suffice.
+        """Divides the free resources and writes the layout. A started run keeps its layout if they suffice.
 
         In a cluster, it retries for up to 30 seconds while other jobs release resources.
         """
         file = directory.path / "layout.json"
-        before = Layout.read(directory.read_json(file.name)) if file.exists() else None
+        before = Layout.read(directory.read_json(file.name)) if directory.started and file.exists() else None
         deadline = time.monotonic() + (0 if self.layout is not None else _TIMEOUT)
         while True:
             last = time.monotonic() >= deadline

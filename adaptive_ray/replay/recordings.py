@@ -213,7 +213,7 @@ def load_sweeps(directory: Path, hardware: str | None = None) -> list[Sweep]:
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; give one with recorded runs")
     sweeps: dict[tuple[str, str, str, int], list[tuple[str, Recording]]] = {}
-    for file in sorted(directory.rglob("*.json*")):
+    for file in sorted(file for file in directory.rglob("*.json*") if file.suffix in (".json", ".jsonl")):
         source = hardware or (DEFAULT_HARDWARE if file.suffix == ".jsonl" else RECORDED)
         for run in _read(file):
             identity = (run.scenario, run.dataset, run.learning_rate_rule, run.seed)
@@ -262,7 +262,7 @@ def _timed(run: Recording, hardware: str) -> Recording:
 def _read(file: Path) -> list[Recording]:
     try:
         text = file.read_text(encoding="utf-8")
-        lines = [text] if file.suffix == ".json" else text.splitlines()
+        lines = [text] if file.suffix == ".json" else [line for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
     runs = []

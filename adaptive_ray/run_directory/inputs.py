@@ -52,9 +52,12 @@ def check_unfinished(directory: RunDirectory) -> None:
 def check_settings(directory: RunDirectory, config: ExperimentConfig) -> None:
     """Raises ``UserError`` if the run has started with other settings than ``config``."""
     file = directory.path / INPUTS_FILE
-    if not directory.started or not file.exists():
+    if not directory.started:
         return
-    then = parse_config(directory.read_json(INPUTS_FILE)["settings"], source=str(file))
+    if file.exists():
+        then = parse_config(directory.read_json(INPUTS_FILE)["settings"], source=str(file))
+    else:
+        then = directory.config()
     if changed := _changed(then.model_dump(mode="json"), config.model_dump(mode="json")):
         raise UserError(
             f"the settings of {directory.path} changed since it started: {'; '.join(changed)}. "

@@ -43,14 +43,14 @@ class TimeBudget:
             origin: Samples and seconds at which the candidate forked from another one, whose weights it starts with.
 
         Raises:
-            ValueError: The window is too short for a forecast.
+            ValueError: The window is too short for a race.
         """
         images = settings.candidate.images_per_update
         if self.window < self.budget and self.window * throughput < MIN_REPORTS * images:
             needed = MIN_REPORTS * images / throughput / 60
             raise ValueError(
                 f"race.window = {self.window / 60:.3g} minutes allows {int(self.window * throughput / images)} updates "
-                f"of batch size {settings.candidate.key} at {throughput:,.0f} images/s; a forecast needs at least "
+                f"of batch size {settings.candidate.key} at {throughput:,.0f} images/s; the race needs at least "
                 f"{MIN_REPORTS}, which take {needed:.2g} minutes: raise race.window and the budget"
             )
         every = self._evaluate_every(settings, throughput)

@@ -108,7 +108,7 @@ def test_command_writes_plots(tmp_path: Path) -> None:
 def test_invalid_arguments(tmp_path: Path) -> None:
     curves = write(tmp_path / "curves", [recorded(64), recorded(128)])
     for arguments, message in (
-        ([str(curves), "--axis", "steps"], "--axis steps: use samples or seconds"),
+        ([str(curves), "--axis", "steps"], "--unit steps: use samples or seconds"),
         ([str(tmp_path / "none")], "no such directory"),
         ([str(curves), "--json", str(tmp_path / "no" / "out.json")], "no does not exist; create it first"),
         ([str(curves), "--json", str(tmp_path)], "cannot be written"),
