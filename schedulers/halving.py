@@ -35,7 +35,9 @@ def halved(losses: Mapping[Hashable, float], tie_break: TieBreak | None) -> dict
     for rank, key in enumerate(others, 2):
         if rank > max(2, len(losses) // 2):
             pruned[key] = f"rank {rank} of {len(losses)} (best: {best}, {losses[best]:.3f})"
-        elif tie_break is not None and tie_break.throughput[best] >= tie_break.throughput[key]:
+        elif tie_break is not None and tie_break.throughput[best] > tie_break.throughput[key]:
             ratio = tie_break.throughput[best] / tie_break.throughput[key]
-            pruned[key] = f"{best} is within {tie_break.tolerance:.3f} of it and {ratio:.2f} times as fast"
+            lower = losses[key] - losses[best]
+            near = f"{lower:.3f} lower" if lower > tie_break.tolerance else f"within {tie_break.tolerance:.3f} of it"
+            pruned[key] = f"{best} is {near} and {ratio:.2f} times as fast"
     return pruned

@@ -51,7 +51,8 @@ class Race(Standings):
             the first report (with ``forecast``: their forecasts, and the decrease until the end); 0: the lowest wins;
             None: ``TOLERANCE``. Not used with ``axis="seconds"``, where a faster candidate is compared after more
             samples.
-        prune_below: Probability in [0, 1) for ``forecast``; 0 prunes no candidate before the window is spent.
+        prune_below: Probability in [0, 1) for ``forecast``. 0 prunes no candidate before the window is spent, with
+            either rule; other values have no effect on ``halving``.
         forecaster: Extrapolates the curves, for ``forecast`` and for the numbers of decisions; by default
             ``JointForecaster``.
         min_reports: No candidate is pruned by a forecast before every candidate has reported this often.
@@ -199,8 +200,9 @@ class Race(Standings):
         entry = self._entries.get(key)
         if entry is None or self.over or entry.state is not State.RACING:
             return []
-        if not self._has_loss(key):
+        if not self._has_loss(key) or (self.rule == "halving" and not entry.samples):
             return self.fail(key, "ended without reporting a loss")
+        entry.finished = True
         return [self._move(key, State.WAITING, "finished"), *self._finish()]
 
     def retry(self, keys: Iterable[Hashable]) -> list[Decision]:
@@ -249,8 +251,9 @@ class Race(Standings):
     def _halve(self) -> list[Decision]:
         decisions: list[Decision] = []
         while self._halvings and len(self.alive) > 1:
-            point, losses = self._observed()
-            if not point - self._origin >= self._halvings[0] * self.window:
+            at = self._origin + self._halvings[0] * self.window
+            point, losses = self._observed(at)
+            if not point >= at:
                 break
             del self._halvings[0]
             probabilities = self._probabilities()
@@ -271,7 +274,7 @@ class Race(Standings):
             worst = min(probabilities, key=lambda key: probabilities[key], default=None)
             if worst is None or probabilities[worst] >= self.prune_below:
                 break
-            # Without those that are never the best, the probabilities of the others remain the same.
+            # Those that are never the best are pruned together: a fit after each of them would take long.
             never = [key for key, chance in probabilities.items() if chance == 0]
             decisions += [
                 self._move(key, State.PRUNED, self._unlikely(key, probabilities), probabilities)

@@ -29,6 +29,7 @@ class Entry:
     losses: list[float] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)  # nan: not reported
     throughput_alone: float = math.nan  # measured with the device to itself
+    finished: bool = False  # it reports no more: its last loss counts
 
     @property
     def alive(self) -> bool:
@@ -171,10 +172,11 @@ class Standings:
         assert before is not None
         return before
 
-    def _observed(self) -> tuple[float, dict[Hashable, float]]:
-        """Returns the largest part of the budget that all candidates have spent, and their losses there.
+    def _observed(self, at: float = math.inf) -> tuple[float, dict[Hashable, float]]:
+        """Returns the point of the budget closest to ``at`` at which all candidates have reported, and their losses.
 
-        Between two reports, losses are interpolated. Without a point that all have reached, the part is nan.
+        Between two reports, losses are interpolated, so that they do not depend on the order in which candidates
+        report. Without a point that all have reached, the point is nan.
         """
         curves = {}
         for key in self.alive:
@@ -183,10 +185,11 @@ class Standings:
             curves[key] = [self.spent(key, at) for at in entry.samples] if known else entry.seconds
         if not all(curves.values()):
             return math.nan, {}
-        common = min(spent[-1] for spent in curves.values())
+        going = [spent for key, spent in curves.items() if not self._entries[key].finished] or list(curves.values())
+        first, last = max(spent[0] for spent in curves.values()), min(spent[-1] for spent in going)
+        common = min(max(at, first), last)
         losses = {key: float(np.interp(common, spent, self._entries[key].losses)) for key, spent in curves.items()}
-        late = max(spent[0] for spent in curves.values()) > common
-        return math.nan if late else common, losses
+        return math.nan if first > last else common, losses
 
     def _tie_break(self, losses: Iterable[float]) -> TieBreak | None:
         """Returns the rule for almost equal candidates with these losses.

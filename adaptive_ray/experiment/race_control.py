@@ -124,7 +124,9 @@ class RaceControl(tune.Callback):  # type: ignore[misc]
             finished = status.get(key) in (Trial.TERMINATED, Trial.ERROR)
             self._coordinator.leave.remote(key, for_good=finished)
         self._running = running
-        if self._scheduler.trials_wait_in_place and self._lacks_place():
+        if not self._scheduler.trials_wait_in_place:
+            self._pending = False
+        elif self._lacks_place():
             self._scheduler.pause_waiting()
 
     def _lacks_place(self) -> bool:

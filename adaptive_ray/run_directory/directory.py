@@ -36,8 +36,8 @@ class RunDirectory:
     def create(cls, config: ExperimentConfig, name: str, *, resume: bool = False) -> RunDirectory:
         """Creates ``runs_dir/name`` and writes the configuration.
 
-        An empty directory is used, and that of a run that has not started. With ``resume``, the directory of a started run
-        is returned as well.
+        An empty directory is used, and that of a run that has not started. With ``resume``, the directory of a
+        started run is returned as well.
 
         Raises:
             UserError: The directory exists and cannot be used, or it cannot be created.

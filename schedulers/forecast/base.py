@@ -44,9 +44,13 @@ class TieBreak:
     throughput: Mapping[Hashable, float]
 
     def best(self, losses: Mapping[Hashable, float]) -> Hashable:
-        """Returns the fastest of the candidates whose losses are within the tolerance of the lowest."""
+        """Returns the fastest of the candidates whose losses are within the tolerance of the lowest.
+
+        Of equally fast ones, it is the one with the lowest loss.
+        """
         limit = min(losses.values()) + self.tolerance
-        return max((key for key, loss in losses.items() if loss <= limit), key=lambda key: self.throughput[key])
+        equal = (key for key, loss in losses.items() if loss <= limit)
+        return max(equal, key=lambda key: (self.throughput[key], -losses[key]))
 
 
 class Forecaster(ABC):

@@ -189,7 +189,7 @@ class JointForecaster(Forecaster):
         return Forecast(mean, min(fit.loss_range * math.sqrt(variance), most))
 
     def rates(self) -> dict[Hashable, tuple[float, float]]:
-        """Returns ``{key: (log efficiency, std)}``, which sum to zero. Curves too short to fit are left out."""
+        """Returns ``{key: (log efficiency, std)}``, whose efficiencies sum to zero. Empty curves are left out."""
         if self._fitted is None:
             return {}
         fit = self._fitted.curve

@@ -94,6 +94,8 @@ class RaceTrials:
     def continues(self, winner: Trial, key: Hashable) -> bool:
         """Returns whether the winner, which is running, has taken over the entries of a winner in place."""
         required = self.configs.required(key, self.series)
+        if len(self.series.races) > 1:  # its threads are those of a fork, and its workers do not ask for the decision
+            return False
         if self._reset_config is None or not self._reset_config(winner, required):
             return False
         self.configs.apply(winner, key, self.series)
@@ -115,7 +117,7 @@ class RaceTrials:
         return [
             trial
             for key, trial in self.by_key.items()
-            if trial.status == Trial.RUNNING and not trial.is_finished() and self.series.state(key) is State.WAITING
+            if trial.status == Trial.RUNNING and self.series.state(key) is State.WAITING
         ]
 
     def pause_waiting(self, controller: TuneController) -> None:

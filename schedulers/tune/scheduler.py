@@ -28,10 +28,10 @@ _MAX_TRIALS = 10_000
 
 
 class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
-    """Trains all trials for a window of the budget, extrapolates their losses, and continues the best one.
+    """Trains all trials for a window of the budget, compares their losses or forecasts, and continues the best one.
 
-    Works with any trainable that reports a metric and the samples seen. Trials that are unlikely to finish best are
-    stopped; ``stop_reason`` in their last result says why. A trial that has spent the window is paused until the
+    Works with any trainable that reports a metric and the samples seen. The worse trials are stopped early (``rule``);
+    ``stop_reason`` in their last result says why. A trial that has spent the window is paused until the
     others have, so that more trials than fit run in turns. Then the winner continues to the end of the budget.
 
     A trial can be paused if it is a class with ``save_checkpoint``, or if its results have a checkpoint: Tune's, or the
@@ -49,7 +49,7 @@ class LossExtrapolationScheduler(ray_compat.UnbufferedScheduler):
     Each ``Tuner.fit()`` starts a new race.
 
     Args:
-        metric: The reported value that is extrapolated; None: that of ``TuneConfig``.
+        metric: The reported value that is compared; None: that of ``TuneConfig``.
         mode: ``min`` or ``max``; None: that of ``TuneConfig``.
         time_attr: The reported number of samples seen, or any measure of training that never decreases.
         seconds_attr: The reported seconds of training.

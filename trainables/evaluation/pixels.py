@@ -32,6 +32,6 @@ def pixel_features(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     rows, others = rows - mean, others - mean
     count = min(COMPONENTS, max(len(rows) - 1, 1), rows.shape[1])  # of n centred images, n - 1 are independent
     with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
-        torch.manual_seed(0)
+        (torch.cuda.manual_seed if rows.is_cuda else torch.default_generator.manual_seed)(0)
         axes = torch.svd_lowrank(rows, min(count + _EXTRA, *rows.shape), _ITERATIONS)[2][:, :count]
     return rows @ axes, others @ axes

@@ -48,6 +48,11 @@ class TestShipped:
         minutes = file.read_text().replace("epochs:", "minutes:")
         assert parse_config(yaml.safe_load(minutes)).budget.minutes == before.budget.epochs
 
+    def test_the_window_of_a_written_configuration_is_converted(self, tmp_path: Path) -> None:
+        file = tmp_path / "config.yaml"
+        file.write_text(dump_config(load_config(QUICKSTART)))
+        assert load_config(file, ["budget.minutes=13"]).race.window == Amount(minutes=1)
+
     def test_a_window_that_is_set_is_not_converted(self, tmp_path: Path) -> None:
         said = list[str]()
         both = ["budget.minutes=5", "race.window.minutes=1"]

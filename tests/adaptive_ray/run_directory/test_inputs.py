@@ -110,6 +110,12 @@ class TestSettings:
         assert directory.config() == config
         assert open_run(directory.path)[1].seed == 7
 
+    def test_without_a_record_the_settings_in_the_directory_count(self, directory: RunDirectory) -> None:
+        (directory.path / INPUTS_FILE).unlink()
+        with pytest.raises(UserError, match=r"seed = 7 \(was 0\)"):
+            check_settings(directory, directory.config().model_copy(update={"seed": 7}))
+        check_settings(directory, directory.config())
+
     def test_settings_that_may_change_are_written_when_it_resumes(self, directory: RunDirectory) -> None:
         config = directory.config()
         evaluation = config.evaluation.model_copy(update={"images": 99})
