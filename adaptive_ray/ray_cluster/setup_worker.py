@@ -1,6 +1,6 @@
 """Starts a worker process with the environment variables of its runtime environment, like Ray's script of this name.
 
-Ray's script imports Ray first, which takes half a second of CPU time per worker; the worker then imports it again.
+Ray's script imports Ray first, which takes 0.3 s of CPU time per worker; the worker then imports it again.
 Ray identifies the script by its file name.
 """
 
