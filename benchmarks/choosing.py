@@ -201,6 +201,8 @@ def main() -> None:
         console.print(table(unit, rows))
     out = options.out or (None if options.few or options.half is not None else HERE.parent / "docs")
     if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    if out is not None:
         with matplotlib.rc_context(STYLE):
             for name, figure in (("choosing", worst_scenarios(found)), ("pareto", pareto(found))):
                 figure.savefig(out / f"{name}.png", dpi=110)

@@ -19,6 +19,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
+os.environ.setdefault("RAY_worker_niceness", "15")  # tests without Ray run beside the workers, and come first
 # Threads that wait for each other sleep soon. By default they spin, which takes a core from the tests beside them.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

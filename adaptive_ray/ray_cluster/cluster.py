@@ -53,6 +53,8 @@ def started(cpus: float, gpus: float = 0) -> Iterator[str | None]:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     # By default Ray starts a worker per core at once, without the runtime environment: none of them would be used.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    # Ray's default of 15 gives a thread almost no time beside a busy program, and the other threads wait for it.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with private_directory():
         try:
             with _light_processes():
