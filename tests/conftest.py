@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # of the developer's own cluster
     os.environ.pop(name, None)
@@ -24,6 +25,10 @@ os.environ.setdefault("RAY_worker_niceness", "15")  # tests without Ray run besi
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# The same examples in every run: a failure can be repeated, and does not come by chance.
+settings.register_profile("reproducible", derandomize=True)
+settings.load_profile("reproducible")
 
 
 @pytest.fixture(scope="session")
