@@ -182,10 +182,10 @@ def replay(
     _check_parent("--json", json_file)
     console = _console()
     with console.status("replaying"):
-        from adaptive_ray.replay import recordings, replay
+        from adaptive_ray.replay import loading, replay
 
         policies = replay.known_policies(policy or [])
-        sweeps = recordings.load_sweeps(curves, hardware)
+        sweeps = loading.load_sweeps(curves, hardware)
         rows = replay.replay(sweeps, policies, axis)
         forecasts = replay.forecast_rows(sweeps)
     console.print(replay.policy_table(rows, sweeps, axis))

@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from adaptive_ray.replay.hardware import HARDWARE
+from adaptive_ray.replay.loading import load_sweeps
 from adaptive_ray.replay.policies import POLICIES, VARIANTS, Policy, race
-from adaptive_ray.replay.recordings import Sweep, load_sweeps
+from adaptive_ray.replay.recordings import Sweep
 from adaptive_ray.replay.replay import Row, replay, score
 from adaptive_ray.report.curves import STYLE, colours
 

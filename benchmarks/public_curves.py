@@ -28,7 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from adaptive_ray.replay.recordings import load_sweeps
+from adaptive_ray.replay.loading import load_sweeps
 from schedulers import FORECASTERS, Forecaster, JointForecaster, Race, State
 from schedulers.forecast import schedule_clock
 

@@ -16,7 +16,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from adaptive_ray.replay.recordings import Sweep, load_sweeps
+from adaptive_ray.replay.loading import load_sweeps
+from adaptive_ray.replay.recordings import Sweep
 from adaptive_ray.report.curves import STYLE, colours
 from adaptive_ray.report.swaps import swap_figure
 from schedulers import JointForecaster, PerCurveForecaster

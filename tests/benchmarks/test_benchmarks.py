@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adaptive_ray.replay.recordings import load_sweeps
+from adaptive_ray.replay.loading import load_sweeps
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
