@@ -26,7 +26,7 @@ from adaptive_ray.replay.hardware import HARDWARE
 from adaptive_ray.replay.loading import load_sweeps
 from adaptive_ray.replay.policies import POLICIES, VARIANTS, Policy, race
 from adaptive_ray.replay.recordings import Sweep
-from adaptive_ray.replay.replay import Row, replay, score
+from adaptive_ray.replay.replay import REGRETS, Row, regret_cells, replay, score
 from adaptive_ray.report.curves import STYLE, colours
 
 HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ SIZES = tuple(f"always_{size}" for size in (32, 64, 128, 256, 512, 1024, 2048))
 TOLERANCES = (0.0, 0.03, 0.05, 0.07, 0.1)
 #: A choice counts as the best within this difference in reference loss.
 CLOSE = 0.02
-COLUMNS = {"reference_loss_regret": (1.0, 3), "regret": (100.0, 2)}
+COLUMNS = dict(reversed(REGRETS.items()))
 
 
 def recorded(unit: str) -> list[Sweep]:
@@ -96,13 +96,9 @@ def table(unit: str, rows: Sequence[Row]) -> Table:
             f"{cost.mean:.2f} [{cost.low:.2f}, {cost.high:.2f}]",
             f"{np.mean([r['cost_seconds'] for r in own]):.2f}",
         ]
-        for column, (scale, digits) in COLUMNS.items():
-            found = score(own, column)
-            if found is None:
-                cells += ["", ""]
-                continue
-            mean, low, high, bad = (f"{scale * value:.{digits}f}" for value in found)
-            cells += [f"{mean} [{low}, {high}]{' *' if name in best[column] else '  '}", bad]
+        for column in COLUMNS:
+            mean, bad = regret_cells(own, column)
+            cells += [f"{mean}{' *' if name in best[column] else '  '}" if mean else "", bad]
         close = np.mean([row["reference_loss_regret"] <= CLOSE for row in own])
         made.add_row(name, *cells, f"{100 * close:.0f} %")
     return made

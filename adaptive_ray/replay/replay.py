@@ -173,6 +173,19 @@ def score(rows: Sequence[Row], column: str) -> Score | None:
     return Score(float(values.mean()), float(low), float(high), float(worst))
 
 
+#: Columns of regrets, with the factor and the number of digits with which they are shown.
+REGRETS = {"regret": (100.0, 2), "reference_loss_regret": (1.0, 3)}
+
+
+def regret_cells(rows: Sequence[Row], column: str) -> tuple[str, str]:
+    """Returns the mean regret of one policy with its interval, and its worst scenario; empty if unknown."""
+    found, (scale, digits) = score(rows, column), REGRETS[column]
+    if found is None:
+        return "", ""
+    mean, low, high, worst = (f"{scale * value:.{digits}f}" for value in found)
+    return f"{mean} [{low}, {high}]", worst
+
+
 def policy_table(rows: Sequence[Row], sweeps: Sequence[Sweep], axis: Axis) -> Table:
     """Returns the mean of each policy over all sweeps, with bootstrap intervals, and its worst scenario."""
     accuracy, loss = seed_noise(budgeted(sweeps, axis), axis)
@@ -198,13 +211,8 @@ def policy_table(rows: Sequence[Row], sweeps: Sequence[Sweep], axis: Axis) -> Ta
     for policy in dict.fromkeys(row["policy"] for row in rows):
         own = [row for row in rows if row["policy"] == policy]
         cells = [f"{np.mean([row[column] for row in own]):.2f}" for column in ("cost_samples", "cost_seconds")]
-        for column, scale, digits in (("regret", 100, 2), ("reference_loss_regret", 1, 3)):
-            found = score(own, column)
-            if found is None:
-                cells += ["", ""]
-                continue
-            mean, low, high, worst = (f"{scale * value:.{digits}f}" for value in found)
-            cells += [f"{mean} [{low}, {high}]", worst]
+        for column in REGRETS:
+            cells += regret_cells(own, column)
         table.add_row(policy, *cells, f"{np.mean([row['milliseconds_per_decision'] for row in own]):.2f}")
     return table
 
